@@ -1,0 +1,172 @@
+"""What the scheduler wants done: every output of `Scheduler.handle`.
+
+The daemon carries them out in this order: saves, one commit, sends, publications.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core.job import Attempt, Base, Job, Sweep
+from meshtrain.core.view import Change
+from meshtrain.spec.jobs import Work
+
+# --- kept -----------------------------------------------------------------------
+
+
+class AddSweep(msgspec.Struct, frozen=True):
+    sweep: Sweep
+
+
+class UpdateSweep(msgspec.Struct, frozen=True):
+    sweep: Sweep
+
+
+class AddJobs(msgspec.Struct, frozen=True):
+    jobs: tuple[Job, ...]
+
+
+class UpdateJob(msgspec.Struct, frozen=True):
+    """Everything of the job but its spec, and without its attempt."""
+
+    job: Job
+
+
+class AddAttempt(msgspec.Struct, frozen=True):
+    attempt: Attempt
+
+
+class UpdateAttempt(msgspec.Struct, frozen=True):
+    attempt: Attempt
+
+
+class SaveBase(msgspec.Struct, frozen=True):
+    base: Base
+
+
+class SaveDrained(msgspec.Struct, frozen=True):
+    node_id: str
+    drained: bool
+
+
+Save = (
+    AddSweep
+    | UpdateSweep
+    | AddJobs
+    | UpdateJob
+    | AddAttempt
+    | UpdateAttempt
+    | SaveBase
+    | SaveDrained
+)
+
+# --- commands to nodes: each session's are numbered, and repeated until seen --------
+
+
+class ArtifactSource(msgspec.Struct, frozen=True):
+    """A holder of an artifact."""
+
+    node_id: str
+    http_url: str
+
+
+class ArtifactNeed(msgspec.Struct, frozen=True):
+    """An artifact that must be on the node before the job starts, and who has it."""
+
+    artifact_id: str
+    sources: tuple[ArtifactSource, ...]
+
+
+class AssignAttempt(msgspec.Struct, frozen=True, tag="assign"):
+    attempt_id: str
+    job_id: str
+    name: str
+    epoch: int
+    work: Work
+    gpus: tuple[int, ...]
+    timeout_s: float | None
+    recipe_hash: str | None
+    """The recipe of the base that it starts from, or that it trains."""
+    base: ArtifactNeed | None
+    code: ArtifactNeed | None
+
+
+class EndAttempt(msgspec.Struct, frozen=True, tag="end"):
+    """End what runs of the attempt and say so; its result doesn't count."""
+
+    attempt_id: str
+
+
+class ForgetAttempt(msgspec.Struct, frozen=True, tag="forget"):
+    """The attempt's end is on the master's disk: its folder may go."""
+
+    attempt_id: str
+
+
+class AddSources(msgspec.Struct, frozen=True, tag="sources"):
+    """More holders of an artifact that the node may be fetching."""
+
+    artifact_id: str
+    sources: tuple[ArtifactSource, ...]
+
+
+Command = AssignAttempt | EndAttempt | ForgetAttempt | AddSources
+
+
+class SendCommand(msgspec.Struct, frozen=True):
+    node_id: str
+    session: str
+    seq: int
+    command: Command
+
+
+class AskHello(msgspec.Struct, frozen=True):
+    """The master doesn't know this node's session: let it say hello."""
+
+    node_id: str
+
+
+class WelcomeNode(msgspec.Struct, frozen=True):
+    node_id: str
+    session: str
+
+
+class AnswerBeat(msgspec.Struct, frozen=True):
+    node_id: str
+    session: str
+    beat: int
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The answer to a person's request. `error` is empty when it was done."""
+
+    request_id: str
+    error: str = ""
+    done: tuple[str, ...] = ()
+    """Ids of what was acted on."""
+    notes: tuple[str, ...] = ()
+
+
+Send = SendCommand | AskHello | WelcomeNode | AnswerBeat | Reply
+
+
+class CollectArtifact(msgspec.Struct, frozen=True):
+    """Let the master fetch an artifact, to hold it too."""
+
+    artifact_id: str
+    sources: tuple[ArtifactSource, ...]
+
+
+class JobFinished(msgspec.Struct, frozen=True):
+    """A job came to its terminal state: lay out its result and merge its sweep."""
+
+    job: Job
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """For dashboards."""
+
+    changes: tuple[Change, ...]
+
+
+Effect = Save | Send | CollectArtifact | JobFinished | Publish

@@ -1,0 +1,163 @@
+"""What happens to the scheduler: every input of `Scheduler.handle`.
+
+Events carry all that a decision needs; the clock reading of the moment comes
+with `handle` itself.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core.job import Failure
+from meshtrain.core.node import NodeSpec
+from meshtrain.spec.jobs import SweepSpec
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time passed. `wall_s` lets records be stamped with the time that people know."""
+
+    wall_s: float
+
+
+class PlaceJobs(msgspec.Struct, frozen=True):
+    """All events of a batch are in: give out what can be given out."""
+
+
+# --- from people ---------------------------------------------------------------
+
+
+class SweepSubmitted(msgspec.Struct, frozen=True):
+    request_id: str
+    sweep: SweepSpec
+    allow_pending: bool = False
+
+
+class CancelRequested(msgspec.Struct, frozen=True):
+    request_id: str
+    job_ids: tuple[str, ...] = ()
+    sweep_ids: tuple[str, ...] = ()
+
+
+class RetryRequested(msgspec.Struct, frozen=True):
+    request_id: str
+    job_ids: tuple[str, ...]
+
+
+class PriorityRequested(msgspec.Struct, frozen=True):
+    request_id: str
+    job_ids: tuple[str, ...]
+    priority: int
+
+
+class DrainRequested(msgspec.Struct, frozen=True):
+    request_id: str
+    node_id: str
+    drained: bool
+
+
+class RebuildRequested(msgspec.Struct, frozen=True):
+    """Train a base anew, under a new generation."""
+
+    request_id: str
+    recipe_hash: str
+
+
+# --- from nodes ----------------------------------------------------------------
+
+
+class LiveAttempt(msgspec.Struct, frozen=True):
+    """An attempt that a node says it has."""
+
+    attempt_id: str
+    epoch: int
+    started: bool
+
+
+class NodeSaidHello(msgspec.Struct, frozen=True):
+    """A node's daemon came up, or came back; the list of attempts is complete."""
+
+    spec: NodeSpec
+    session: str
+    attempts: tuple[LiveAttempt, ...]
+    holds: tuple[str, ...]
+    grant: int
+    accepting: bool = True
+    note: str = ""
+
+
+class NodeBeat(msgspec.Struct, frozen=True):
+    """A heartbeat.
+
+    `sent_s` is when the node sent it, on the master's lease clock as the node
+    knows it from the last answer, never later than the truth: leases are
+    renewed from then. `seen_seq` is the last command that it has taken in.
+    """
+
+    node_id: str
+    session: str
+    beat: int
+    sent_s: float
+    seen_seq: int
+    grant: int
+    attempts: tuple[LiveAttempt, ...]
+    accepting: bool = True
+    note: str = ""
+    fetching: tuple[str, ...] = ()
+
+
+class AttemptStarted(msgspec.Struct, frozen=True):
+    node_id: str
+    attempt_id: str
+    epoch: int
+
+
+class AttemptEnded(msgspec.Struct, frozen=True):
+    """An attempt is over and nothing of it runs any more.
+
+    `failure` is None when it ended well. `artifact_id` names the output folder,
+    None when that is empty.
+    """
+
+    node_id: str
+    attempt_id: str
+    epoch: int
+    failure: Failure | None = None
+    cancelled: bool = False
+    handed_back: bool = False
+    artifact_id: str | None = None
+    size_bytes: int = 0
+    metrics: dict[str, float] = {}
+    run_s: float = 0.0
+
+
+class ArtifactHeld(msgspec.Struct, frozen=True):
+    """A node, or the master, holds artifacts whole and verified; or no longer."""
+
+    node_id: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class CollectFailed(msgspec.Struct, frozen=True):
+    """The master could not fetch an artifact from any holder."""
+
+    artifact_id: str
+    reason: str
+
+
+Event = (
+    Tick
+    | PlaceJobs
+    | SweepSubmitted
+    | CancelRequested
+    | RetryRequested
+    | PriorityRequested
+    | DrainRequested
+    | RebuildRequested
+    | NodeSaidHello
+    | NodeBeat
+    | AttemptStarted
+    | AttemptEnded
+    | ArtifactHeld
+    | CollectFailed
+)

@@ -1,0 +1,116 @@
+"""What a node is, what it holds and what of it is free."""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core.job import Placement
+
+MASTER_NODE_ID = "master"
+"""The master is one holder of artifacts among others, under this name."""
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    index: int
+    model: str
+    memory_bytes: int
+
+
+class NodeSpec(msgspec.Struct, frozen=True):
+    """What a node says it is when it says hello."""
+
+    node_id: str
+    http_url: str
+    """Where its artifacts are served."""
+    cpu_slots: int
+    memory_bytes: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    labels: dict[str, str] = {}
+    version: str = ""
+    pid: int = 0
+
+
+class Node:
+    """A node as the scheduler sees it; it changes in place."""
+
+    __slots__ = (
+        "accepting",
+        "assigned_count",
+        "beat",
+        "connected",
+        "cpus_used",
+        "drained",
+        "fetching",
+        "gpus_used",
+        "grant",
+        "heard_s",
+        "holds",
+        "live",
+        "memory_used_bytes",
+        "note",
+        "outbox",
+        "seq",
+        "session",
+        "spec",
+    )
+
+    def __init__(self, spec: NodeSpec, session: str, now_s: float) -> None:
+        self.spec = spec
+        self.session = session
+        self.connected = True
+        self.drained = False
+        self.accepting = True
+        #: Why it takes no jobs, in its own words.
+        self.note = ""
+        self.heard_s = now_s
+        #: Number of the last heartbeat; older ones that come late are ignored.
+        self.beat = -1
+        #: How many assignments of this session it allows in all, and has got.
+        self.grant = 0
+        self.assigned_count = 0
+        #: Commands not yet seen by the node: (seq, command), and when last sent.
+        self.seq = 0
+        self.outbox: list[tuple[int, object]] = []
+        self.holds: set[str] = set()
+        self.fetching: set[str] = set()
+        self.cpus_used = 0
+        self.memory_used_bytes = 0
+        self.gpus_used: set[int] = set()
+        #: attempt ids that hold a part of it
+        self.live: set[str] = set()
+
+    @property
+    def node_id(self) -> str:
+        return self.spec.node_id
+
+    @property
+    def takes_jobs(self) -> bool:
+        return (
+            self.connected
+            and not self.drained
+            and self.accepting
+            and self.assigned_count < self.grant
+        )
+
+    def occupy(self, attempt_id: str, placement: Placement) -> None:
+        """Give a part of the node to an attempt.
+
+        Raises AssertionError when a GPU is taken already: it must never be
+        given out twice.
+        """
+        if attempt_id in self.live:
+            return
+        assert self.gpus_used.isdisjoint(placement.gpus), "a GPU given out twice"
+        self.live.add(attempt_id)
+        self.gpus_used.update(placement.gpus)
+        self.cpus_used += placement.cpus
+        self.memory_used_bytes += placement.memory_bytes
+
+    def release(self, attempt_id: str, placement: Placement) -> None:
+        """Take back what an attempt held; harmless when it held nothing."""
+        if attempt_id not in self.live:
+            return
+        self.live.discard(attempt_id)
+        self.gpus_used.difference_update(placement.gpus)
+        self.cpus_used -= placement.cpus
+        self.memory_used_bytes -= placement.memory_bytes

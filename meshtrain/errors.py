@@ -1,0 +1,59 @@
+"""The errors that meshtrain raises on purpose.
+
+    MeshtrainError
+    ├── UserError               something a person wrote or asked for; exit code 2
+    │   ├── JobFileError        a job file with one or more problems, each with its place
+    │   ├── SettingsError       a settings file or flag
+    │   └── NotFoundError       a name that names nothing
+    ├── RecipeMismatchError     the configuration parsed is not the one that was hashed
+    ├── ProtocolError           a message that breaks the wire's rules
+    ├── StoreError              the job store can't be read or written
+    └── ArtifactError           an artifact that can't be read, written or verified
+        ├── CorruptChunkError   bytes whose digest is not the promised one
+        └── FetchError          no holder could deliver
+
+Every message tells what happened, where, and what to do. Anything that is not
+a MeshtrainError is a bug, and ends the process with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class MeshtrainError(Exception):
+    """The root of all expected failures; its message is fit to be shown as it is."""
+
+
+class UserError(MeshtrainError):
+    """Raised when what a person wrote or asked for can't be done."""
+
+
+class SettingsError(UserError):
+    """Raised when a settings file, an environment variable or a flag has a bad value."""
+
+
+class NotFoundError(UserError):
+    """Raised when a name names no job, sweep, node or base."""
+
+
+class RecipeMismatchError(MeshtrainError):
+    """Raised when a training process parsed another configuration than the one hashed."""
+
+
+class ProtocolError(MeshtrainError):
+    """Raised when bytes or a message break the wire's rules."""
+
+
+class StoreError(MeshtrainError):
+    """Raised when the job store can't be read or written."""
+
+
+class ArtifactError(MeshtrainError):
+    """Raised when an artifact can't be read, written or verified."""
+
+
+class CorruptChunkError(ArtifactError):
+    """Raised when a chunk's bytes don't have the digest that its manifest promises."""
+
+
+class FetchError(ArtifactError):
+    """Raised when no holder could deliver an artifact."""

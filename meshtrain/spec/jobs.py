@@ -1,0 +1,126 @@
+"""What a job file comes to once it is expanded: jobs, and the bases that they start from.
+
+These records are immutable and hold plain data only, so that they travel on
+the wire and lie in the store as they are.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """What one slot of a job needs on its node."""
+
+    gpus: int | None = None
+    """Whole GPUs; None means one where the node has GPUs, and none elsewhere."""
+    gpu_memory_bytes: int = 0
+    """Memory that each of its GPUs must have."""
+    cpus: int = 1
+    """CPU slots; counted only where the job takes no GPU."""
+    memory_bytes: int = 0
+    """Main memory."""
+    nodes: int = 1
+    """How many nodes one attempt spans."""
+
+
+class TrainingWork(msgspec.Struct, frozen=True, tag="training"):
+    """One run of the built-in training.
+
+    `config` is the whole configuration, as `meshtrain.training.config` parses it.
+    A base's config holds its recipe under `recipe`; its hash must be `recipe_hash`
+    of the job.
+    """
+
+    config: dict[str, Any]
+
+
+class CommandWork(msgspec.Struct, frozen=True, tag="command"):
+    """One run of a person's own program.
+
+    `command` is a shell line whose matrix placeholders are filled; `{output}`,
+    `{base}` and `{code}` are filled on the node. `code` is the artifact that
+    holds the snapshot the command runs in, or None.
+    """
+
+    command: str
+    code: str | None = None
+    env: dict[str, str] = {}
+    result_file: str | None = None
+    """A file below `{output}` that holds the metrics, instead of `metrics.json`."""
+
+
+Work = TrainingWork | CommandWork
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """When to give up on a job, and when not to."""
+
+    retries_max: int = 2
+    """Reruns after a failure of the job's own making that may pass (out of memory)."""
+    timeout_s: float | None = None
+    """Wall time of one attempt; None is no limit."""
+
+
+class BaseSpec(msgspec.Struct, frozen=True):
+    """A base that jobs start from."""
+
+    recipe_hash: str
+    recipe: dict[str, Any]
+    """The document that was hashed, for people and for the trainer's own check."""
+    label: str
+    """How people recognise it: `cnn · p01 p02 · batch 64 · lr 0.001 · shift`."""
+    work: Work
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+
+
+class JobSpec(msgspec.Struct, frozen=True):
+    """One cell of a sweep, ready to run."""
+
+    job_id: str
+    name: str
+    """`sweep/axis=value,axis=value`; unique within a mesh's live sweeps."""
+    cell: dict[str, Any]
+    """The cell's point of the matrix: axis → scalar."""
+    work: Work
+    recipe_hash: str | None = None
+    """The base it starts from; None starts from scratch."""
+    resources: Resources = Resources()
+    limits: Limits = Limits()
+    priority: int = 0
+    """Higher runs sooner."""
+    group: str = ""
+    """Set on reference runs (`base alone`, `target only`, …): the row they fill."""
+
+
+class ResultsSpec(msgspec.Struct, frozen=True):
+    """How a sweep's results are merged."""
+
+    metric: str | None = None
+    """The metric shown; None takes the first one found."""
+    over: tuple[str, ...] = ()
+    """Axes that are averaged over (folds, seeds)."""
+    file: str | None = None
+
+
+class SweepSpec(msgspec.Struct, frozen=True):
+    """A whole submission."""
+
+    sweep_id: str
+    name: str
+    jobs: tuple[JobSpec, ...]
+    bases: tuple[BaseSpec, ...]
+    results: ResultsSpec = ResultsSpec()
+    source: str = ""
+    """The text of the job file as it was submitted."""
+
+
+class DataSource(StrEnum):
+    """Where built-in training takes its participants from."""
+
+    DIGITS = "digits"
+    FOLDER = "folder"
