@@ -1,0 +1,140 @@
+"""The axes of a sweep: what their values are, and in which order they stand."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+INT_MAX = 2**63 - 1
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+class AxisKey(msgspec.Struct, frozen=True):
+    """What makes two values of an axis the same: 1 and 1.0 are, 1 and true and "1" aren't."""
+
+    kind: str
+    text: str
+
+
+ABSENT = AxisKey("absent", "")
+"""The key of an axis that a cell doesn't have."""
+
+
+def axis_key(cell: Mapping[str, Any], axis: str) -> AxisKey:
+    """The key of the cell's value on `axis`, or ABSENT."""
+    if axis not in cell:
+        return ABSENT
+    value = plain_value(cell[axis])
+    if value is None:
+        return AxisKey("none", "")
+    if isinstance(value, bool):
+        return AxisKey("bool", str(value))
+    if isinstance(value, int | float):
+        number = float(value)
+        return AxisKey("number", repr(number) if number == value else str(value))
+    return AxisKey("text", value)
+
+
+def plain_value(value: Any) -> bool | int | float | str | None:
+    """`value` as a scalar that JSON can carry: what is none becomes its text."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= INT_MAX else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return str(type(value).__name__)
+
+
+def natural_key(text: str) -> tuple[Any, ...]:
+    """A sort key that puts `fold=2` before `fold=10`."""
+    parts = _DIGITS.split(text)
+    return tuple(
+        (len(part.lstrip("0")), part.lstrip("0"), part) if i % 2 else (0, part, part)
+        for i, part in enumerate(parts)
+    )
+
+
+def natural_axis_key(key: AxisKey) -> tuple[Any, ...]:
+    """A sort key for values whose order in the sweep isn't known: numbers rise, text is natural."""
+    kinds = ("number", "bool", "text", "none", "absent")
+    number = float(key.text) if key.kind == "number" else 0.0
+    return (kinds.index(key.kind), number, natural_key(key.text))
+
+
+def axis_names(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All axes of the cells, in the order in which they first appear."""
+    names: dict[str, None] = {}
+    for cell in cells:
+        names.update(dict.fromkeys(cell))
+    return list(names)
+
+
+def ordered_keys(
+    cells: Sequence[Mapping[str, Any]], axis: str, *, in_sweep_order: bool
+) -> list[AxisKey]:
+    """The distinct values of `axis`, ABSENT last.
+
+    With `in_sweep_order`, the cells come in the sweep's order, and the values
+    keep it even where excluded cells hide it at the start: between two values,
+    those cells decide that differ in nothing else.
+    """
+    seen = dict.fromkeys(axis_key(cell, axis) for cell in cells)
+    seen.pop(ABSENT, None)
+    with_axis = [cell for cell in cells if axis in cell]
+    present = (
+        _in_sweep_order(with_axis, axis) if in_sweep_order else sorted(seen, key=natural_axis_key)
+    )
+    return [*present, ABSENT] if len(with_axis) < len(cells) else present
+
+
+def _in_sweep_order(cells: Sequence[Mapping[str, Any]], axis: str) -> list[AxisKey]:
+    rank: dict[AxisKey, int] = {}
+    last_in_context: dict[Hashable, AxisKey] = {}
+    followers: dict[AxisKey, set[AxisKey]] = {}
+    for cell in cells:
+        key = axis_key(cell, axis)
+        rank.setdefault(key, len(rank))
+        followers.setdefault(key, set())
+        context = tuple((name, axis_key(cell, name)) for name in sorted(cell) if name != axis)
+        before = last_in_context.get(context)
+        if before is not None and before != key:
+            followers[before].add(key)
+        last_in_context[context] = key
+    return _topological(rank, followers)
+
+
+def _topological(rank: dict[AxisKey, int], followers: dict[AxisKey, set[AxisKey]]) -> list[AxisKey]:
+    """Kahn's order, earliest seen first; a cycle is broken at its earliest seen value."""
+    by_rank = list(rank)
+    waits_for = dict.fromkeys(rank, 0)
+    for nexts in followers.values():
+        for key in nexts:
+            waits_for[key] += 1
+    ready = [rank[key] for key, count in waits_for.items() if count == 0]
+    heapq.heapify(ready)
+    done: dict[AxisKey, None] = {}
+    earliest = 0
+    while len(done) < len(rank):
+        if not ready:
+            while by_rank[earliest] in done:
+                earliest += 1
+            ready.append(earliest)
+        key = by_rank[heapq.heappop(ready)]
+        if key in done:
+            continue
+        done[key] = None
+        for follower in followers[key]:
+            waits_for[follower] -= 1
+            if waits_for[follower] == 0 and follower not in done:
+                heapq.heappush(ready, rank[follower])
+    return list(done)

@@ -1,0 +1,239 @@
+"""Renders a merged table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+from meshtrain.results.formats import (
+    NOTHING,
+    NumberStyle,
+    axis_texts,
+    cell_text,
+    clip,
+    clip_middle,
+    pad,
+    plain_text,
+)
+from meshtrain.results.merge import (
+    MergedRow,
+    MergedTable,
+    MissingCell,
+    rows_within_spread_of_best,
+)
+
+WIDTH_MAX = 80
+GAP = 3
+AXIS_WIDTH_MIN = 4
+MISSING_WIDTH_MIN = 9
+REASONS_SHOWN_MAX = 8
+NAMES_SHOWN_MAX = 3
+
+
+def render_text(
+    table: MergedTable, *, header: str = "", width: int = WIDTH_MAX, details: bool = True
+) -> str:
+    """The table as lines of at most `width` columns, without a final newline.
+
+    `header` says what the values are (`accuracy on writer w07`), the metric's
+    name by default. `details` adds the best row and the reasons of what is
+    missing below the table.
+    """
+    lines = _table_lines(table, plain_text(header) or table.metric or "value", width)
+    if details:
+        lines += _detail_lines(table, width)
+    return "\n".join(clip(line, width).rstrip() for line in lines)
+
+
+def _table_lines(table: MergedTable, header: str, width: int) -> list[str]:
+    rows = (*table.rows, *table.references)
+    if not rows:
+        return ["No jobs in this sweep."]
+    axis_columns = _axis_columns(table, rows)
+    labels = [plain_text(row.group) if not row.axes else "" for row in rows]
+    values = _value_texts(rows)
+    counts = ["n", *(_count_text(row) for row in rows)]
+    value_width = max(map(cell_len, values))
+    counts_width = max(map(cell_len, counts))
+    missing = [_missing_texts(row, table.axes) for row in rows]
+    missing_natural = max(MISSING_WIDTH_MIN, *(cell_len(", ".join(texts)) for texts in missing))
+    axis_room = width - value_width - counts_width - MISSING_WIDTH_MIN - 2 * GAP
+    axis_widths = _fit(
+        [max(map(cell_len, column)) for column in axis_columns],
+        axis_room - GAP * len(axis_columns),
+    )
+    head_room = width - sum(axis_widths) - GAP * (len(axis_widths) + 2) - counts_width
+    label_width = sum(axis_widths) + GAP * (len(axis_widths) - 1)
+    label_wanted = max(map(cell_len, labels), default=0)
+    spare = head_room - max(value_width, MISSING_WIDTH_MIN) - MISSING_WIDTH_MIN
+    if label_wanted > label_width and axis_widths:
+        axis_widths[-1] += max(min(label_wanted - label_width, spare), 0)
+        label_width = sum(axis_widths) + GAP * (len(axis_widths) - 1)
+        head_room = width - label_width - GAP * 3 - counts_width
+    missing_width = max(
+        min(missing_natural, head_room - max(value_width, cell_len(header))),
+        min(missing_natural, MISSING_WIDTH_MIN + 12, head_room - value_width),
+        MISSING_WIDTH_MIN,
+    )
+    value_width = max(value_width, min(cell_len(header), head_room - missing_width))
+    gap = " " * GAP
+    lines = []
+    for place in range(len(rows) + 1):
+        label = labels[place - 1] if place else ""
+        axes_text = (
+            pad(clip(label, label_width), label_width)
+            if label
+            else gap.join(
+                pad(clip_middle(column[place], size), size)
+                for column, size in zip(axis_columns, axis_widths, strict=True)
+            )
+        )
+        value = values[place - 1] if place else clip(header, value_width)
+        tail = _fit_names(missing[place - 1], missing_width) if place else "missing"
+        parts = [axes_text] if axis_columns else []
+        parts += [pad(value, value_width), pad(counts[place], counts_width), tail]
+        lines.append(gap.join(parts))
+    return lines
+
+
+def _axis_columns(table: MergedTable, rows: Sequence[MergedRow]) -> list[list[str]]:
+    """The texts of each axis, header first; a reference's own axes stand in theirs."""
+    columns = []
+    axes = table.axes or ("",)
+    extra = [axis for row in rows for axis in row.axes if axis not in axes]
+    for place, axis in enumerate([*axes, *dict.fromkeys(extra)]):
+        present = [row.axes[axis] for row in rows if axis in row.axes]
+        texts = iter(axis_texts(present))
+        column = [plain_text(axis)]
+        for row in rows:
+            text = next(texts) if axis in row.axes else ""
+            if row.group and row.axes and place == 0:
+                text = f"{plain_text(row.group)} {text}".strip()
+            elif not text and not row.group:
+                text = "all" if not table.axes else NOTHING
+            column.append(text)
+        columns.append(column)
+    return columns
+
+
+def _fit(widths: list[int], room: int) -> list[int]:
+    """Takes columns from the widest first until they fit, none below its least width."""
+    fitted = list(widths)
+    while fitted and sum(fitted) > room and max(fitted) > AXIS_WIDTH_MIN:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted
+
+
+def _value_texts(rows: Sequence[MergedRow]) -> list[str]:
+    numbers = [row.mean for row in rows if row.mean is not None]
+    style = NumberStyle(numbers)
+    means = [style(row.mean) for row in rows]
+    stds = [style(row.std) for row in rows]
+    mean_width = max(map(len, means))
+    std_width = max(map(len, stds))
+    return [
+        f"{mean:>{mean_width}} ± {std:>{std_width}}" if row.n else f"{NOTHING:>{mean_width}}"
+        for row, mean, std in zip(rows, means, stds, strict=True)
+    ]
+
+
+def _count_text(row: MergedRow) -> str:
+    return str(row.n) if row.n == row.expected else f"{row.n} of {row.expected}"
+
+
+def _missing_texts(row: MergedRow, axes: Sequence[str]) -> list[str]:
+    if not row.missing:
+        return [NOTHING]
+    states = {cell.state for cell in row.missing}
+    if row.n == 0 and len(states) == 1:
+        return [f"all {states.pop()}" if row.expected > 1 else states.pop()]
+    return [f"{_short_name(cell, axes)} {cell.state}".strip() for cell in row.missing]
+
+
+def _short_name(cell: MissingCell, axes: Sequence[str]) -> str:
+    """What tells the cell from the others of its row: the axes that are averaged over."""
+    return cell_text({axis: value for axis, value in cell.cell.items() if axis not in axes})
+
+
+def _fit_names(texts: Sequence[str], width: int) -> str:
+    whole = ", ".join(texts)
+    if cell_len(whole) <= width:
+        return whole
+    for shown in range(len(texts) - 1, 0, -1):
+        line = f"{', '.join(texts[:shown])} +{len(texts) - shown}"
+        if cell_len(line) <= width:
+            return line
+    return clip(texts[0] if len(texts) == 1 else f"{len(texts)}: {texts[0]}", width)
+
+
+def _detail_lines(table: MergedTable, width: int) -> list[str]:
+    lines: list[str] = []
+    best = _best_line(table, width)
+    if best:
+        lines += ["", *best]
+    for note in table.notes:
+        lines += ["", *_wrapped("note   ", plain_text(note), width)]
+    reasons = _by_reason(table)
+    if reasons:
+        lines.append("")
+    for (state, reason), cells in reasons[:REASONS_SHOWN_MAX]:
+        lines += _reason_lines(state, reason, cells, width)
+    if len(reasons) > REASONS_SHOWN_MAX:
+        lines.append(f"and {len(reasons) - REASONS_SHOWN_MAX} more reasons: see cells.csv")
+    return lines
+
+
+def _best_line(table: MergedTable, width: int) -> list[str]:
+    if table.best is None or len(table.rows) < 2:
+        return []
+    row = table.rows[table.best]
+    means = [other.mean for other in table.rows if other.mean is not None]
+    text = f"{cell_text(row.axes)}: {NumberStyle(means)(row.mean)}"
+    within = rows_within_spread_of_best(table)
+    if within:
+        word = "row lies" if within == 1 else "rows lie"
+        text += f"; {within} other {word} within one std of it"
+    if not table.higher_is_better:
+        text += " (lower is better)"
+    return _wrapped("best   ", text, width)
+
+
+def _by_reason(table: MergedTable) -> list[tuple[tuple[str, str], list[MissingCell]]]:
+    grouped: dict[tuple[str, str], list[MissingCell]] = {}
+    for row in (*table.rows, *table.references):
+        for cell in row.missing:
+            grouped.setdefault((cell.state, plain_text(cell.reason)), []).append(cell)
+    return list(grouped.items())
+
+
+def _reason_lines(state: str, reason: str, cells: list[MissingCell], width: int) -> list[str]:
+    names = ", ".join(_cell_name(cell) for cell in cells[:NAMES_SHOWN_MAX])
+    if len(cells) > NAMES_SHOWN_MAX:
+        names += f" and {len(cells) - NAMES_SHOWN_MAX} more"
+    said = state if not reason or reason == state else f"{state}: {reason}"
+    return [*_wrapped("", f"{len(cells)} {said}", width), *_wrapped("  ", names, width)]
+
+
+def _cell_name(cell: MissingCell) -> str:
+    """The cell's name without its sweep's, which all of them share."""
+    return plain_text(cell.name.split("/", 1)[-1])
+
+
+def _wrapped(prefix: str, text: str, width: int, lines_max: int = 3) -> list[str]:
+    """`text` broken at spaces, the first line after `prefix`, the others indented as deep."""
+    room = max(width - len(prefix), 8)
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if cell_len(joined) > room and line:
+            lines.append(line)
+            line = word
+        else:
+            line = joined
+    lines.append(line)
+    if len(lines) > lines_max:
+        lines = [*lines[: lines_max - 1], clip(lines[lines_max - 1] + " …", room)]
+    indent = " " * len(prefix)
+    return [f"{indent if place else prefix}{clip(line, room)}" for place, line in enumerate(lines)]
