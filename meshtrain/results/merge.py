@@ -169,7 +169,7 @@ def merge(
     cells have is taken. `higher_better` overrides what the metric's name says.
     Raises NotFoundError when `by` names an axis that no cell has.
     """
-    cells = _canonical(cells)
+    cells = in_sweep_order(cells)
     matrix_cells = [cell for cell in cells if not cell.group]
     axes = axis_names(cell.cell for cell in [*matrix_cells, *cells])
     shown, over, notes = _split_axes(axes, spec, by)
@@ -192,7 +192,7 @@ def merge(
     )
 
 
-def _canonical(cells: Sequence[CellResult]) -> list[CellResult]:
+def in_sweep_order(cells: Sequence[CellResult]) -> list[CellResult]:
     """One result for each job, in the sweep's order, else in that of their names."""
     kept: dict[str, CellResult] = {}
     for cell in cells:
@@ -261,10 +261,10 @@ def _words(name: str) -> set[str]:
 def _rows(
     cells: Sequence[CellResult], axes: Sequence[str], metric: str, why_no_metric: str
 ) -> tuple[MergedRow, ...]:
-    in_sweep_order = all(cell.index is not None for cell in cells)
+    indexed = all(cell.index is not None for cell in cells)
     ranks: list[dict[AxisKey, int]] = []
     for axis in axes:
-        keys = ordered_keys([c.cell for c in cells], axis, in_sweep_order=in_sweep_order)
+        keys = ordered_keys([c.cell for c in cells], axis, in_sweep_order=indexed)
         ranks.append({key: rank for rank, key in enumerate(keys)})
     grouped: dict[tuple[AxisKey, ...], list[CellResult]] = {}
     for cell in cells:

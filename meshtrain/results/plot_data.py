@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ def plot_data(table: MergedTable) -> PlotData:
         shape=shape,
         x_name=plain_text(x_axis),
         x_places=tuple(places.values()) or (0.0,),
-        x_texts=tuple(axis_texts(ordered)) or ("all",),
+        x_texts=tuple(axis_texts(ordered)) or (", ".join(fixed),),
         log_x=log_x,
         series_name=", ".join(map(plain_text, series_axes)),
         series=tuple(
@@ -100,11 +101,11 @@ def plot_data(table: MergedTable) -> PlotData:
             for label, rows in zip(labels, grouped.values(), strict=True)
         ),
         references=table.references,
-        fixed=fixed,
+        fixed=fixed if varying else (),
         decimals=decimals_for(
             [row.mean for row in (*table.rows, *table.references) if row.mean is not None]
         ),
-        caption=_caption(table),
+        caption=_caption(table, heat=shape is Shape.HEAT),
     )
 
 
@@ -206,7 +207,7 @@ def _shape(
 def _is_logarithmic(values: Sequence[Any]) -> bool:
     if len(values) < 3 or min(values) <= 0 or max(values) / min(values) < LOG_SPAN_MIN:
         return False
-    steps = [math.log(b / a) for a, b in zip(values, values[1:], strict=False)]
+    steps = [math.log(b / a) for a, b in itertools.pairwise(values)]
     return max(steps) < 4 * min(steps)
 
 
@@ -216,7 +217,7 @@ def _place(row: MergedRow, x_axis: str, places: dict[AxisKey, float]) -> float:
     return places[axis_key({"x": row.axes.get(x_axis, "–")}, "x")]
 
 
-def _caption(table: MergedTable) -> tuple[str, ...]:
+def _caption(table: MergedTable, *, heat: bool) -> tuple[str, ...]:
     rows = (*table.rows, *table.references)
     counts = sorted({row.n for row in rows if row.n})
     n_text = (
@@ -225,9 +226,10 @@ def _caption(table: MergedTable) -> tuple[str, ...]:
     lines = []
     if counts and counts[-1] > 1:
         over = f" over {', '.join(map(plain_text, table.over))}" if table.over else ""
-        lines.append(f"mean ± sample std{over}, n = {n_text}; small dots are single runs")
+        dots = "" if heat else "; small dots are single runs"
+        lines.append(f"mean ± sample std{over}, n = {n_text}{dots}")
     elif counts:
-        lines.append("single runs (n = 1)")
+        lines.append("single runs (n = 1)" if len(rows) > 1 else "a single run (n = 1)")
     missing = Counter(cell.state for row in rows for cell in row.missing)
     if missing:
         expected = sum(row.expected for row in rows)

@@ -13,7 +13,7 @@ import msgspec
 from meshtrain.results.atomic import write_atomic
 from meshtrain.results.axes import axis_names, plain_value
 from meshtrain.results.errors import ResultsError
-from meshtrain.results.merge import CellResult, CellState, MergedRow, MergedTable
+from meshtrain.results.merge import CellResult, CellState, MergedRow, MergedTable, in_sweep_order
 from meshtrain.results.text import render_text
 
 TABLE_CSV = "table.csv"
@@ -58,11 +58,12 @@ def table_csv(table: MergedTable) -> str:
 
 def cells_csv(table: MergedTable, cells: Sequence[CellResult]) -> str:
     """A row of CSV for each cell and metric; a cell without any has a row with its reason."""
+    cells = in_sweep_order(cells)
     axes = axis_names(cell.cell for cell in cells)
     lines: list[list[object]] = [
         ["job_id", "name", *axes, "reference", "state", "metric", "value", "reason"]
     ]
-    for cell in _in_order(cells):
+    for cell in cells:
         head = [
             cell.job_id,
             cell.name,
@@ -133,10 +134,6 @@ def read_results(folder: Path) -> TableDocument:
 def _all_axes(table: MergedTable) -> list[str]:
     rows: Sequence[MergedRow] = (*table.rows, *table.references)
     return list(dict.fromkeys([*table.axes, *(axis for row in rows for axis in row.axes)]))
-
-
-def _in_order(cells: Sequence[CellResult]) -> list[CellResult]:
-    return sorted(cells, key=lambda c: (c.index is None, c.index or 0, c.name, c.job_id))
 
 
 def _axis_fields(cell: dict[str, Any], axes: Sequence[str]) -> list[object]:

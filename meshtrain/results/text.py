@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from rich.cells import cell_len
 
 from meshtrain.results.formats import (
@@ -27,6 +28,7 @@ WIDTH_MAX = 80
 GAP = 3
 AXIS_WIDTH_MIN = 4
 MISSING_WIDTH_MIN = 9
+MISSING_WIDTH_USEFUL = 21
 REASONS_SHOWN_MAX = 8
 NAMES_SHOWN_MAX = 3
 
@@ -46,55 +48,75 @@ def render_text(
     return "\n".join(clip(line, width).rstrip() for line in lines)
 
 
+class _Widths(msgspec.Struct, frozen=True):
+    axes: list[int]
+    value: int
+    counts: int
+    missing: int
+
+    @property
+    def label(self) -> int:
+        return sum(self.axes) + GAP * max(len(self.axes) - 1, 0)
+
+
 def _table_lines(table: MergedTable, header: str, width: int) -> list[str]:
     rows = (*table.rows, *table.references)
     if not rows:
         return ["No jobs in this sweep."]
-    axis_columns = _axis_columns(table, rows)
+    columns = _axis_columns(table, rows)
     labels = [plain_text(row.group) if not row.axes else "" for row in rows]
     values = _value_texts(rows)
-    counts = ["n", *(_count_text(row) for row in rows)]
-    value_width = max(map(cell_len, values))
-    counts_width = max(map(cell_len, counts))
+    counts = [_count_text(row) for row in rows]
     missing = [_missing_texts(row, table.axes) for row in rows]
-    missing_natural = max(MISSING_WIDTH_MIN, *(cell_len(", ".join(texts)) for texts in missing))
-    axis_room = width - value_width - counts_width - MISSING_WIDTH_MIN - 2 * GAP
-    axis_widths = _fit(
-        [max(map(cell_len, column)) for column in axis_columns],
-        axis_room - GAP * len(axis_columns),
-    )
-    head_room = width - sum(axis_widths) - GAP * (len(axis_widths) + 2) - counts_width
-    label_width = sum(axis_widths) + GAP * (len(axis_widths) - 1)
-    label_wanted = max(map(cell_len, labels), default=0)
-    spare = head_room - max(value_width, MISSING_WIDTH_MIN) - MISSING_WIDTH_MIN
-    if label_wanted > label_width and axis_widths:
-        axis_widths[-1] += max(min(label_wanted - label_width, spare), 0)
-        label_width = sum(axis_widths) + GAP * (len(axis_widths) - 1)
-        head_room = width - label_width - GAP * 3 - counts_width
-    missing_width = max(
-        min(missing_natural, head_room - max(value_width, cell_len(header))),
-        min(missing_natural, MISSING_WIDTH_MIN + 12, head_room - value_width),
-        MISSING_WIDTH_MIN,
-    )
-    value_width = max(value_width, min(cell_len(header), head_room - missing_width))
-    gap = " " * GAP
+    widths = _widths(columns, labels, [header, *values], ["n", *counts], missing, width)
     lines = []
-    for place in range(len(rows) + 1):
-        label = labels[place - 1] if place else ""
-        axes_text = (
-            pad(clip(label, label_width), label_width)
-            if label
-            else gap.join(
-                pad(clip_middle(column[place], size), size)
-                for column, size in zip(axis_columns, axis_widths, strict=True)
-            )
-        )
-        value = values[place - 1] if place else clip(header, value_width)
-        tail = _fit_names(missing[place - 1], missing_width) if place else "missing"
-        parts = [axes_text] if axis_columns else []
-        parts += [pad(value, value_width), pad(counts[place], counts_width), tail]
-        lines.append(gap.join(parts))
+    if cell_len(header) > widths.value:
+        lines = [header, ""]
+        header = "mean ± std" if any(row.std is not None for row in rows) else "value"
+    lines.append(_line([column[0] for column in columns], "", header, "n", "missing", widths))
+    for place in range(len(rows)):
+        axes = [column[place + 1] for column in columns]
+        names = _fit_names(missing[place], widths.missing)
+        lines.append(_line(axes, labels[place], values[place], counts[place], names, widths))
     return lines
+
+
+def _line(
+    axes: Sequence[str], label: str, value: str, count: str, missing: str, widths: _Widths
+) -> str:
+    """One line; a `label` stands across all axes."""
+    gap = " " * GAP
+    cells = zip(axes, widths.axes, strict=True)
+    head = gap.join(pad(clip_middle(text, size), size) for text, size in cells)
+    if label:
+        head = pad(clip_middle(label, widths.label), widths.label)
+    parts = [head, pad(clip(value, widths.value), widths.value), pad(count, widths.counts), missing]
+    return gap.join(parts)
+
+
+def _widths(
+    columns: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    values: Sequence[str],
+    counts: Sequence[str],
+    missing: Sequence[Sequence[str]],
+    width: int,
+) -> _Widths:
+    """Shares the line: numbers in full, then axes, then the header and the missing names."""
+    header, *numbers = map(cell_len, values)
+    value = max(numbers)
+    count = max(map(cell_len, counts))
+    names = max(MISSING_WIDTH_MIN, *(cell_len(", ".join(texts)) for texts in missing))
+    room = width - value - count - MISSING_WIDTH_MIN - GAP * (len(columns) + 2)
+    axes = _fit([max(map(cell_len, column)) for column in columns], room)
+    label = sum(axes) + GAP * (len(axes) - 1)
+    wider = min(max(map(cell_len, labels)) - label, room - sum(axes))
+    axes[-1] += max(wider, 0)
+    rest = width - sum(axes) - GAP * (len(axes) + 2) - count
+    short_names = min(names, MISSING_WIDTH_USEFUL)
+    names = max(min(names, rest - max(value, header)), min(short_names, rest - value))
+    names = max(names, MISSING_WIDTH_MIN)
+    return _Widths(axes, max(value, min(header, rest - names)), count, names)
 
 
 def _axis_columns(table: MergedTable, rows: Sequence[MergedRow]) -> list[list[str]]:
@@ -128,6 +150,8 @@ def _fit(widths: list[int], room: int) -> list[int]:
 def _value_texts(rows: Sequence[MergedRow]) -> list[str]:
     numbers = [row.mean for row in rows if row.mean is not None]
     style = NumberStyle(numbers)
+    if all(row.std is None for row in rows):
+        return [style(row.mean) for row in rows]
     means = [style(row.mean) for row in rows]
     stds = [style(row.std) for row in rows]
     mean_width = max(map(len, means))
