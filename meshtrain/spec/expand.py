@@ -1,0 +1,133 @@
+"""A job file to a sweep: jobs, the bases that they start from, and stable ids.
+
+The same content, code digest included, gives the same sweep id and job ids on
+every machine; `again` makes another sweep of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import xxhash
+
+from meshtrain.errors import UserError
+from meshtrain.ids import digest
+from meshtrain.spec.expand_command import CommandExpansion
+from meshtrain.spec.expand_training import TrainingExpansion, expand_flat
+from meshtrain.spec.expansion import CodeDigests, Digests, Expansion, code_of, data_folder_of
+from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
+from meshtrain.spec.jobfile import JobFile
+from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
+from meshtrain.spec.recipe import TRAINER_VERSION, canonical
+
+__all__ = ["CodeDigests", "Digests", "Needed", "expand", "needed"]
+
+EXPANSION_VERSION = 1
+"""Raised when the same job file would come to other jobs."""
+
+
+class Needed(msgspec.Struct, frozen=True):
+    """The digests that a caller must find before a job file can be expanded."""
+
+    code: tuple[str, ...] = ()
+    """Folders to snapshot, as the file writes them."""
+    data_folder: str | None = None
+    """The folder of `.npz` files; None where the data is built in."""
+    participants: tuple[str, ...] = ()
+    """Whose file in `data_folder` is needed."""
+
+
+def needed(job_file: JobFile) -> Needed:
+    """What `expand` needs to be told about code and data."""
+    form = job_file.form
+    code = code_of(job_file)
+    folder = data_folder_of(form)
+    if folder is None or not isinstance(form, TrainingSweep):
+        return Needed(code=(code,) if code else ())
+    names = set(form.base.participants or ()) if form.base else set()
+    if form.target is not None and form.target.participant is not None:
+        names.add(form.target.participant)
+    for axis in ("participant", "target.participant"):
+        names |= {str(name) for name in job_file.matrix.values_of(axis)}
+    return Needed(data_folder=folder, participants=tuple(sorted(names)))
+
+
+def expand(
+    job_file: JobFile, digests: Digests, *, again: int = 0, bases_only: bool = False
+) -> SweepSpec:
+    """The sweep of a job file.
+
+    Args:
+        digests: of everything that `needed(job_file)` names.
+        again: 0, or which rerun of the same content this is.
+        bases_only: leaves every job out and keeps the bases.
+
+    Raises JobFileError for what only digests show: code or data that isn't there.
+    """
+    findings = job_file.findings()
+    form = job_file.form
+    expansion: Expansion
+    if isinstance(form, TrainingSweep):
+        expansion = TrainingExpansion(form, job_file.matrix, digests, findings).expand()
+    elif isinstance(form, CommandSweep):
+        expansion = CommandExpansion(form, job_file.matrix, digests, findings).expand()
+    else:
+        expansion = expand_flat(form)
+    if findings:
+        raise findings.error()
+    if bases_only and not expansion.bases:
+        raise UserError(
+            f"{job_file.file_name} starts from no base, so there is no base to train; "
+            "submit it without --bases-only"
+        )
+    content = _content_digest(job_file, digests, again=again, bases_only=bases_only)
+    return SweepSpec(
+        sweep_id=f"{job_file.name}-{content[:8]}",
+        name=job_file.name,
+        jobs=() if bases_only else _jobs(expansion, job_file, content),
+        bases=tuple(expansion.bases.values()),
+        results=_results(form),
+        source=job_file.text,
+    )
+
+
+def _jobs(expansion: Expansion, job_file: JobFile, content: str) -> tuple[JobSpec, ...]:
+    priority = job_file.form.priority if isinstance(job_file.form, SweepKeys) else 0
+    return tuple(
+        JobSpec(
+            job_id=xxhash.xxh3_64_hexdigest(canonical([content, draft.name])),
+            name=f"{job_file.name}/{draft.name}",
+            cell=draft.cell,
+            work=draft.work,
+            recipe_hash=draft.recipe_hash,
+            resources=expansion.resources,
+            limits=expansion.limits,
+            priority=priority,
+            group=draft.group,
+        )
+        for draft in expansion.jobs
+    )
+
+
+def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_only: bool) -> str:
+    wanted = needed(job_file)
+    content: dict[str, Any] = {
+        "version": EXPANSION_VERSION,
+        "name": job_file.name,
+        "file": job_file.tree,
+        "code": {path: digests.code[path].artifact_id for path in wanted.code},
+        "data": {name: digests.data[name] for name in wanted.participants},
+        "again": again,
+        "bases_only": bases_only,
+    }
+    if not isinstance(job_file.form, CommandSweep):
+        content["trainer_version"] = TRAINER_VERSION
+    return digest(canonical(content))
+
+
+def _results(form: Any) -> ResultsSpec:
+    results = form.results if isinstance(form, SweepKeys) else None
+    if results is None:
+        return ResultsSpec()
+    return ResultsSpec(metric=results.metric, over=results.over, file=results.file)

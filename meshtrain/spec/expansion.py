@@ -1,0 +1,75 @@
+"""What the expansion of every form comes to, before ids are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from meshtrain.spec.forms import CommandSweep, ResourcesSection, TrainingSweep
+from meshtrain.spec.jobfile import JobFile
+from meshtrain.spec.jobs import BaseSpec, Limits, Resources, Work
+
+
+class CodeDigests(msgspec.Struct, frozen=True):
+    """A snapshot of a folder of code."""
+
+    artifact_id: str
+    files: dict[str, str] = {}
+    """Path below the folder, with `/` → digest."""
+
+
+class Digests(msgspec.Struct, frozen=True):
+    """What a caller found out about code and data."""
+
+    code: dict[str, CodeDigests] = {}
+    """Folder as the job file writes it → its snapshot."""
+    data: dict[str, str] = {}
+    """Participant → digest; only where the data lies in a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobDraft:
+    """One run; its name is unique within the sweep."""
+
+    name: str
+    cell: dict[str, Any]
+    work: Work
+    recipe_hash: str | None = None
+    group: str = ""
+
+
+@dataclass(slots=True)
+class Expansion:
+    """Jobs in the order of the matrix, and bases by recipe hash."""
+
+    resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
+    jobs: list[JobDraft] = field(default_factory=list)
+    bases: dict[str, BaseSpec] = field(default_factory=dict)
+
+
+def resources_of(section: ResourcesSection | None) -> Resources:
+    """What a section asks for; no section asks for the defaults."""
+    if section is None:
+        return Resources()
+    return Resources(
+        gpus=section.gpus,
+        gpu_memory_bytes=section.gpu_memory or 0,
+        cpus=section.cpus,
+        memory_bytes=section.memory or 0,
+        nodes=section.nodes,
+    )
+
+
+def code_of(job_file: JobFile) -> str | None:
+    """The folder of code that travels with a sweep, as written."""
+    return job_file.form.code if isinstance(job_file.form, CommandSweep) else None
+
+
+def data_folder_of(form: Any) -> str | None:
+    """The folder that participants' data lies in; None for built-in data."""
+    if not isinstance(form, TrainingSweep):
+        return None
+    return form.data or (form.base.data if form.base is not None else None) or None

@@ -1,0 +1,172 @@
+"""A tree against a model: every problem, and the model of what is sound all the same.
+
+Checks that look at several fields run on that model, so that one report holds
+them beside a typo elsewhere in the file.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from meshtrain.spec.problems import (
+    JobFileError,
+    Path,
+    Place,
+    Problem,
+    Spot,
+    hint,
+    shown,
+)
+from meshtrain.spec.reader import Document
+
+Model = TypeVar("Model", bound=BaseModel)
+PRUNE_ROUNDS_MAX = 8
+
+
+class Findings:
+    """The problems of one file, each found once, each with the best place known."""
+
+    def __init__(self, file_name: str, document: Document) -> None:
+        self._file_name = file_name
+        self._places = document.places
+        self._problems = list(document.problems)
+        self._taken: set[Path] = {problem.path for problem in self._problems}
+
+    def __bool__(self) -> bool:
+        return bool(self._problems)
+
+    def at_value(self, text: str, path: Path) -> None:
+        """A value that is wrong where it stands."""
+        place, exact = self._place(path)
+        self._add(Problem(text, path, place.value if exact and place else place and place.key))
+
+    def at_key(self, text: str, path: Path) -> None:
+        """A key that is wrong, or a section that lacks something."""
+        place, _ = self._place(path)
+        self._add(Problem(text, path, place and place.key))
+
+    def between(self, text: str, path: Path) -> None:
+        """Two fields that don't go together: the line of one of them."""
+        place, _ = self._place(path)
+        self._add(Problem(text, path, Spot(place.value.line) if place else None))
+
+    def error(self) -> JobFileError:
+        """The error that holds all of them."""
+        return JobFileError(self._file_name, self._problems)
+
+    def _add(self, problem: Problem) -> None:
+        # A value that couldn't be read is not missing, and its children are not wrong twice.
+        if any(_related(problem.path, taken) for taken in self._taken):
+            return
+        self._taken.add(problem.path)
+        self._problems.append(problem)
+
+    def _place(self, path: Path) -> tuple[Place | None, bool]:
+        for length in range(len(path), -1, -1):
+            place = self._places.get(path[:length])
+            if place is not None:
+                return place, length == len(path)
+        return None, False
+
+
+def _related(path: Path, taken: Path) -> bool:
+    if not path or not taken:
+        return path == taken
+    shorter = min(len(path), len(taken))
+    return path[:shorter] == taken[:shorter]
+
+
+def validated(model: type[Model], tree: Any, findings: Findings, path: Path = ()) -> Model | None:
+    """The model of `tree`, without the parts that are wrong; those go to `findings`.
+
+    None when not even an empty one can be made of it.
+    """
+    sound = tree
+    for _ in range(PRUNE_ROUNDS_MAX):
+        try:
+            return model.model_validate(sound)
+        except ValidationError as error:
+            if sound is tree:
+                sound = copy.deepcopy(tree)
+            if not isinstance(sound, dict):
+                findings.at_value(f"expected keys with values, got {shown(tree)}", path)
+                return None
+            for details in error.errors(include_url=False):
+                _tell(model, details, findings, path)
+                _prune(sound, details["loc"])
+    return None
+
+
+def _tell(model: type[BaseModel], details: Any, findings: Findings, path: Path) -> None:
+    loc = details["loc"]
+    if loc and loc[-1] == "[key]":
+        findings.at_key(_words(details), (*path, *loc[:-1]))
+    elif details["type"] == "extra_forbidden":
+        findings.at_key(_unknown_key(model, loc), (*path, *loc))
+    else:
+        findings.at_value(_words(details), (*path, *loc))
+
+
+def _words(details: Any) -> str:
+    kind, value = details["type"], details["input"]
+    if kind == "value_error":
+        return str(details["ctx"]["error"])
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"expected keys with values, got {shown(value)}"
+    if kind == "list_type":
+        return f"expected a list, got {shown(value)}"
+    if kind == "too_long":
+        return f"{len(value):,} entries; at most {details['ctx']['max_length']:,}"
+    return str(details["msg"])
+
+
+def _unknown_key(model: type[BaseModel], loc: Path) -> str:
+    key = str(loc[-1])
+    section = _section(model, loc[:-1])
+    known = list(section.model_fields) if section else []
+    close = hint(key, known)
+    if not close and len(loc) == 1:
+        inside = [
+            f"{name}.{key}"
+            for name in ("target", "base", "results", "resources")
+            if (child := _section(model, (name,))) and key in child.model_fields
+        ]
+        close = f'; did you mean "{inside[0]}"?' if inside else ""
+    return f"unknown key{close or '; known here: ' + ', '.join(known)}"
+
+
+def _section(model: type[BaseModel], loc: Path) -> type[BaseModel] | None:
+    section: type[BaseModel] | None = model
+    for step in loc:
+        if section is None or step not in section.model_fields:
+            return None
+        section = section_model(section, str(step))
+    return section
+
+
+def section_model(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The model of the section `field` of `model`, or None when it is no section."""
+    annotation = model.model_fields[field].annotation
+    options = (annotation, *getattr(annotation, "__args__", ()))
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _prune(tree: Any, loc: Path) -> None:
+    """Takes the smallest keyed value that holds `loc` out of `tree`."""
+    parent, key, node = None, None, tree
+    for step in loc:
+        if isinstance(node, dict) and step in node:
+            parent, key = node, step
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
+        else:
+            break
+    if parent is not None:
+        parent.pop(key, None)
