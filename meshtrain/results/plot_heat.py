@@ -62,10 +62,13 @@ def draw_heat(sheet: Sheet, data: PlotData, y_label: str) -> None:
         sheet.say_empty("no values yet")
     for row in data.references:
         sheet.note(" ".join(reference_label(row, style).splitlines()))
-    if sum(len(series.rows) for series in data.series) < len(columns) * len(data.series):
-        sheet.note("blank: not in the sweep")
+    meanings = []
     if any(row.mean is None for series in data.series for row in series.rows):
-        sheet.note("hatched: no value")
+        meanings.append("hatched: no value")
+    if sum(len(series.rows) for series in data.series) < len(columns) * len(data.series):
+        meanings.append("blank: not in the sweep")
+    if meanings:
+        sheet.note("; ".join(meanings))
 
 
 def _heat_texts(axes: Axes, x: int, y: int, row: MergedRow, style: NumberStyle, fill: Any) -> None:
