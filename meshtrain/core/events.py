@@ -105,6 +105,13 @@ class NodeBeat(msgspec.Struct, frozen=True):
     fetching: tuple[str, ...] = ()
 
 
+class NodeLeft(msgspec.Struct, frozen=True):
+    """The node stops in good order: it has handed back all that it had."""
+
+    node_id: str
+    session: str
+
+
 class AttemptStarted(msgspec.Struct, frozen=True):
     node_id: str
     attempt_id: str
@@ -115,12 +122,16 @@ class AttemptEnded(msgspec.Struct, frozen=True):
     """An attempt is over and nothing of it runs any more.
 
     `failure` is None when it ended well. `artifact_id` names the output folder,
-    None when that is empty.
+    None when that is empty. `grant` and `seen_seq` are as in a heartbeat of the
+    session, so that the slot is filled again at once.
     """
 
     node_id: str
     attempt_id: str
     epoch: int
+    session: str = ""
+    grant: int = 0
+    seen_seq: int = 0
     failure: Failure | None = None
     cancelled: bool = False
     handed_back: bool = False
@@ -156,6 +167,7 @@ Event = (
     | RebuildRequested
     | NodeSaidHello
     | NodeBeat
+    | NodeLeft
     | AttemptStarted
     | AttemptEnded
     | ArtifactHeld

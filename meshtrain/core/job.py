@@ -134,6 +134,8 @@ class Job(msgspec.Struct, frozen=True):
     """None for base jobs: they belong to no sweep."""
     state: JobState = JobState.WAITING
     generation: int = 1
+    priority: int = 0
+    """The spec's, until somebody changes it; a base's is the highest of those that wait on it."""
     cancelling: bool = False
     attempt: Attempt | None = None
     """The live attempt; or, in a terminal state, the one that decided."""

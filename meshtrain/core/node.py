@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 
+from meshtrain.core.commands import Command, EndAttempt, ForgetAttempt
 from meshtrain.core.job import Placement
 
 MASTER_NODE_ID = "master"
@@ -35,6 +38,7 @@ class Node:
 
     __slots__ = (
         "accepting",
+        "assign_seqs",
         "assigned_count",
         "beat",
         "connected",
@@ -49,6 +53,8 @@ class Node:
         "memory_used_bytes",
         "note",
         "outbox",
+        "pending",
+        "seen_seq",
         "seq",
         "session",
         "spec",
@@ -68,9 +74,14 @@ class Node:
         #: How many assignments of this session it allows in all, and has got.
         self.grant = 0
         self.assigned_count = 0
-        #: Commands not yet seen by the node: (seq, command), and when last sent.
+        #: Commands that the node has not said to have seen: (seq, command).
         self.seq = 0
-        self.outbox: list[tuple[int, object]] = []
+        self.seen_seq = 0
+        self.outbox: deque[tuple[int, Command]] = deque()
+        #: Those of them that end or forget an attempt: none needs to be sent twice.
+        self.pending: set[Command] = set()
+        #: Which command gave it an attempt.
+        self.assign_seqs: dict[str, int] = {}
         self.holds: set[str] = set()
         self.fetching: set[str] = set()
         self.cpus_used = 0
@@ -91,6 +102,14 @@ class Node:
             and self.accepting
             and self.assigned_count < self.grant
         )
+
+    def trim_outbox(self, seen_seq: int) -> None:
+        """Drop the commands that the node says to have seen."""
+        self.seen_seq = max(self.seen_seq, seen_seq)
+        while self.outbox and self.outbox[0][0] <= self.seen_seq:
+            _, command = self.outbox.popleft()
+            if isinstance(command, EndAttempt | ForgetAttempt):
+                self.pending.discard(command)
 
     def occupy(self, attempt_id: str, placement: Placement) -> None:
         """Give a part of the node to an attempt.

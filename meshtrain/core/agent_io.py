@@ -1,0 +1,225 @@
+"""What happens to a node's agent, and what it wants done.
+
+Events carry what a decision needs, ids and readings of other clocks included;
+the node's own lease clock comes with `Agent.handle`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core.commands import ArtifactSource, AssignAttempt, Command
+from meshtrain.core.events import LiveAttempt
+from meshtrain.core.job import Failure
+
+# --- events: from the master ----------------------------------------------------------
+
+
+class Welcomed(msgspec.Struct, frozen=True):
+    session: str
+    lease_s: float
+    master_now_s: float
+
+
+class HelloAsked(msgspec.Struct, frozen=True):
+    """The master doesn't know the session."""
+
+
+class BeatAnswered(msgspec.Struct, frozen=True):
+    session: str
+    beat: int
+    master_now_s: float
+
+
+class CommandCame(msgspec.Struct, frozen=True):
+    session: str
+    seq: int
+    command: Command
+
+
+# --- events: from the node itself --------------------------------------------------------
+
+
+class BeatDue(msgspec.Struct, frozen=True):
+    """Time for a heartbeat."""
+
+
+class ArtifactFetched(msgspec.Struct, frozen=True):
+    artifact_id: str
+    bytes_by_node: dict[str, int] = {}
+    duration_s: float = 0.0
+
+
+class FetchGaveUp(msgspec.Struct, frozen=True):
+    artifact_id: str
+    failure: Failure
+
+
+class ProcessStarted(msgspec.Struct, frozen=True):
+    attempt_id: str
+
+
+class ProcessEnded(msgspec.Struct, frozen=True):
+    """The job's processes are all gone. `failure` is None when it ended with exit code 0."""
+
+    attempt_id: str
+    failure: Failure | None
+    run_s: float
+
+
+class OutputStored(msgspec.Struct, frozen=True):
+    """The output folder is an artifact of this node; None when it was empty."""
+
+    attempt_id: str
+    artifact_id: str | None
+    size_bytes: int = 0
+    metrics: dict[str, float] = {}
+
+
+class OutputFailed(msgspec.Struct, frozen=True):
+    attempt_id: str
+    failure: Failure
+
+
+class StopAsked(msgspec.Struct, frozen=True):
+    """Take no more jobs; what runs may go on for `finish_s`, then it is handed back."""
+
+    finish_s: float
+
+
+class RoomChanged(msgspec.Struct, frozen=True):
+    """The disk got too full for new jobs, or has room again."""
+
+    has_room: bool
+    note: str = ""
+
+
+AgentEvent = (
+    Welcomed
+    | HelloAsked
+    | BeatAnswered
+    | CommandCame
+    | BeatDue
+    | ArtifactFetched
+    | FetchGaveUp
+    | ProcessStarted
+    | ProcessEnded
+    | OutputStored
+    | OutputFailed
+    | StopAsked
+    | RoomChanged
+)
+
+
+# --- effects: to the master ----------------------------------------------------------------
+
+
+class SendHello(msgspec.Struct, frozen=True):
+    session: str
+    attempts: tuple[LiveAttempt, ...]
+    holds: tuple[str, ...]
+    grant: int
+    accepting: bool
+    note: str
+
+
+class SendBeat(msgspec.Struct, frozen=True):
+    session: str
+    beat: int
+    sent_s: float
+    seen_seq: int
+    grant: int
+    attempts: tuple[LiveAttempt, ...]
+    accepting: bool
+    note: str
+    fetching: tuple[str, ...]
+
+
+class SendStarted(msgspec.Struct, frozen=True):
+    session: str
+    attempt_id: str
+    epoch: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """How an attempt ended."""
+
+    attempt_id: str
+    epoch: int
+    failure: Failure | None = None
+    cancelled: bool = False
+    handed_back: bool = False
+    artifact_id: str | None = None
+    size_bytes: int = 0
+    metrics: dict[str, float] = {}
+    run_s: float = 0.0
+
+
+class SendEnded(msgspec.Struct, frozen=True):
+    session: str
+    report: Report
+    grant: int
+    seen_seq: int
+
+
+class SendHolds(msgspec.Struct, frozen=True):
+    session: str
+    added: tuple[str, ...]
+    bytes_by_node: dict[str, int] = {}
+    duration_s: float = 0.0
+
+
+class SendGoodbye(msgspec.Struct, frozen=True):
+    session: str
+
+
+# --- effects: on the node -------------------------------------------------------------------
+
+
+class FetchArtifact(msgspec.Struct, frozen=True):
+    artifact_id: str
+    sources: tuple[ArtifactSource, ...]
+
+
+class AddFetchSources(msgspec.Struct, frozen=True):
+    artifact_id: str
+    sources: tuple[ArtifactSource, ...]
+
+
+class LaunchProcess(msgspec.Struct, frozen=True):
+    assignment: AssignAttempt
+
+
+class EndProcess(msgspec.Struct, frozen=True):
+    attempt_id: str
+
+
+class StoreOutput(msgspec.Struct, frozen=True):
+    assignment: AssignAttempt
+
+
+class DropAttempt(msgspec.Struct, frozen=True):
+    """Nothing of the attempt is needed any more, but for streams not stored yet."""
+
+    attempt_id: str
+
+
+class LeaveMesh(msgspec.Struct, frozen=True):
+    """All is handed back: the daemon may end."""
+
+
+AgentEffect = (
+    SendHello
+    | SendBeat
+    | SendStarted
+    | SendEnded
+    | SendHolds
+    | SendGoodbye
+    | FetchArtifact
+    | AddFetchSources
+    | LaunchProcess
+    | EndProcess
+    | StoreOutput
+    | DropAttempt
+    | LeaveMesh
+)

@@ -1,0 +1,109 @@
+"""Which node takes a job: what fits, and what fits best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from meshtrain.core.job import Placement
+from meshtrain.core.node import Node, NodeSpec
+from meshtrain.spec.jobs import Resources
+
+GIB = 1 << 30
+
+
+def gpus_needed(spec: NodeSpec, needs: Resources) -> int:
+    """How many GPUs of such a node the job takes: a job that doesn't say takes one if it can."""
+    if needs.gpus is not None:
+        return needs.gpus
+    return 1 if spec.gpus else 0
+
+
+def why_never(spec: NodeSpec, needs: Resources) -> str | None:
+    """Why a node could not run the job even if it were idle; None when it could."""
+    gpus = gpus_needed(spec, needs)
+    if gpus:
+        if len(spec.gpus) < gpus:
+            return f"has {_count(len(spec.gpus), 'GPU')}, needs {gpus}"
+        large = [g for g in spec.gpus if g.memory_bytes >= needs.gpu_memory_bytes]
+        if len(large) < gpus:
+            most = max((g.memory_bytes for g in spec.gpus), default=0)
+            return (
+                f"its GPUs have {most / GIB:.0f} GiB at most, "
+                f"needs {needs.gpu_memory_bytes / GIB:.0f} GiB"
+            )
+    elif spec.cpu_slots < needs.cpus:
+        return f"has {_count(spec.cpu_slots, 'CPU slot')}, needs {needs.cpus}"
+    if spec.memory_bytes and spec.memory_bytes < needs.memory_bytes:
+        return (
+            f"has {spec.memory_bytes / GIB:.0f} GiB of memory, "
+            f"needs {needs.memory_bytes / GIB:.0f} GiB"
+        )
+    return None
+
+
+def fit(node: Node, needs: Resources) -> Placement | str:
+    """The part of the node that the job would hold now, or why it can't."""
+    never = why_never(node.spec, needs)
+    if never is not None:
+        return never
+    if not node.connected:
+        return "away"
+    if node.drained:
+        return "drained"
+    if not node.accepting:
+        return node.note or "takes no jobs"
+    gpus = gpus_needed(node.spec, needs)
+    memory = needs.memory_bytes
+    if memory and node.spec.memory_bytes - node.memory_used_bytes < memory:
+        return "its free memory is too small"
+    if gpus:
+        free = [
+            g
+            for g in node.spec.gpus
+            if g.index not in node.gpus_used and g.memory_bytes >= needs.gpu_memory_bytes
+        ]
+        if len(free) < gpus:
+            return f"{_count(len(free), 'GPU')} free, needs {gpus}"
+        # The smallest that do: the large ones stay free for those who need them.
+        free.sort(key=lambda g: (g.memory_bytes, g.index))
+        chosen = tuple(sorted(g.index for g in free[:gpus]))
+        placement = Placement(node.node_id, gpus=chosen, memory_bytes=memory)
+    else:
+        free_cpus = node.spec.cpu_slots - node.cpus_used
+        if free_cpus < needs.cpus:
+            return f"{_count(free_cpus, 'CPU slot')} free, needs {needs.cpus}"
+        placement = Placement(node.node_id, cpus=needs.cpus, memory_bytes=memory)
+    if node.assigned_count >= node.grant:
+        return "takes no more jobs at the moment"
+    return placement
+
+
+def choose(
+    nodes: Iterable[Node], needs: Resources, missing_bytes: Callable[[Node], int]
+) -> Placement | None:
+    """The best placement among the nodes, or None where none fits.
+
+    Nodes that hold what the job needs come first, then those that lack least
+    of it; among equals the one that is busy least, then the name decides, so
+    that the same state always gives the same answer.
+    """
+    best: tuple[tuple[int, float, str], Placement] | None = None
+    for node in nodes:
+        placement = fit(node, needs)
+        if isinstance(placement, str):
+            continue
+        score = (missing_bytes(node), load(node), node.node_id)
+        if best is None or score < best[0]:
+            best = (score, placement)
+    return None if best is None else best[1]
+
+
+def load(node: Node) -> float:
+    """The share of the node's slots that is taken, 0 to 1."""
+    if node.spec.gpus:
+        return len(node.gpus_used) / len(node.spec.gpus)
+    return node.cpus_used / max(1, node.spec.cpu_slots)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

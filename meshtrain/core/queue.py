@@ -1,0 +1,100 @@
+"""The jobs that wait for a place, in the order in which they get one.
+
+Jobs of one shape (the same needs, the same base) are interchangeable to
+placement, so one heap a shape is kept, and a pass looks at the heads alone:
+100,000 waiting jobs cost no more than one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from meshtrain.spec.jobs import Resources
+
+#: (-priority, 0 for a base and 1 for others, order of submission, job id)
+Entry = tuple[int, int, int, str]
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What placement can tell jobs apart by."""
+
+    needs: Resources
+    recipe_hash: str | None
+    """The base that must be there first."""
+
+
+class WaitingQueue:
+    def __init__(self) -> None:
+        self._heaps: dict[Shape, list[Entry]] = {}
+        #: The one valid entry of each waiting job; heaps may hold outdated ones.
+        self._valid: dict[str, tuple[Shape, Entry]] = {}
+
+    def __len__(self) -> int:
+        return len(self._valid)
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._valid
+
+    def push(
+        self, job_id: str, shape: Shape, *, priority: int, order: int, is_base: bool = False
+    ) -> None:
+        """Add a job, or move it if it waits already."""
+        entry = (-priority, 0 if is_base else 1, order, job_id)
+        self._valid[job_id] = (shape, entry)
+        heapq.heappush(self._heaps.setdefault(shape, []), entry)
+
+    def discard(self, job_id: str) -> None:
+        """Take a job out; harmless when it isn't in."""
+        self._valid.pop(job_id, None)
+
+    def in_order(self, is_open: Callable[[Shape], bool]) -> Iterator[tuple[str, Shape, _Turn]]:
+        """The first job of each open shape, most urgent first.
+
+        Each comes with a turn: `take()` removes the job and lets the shape's
+        next one compete; without it the shape is passed over in this pass.
+        """
+        heads: list[tuple[Entry, int, Shape]] = []
+        for number, shape in enumerate(list(self._heaps)):
+            entry = self._head(shape)
+            if entry is not None and is_open(shape):
+                heads.append((entry, number, shape))
+        heapq.heapify(heads)
+        while heads:
+            entry, number, shape = heapq.heappop(heads)
+            turn = _Turn(self, entry, shape)
+            yield entry[3], shape, turn
+            if turn.taken:
+                following = self._head(shape)
+                if following is not None:
+                    heapq.heappush(heads, (following, number, shape))
+
+    def _head(self, shape: Shape) -> Entry | None:
+        heap = self._heaps[shape]
+        while heap:
+            entry = heap[0]
+            if self._valid.get(entry[3]) == (shape, entry):
+                return entry
+            heapq.heappop(heap)
+        del self._heaps[shape]
+        return None
+
+    def _take(self, entry: Entry, shape: Shape) -> None:
+        del self._valid[entry[3]]
+        heapq.heappop(self._heaps[shape])
+
+
+class _Turn:
+    __slots__ = ("_entry", "_queue", "_shape", "taken")
+
+    def __init__(self, queue: WaitingQueue, entry: Entry, shape: Shape) -> None:
+        self._queue = queue
+        self._entry = entry
+        self._shape = shape
+        self.taken = False
+
+    def take(self) -> None:
+        self._queue._take(self._entry, self._shape)
+        self.taken = True

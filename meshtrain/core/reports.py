@@ -1,0 +1,94 @@
+"""What nodes and the master's own fetcher report of attempts and artifacts."""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core import attempts, bases
+from meshtrain.core import commands as cmd
+from meshtrain.core.events import ArtifactHeld, AttemptEnded, AttemptStarted, CollectFailed
+from meshtrain.core.job import AttemptState, Failure, FailureClass, JobKind, JobState
+from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.state import MeshState
+from meshtrain.ids import short
+
+
+def on_started(state: MeshState, event: AttemptStarted) -> None:
+    job = attempts.current(state, event.attempt_id, event.epoch)
+    if job is not None:
+        attempts.mark_started(state, job)
+
+
+def on_ended(state: MeshState, event: AttemptEnded) -> None:
+    node = state.nodes.get(event.node_id)
+    if node is not None and node.session == event.session:
+        node.grant = max(node.grant, event.grant)
+        node.trim_outbox(event.seen_seq)
+    job = attempts.current(state, event.attempt_id, event.epoch)
+    if job is None or job.attempt is None:
+        # A result counts only with the current epoch; the node may drop it.
+        state.command(event.node_id, cmd.ForgetAttempt(event.attempt_id))
+        return
+    if job.state is JobState.COLLECTING and event.failure is None and not event.handed_back:
+        return
+    attempts.release_slots(state, job.attempt)
+    wall_s = state.wall_s
+    started_s = job.attempt.started_wall_s
+    if started_s is None:
+        started_s = wall_s - event.run_s
+    attempt = msgspec.structs.replace(
+        job.attempt, started_wall_s=started_s, ended_wall_s=wall_s, failure=event.failure
+    )
+    if event.artifact_id is not None and event.failure is None:
+        attempt = msgspec.structs.replace(attempt, artifact_id=event.artifact_id)
+        if node is not None:
+            node.holds.add(event.artifact_id)
+    job = state.change_job(job, attempt=attempt, metrics=event.metrics)
+    if job.cancelling:
+        attempts.end_cancelled(state, job)
+    elif event.handed_back or event.cancelled:
+        attempts.end_attempt(state, job, AttemptState.HANDED_BACK)
+        attempts.requeue(state, job, Failure(FailureClass.PREEMPTED, "handed back", event.node_id))
+    elif event.failure is not None:
+        attempts.end_attempt(state, job, AttemptState.FAILED)
+        attempts.requeue(state, job, event.failure)
+    elif job.kind is JobKind.BASE:
+        bases.commit(state, job, event)
+    elif event.artifact_id is None or event.artifact_id in state.held_by_master:
+        attempts.succeed(state, job)
+    else:
+        state.change_job(job, JobState.COLLECTING)
+        attempts.collect(state, event.artifact_id)
+        state.collecting.setdefault(event.artifact_id, set()).add(job.job_id)
+
+
+def on_collect_failed(state: MeshState, event: CollectFailed) -> None:
+    if event.artifact_id in state.held_by_master:
+        return
+    wanted = event.artifact_id in state.collecting or any(
+        base.artifact_id == event.artifact_id for base in state.bases.values()
+    )
+    if wanted:
+        state.note(f"artifact {short(event.artifact_id)} not collected yet: {event.reason}")
+        state.collect_again_s[event.artifact_id] = state.now_s + state.config.collect_retry_s
+
+
+def on_held(state: MeshState, event: ArtifactHeld) -> None:
+    if event.node_id == MASTER_NODE_ID:
+        state.held_by_master.difference_update(event.removed)
+        for artifact_id in event.added:
+            state.held_by_master.add(artifact_id)
+            state.collect_again_s.pop(artifact_id, None)
+            for job_id in sorted(state.collecting.get(artifact_id, ())):
+                attempts.succeed(state, state.jobs[job_id])
+    else:
+        node = state.nodes.get(event.node_id)
+        if node is None:
+            return
+        node.holds.difference_update(event.removed)
+        node.holds.update(event.added)
+        node.fetching.difference_update(event.added)
+        state.touched_nodes[event.node_id] = None
+    for artifact_id in event.added:
+        attempts.tell_source(state, artifact_id, event.node_id)
+    bases.on_holders_changed(state, event.added + event.removed)

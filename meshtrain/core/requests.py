@@ -1,0 +1,264 @@
+"""What people ask for: submit, cancel, retry, reprioritise, drain, rebuild."""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core import bases
+from meshtrain.core import effects as fx
+from meshtrain.core.events import (
+    CancelRequested,
+    DrainRequested,
+    PriorityRequested,
+    RebuildRequested,
+    RetryRequested,
+    SweepSubmitted,
+)
+from meshtrain.core.job import Base as BaseRecord
+from meshtrain.core.job import BaseState, FailureClass, Job, JobKind, JobState, Sweep
+from meshtrain.core.placement import why_never
+from meshtrain.core.state import MeshState
+from meshtrain.ids import short
+from meshtrain.spec.jobs import Resources, SweepSpec
+
+
+def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
+    spec = event.sweep
+    if spec.sweep_id in state.sweeps:
+        state.out.append(
+            fx.Reply(
+                event.request_id,
+                done=(spec.sweep_id,),
+                notes=("it was submitted before, and is not run again: --again runs it anew",),
+            )
+        )
+        return
+    error = _why_impossible(state, spec)
+    if error and not event.allow_pending:
+        state.out.append(fx.Reply(event.request_id, error=error))
+        return
+    taken = [job.job_id for job in spec.jobs if job.job_id in state.jobs]
+    if taken:
+        state.out.append(
+            fx.Reply(event.request_id, error=f"a job with the id {taken[0]} is there already")
+        )
+        return
+    reused = tuple(
+        base.recipe_hash
+        for base in spec.bases
+        if (known := state.bases.get(base.recipe_hash)) is not None
+        and known.state in (BaseState.NEEDED, BaseState.COMMITTED)
+    )
+    sweep = Sweep(
+        sweep_id=spec.sweep_id,
+        name=spec.name,
+        job_ids=tuple(job.job_id for job in spec.jobs),
+        recipe_hashes=tuple(base.recipe_hash for base in spec.bases),
+        results=spec.results,
+        source=spec.source,
+        submitted_wall_s=state.wall_s,
+        reused=reused,
+    )
+    state.sweeps[sweep.sweep_id] = sweep
+    state.sweep_open.setdefault(sweep.sweep_id, 0)
+    state.touched_sweeps[sweep.sweep_id] = None
+    state.out.append(fx.AddSweep(sweep))
+    jobs = [
+        Job(
+            spec=job,
+            kind=JobKind.EXPERIMENT,
+            order=state.next_order(),
+            sweep_id=sweep.sweep_id,
+            priority=job.priority,
+            submitted_wall_s=state.wall_s,
+        )
+        for job in spec.jobs
+    ]
+    for job in jobs:
+        state.register(job)
+    new_bases = []
+    needed = {job.recipe_hash for job in spec.jobs}
+    for base in spec.bases:
+        if base.recipe_hash not in needed:
+            state.requesters.setdefault(base.recipe_hash, set()).add(sweep.sweep_id)
+        new_job = bases.ensure(state, base)
+        if new_job is not None:
+            new_bases.append((base, new_job))
+    added = tuple(job for _, job in new_bases) + tuple(jobs)
+    if added:
+        state.out.append(fx.AddJobs(added))
+    for base, job in new_bases:
+        state.keep_base(BaseRecord(spec=base, job_id=job.job_id))
+        state.enqueue(job)
+    for base in spec.bases:
+        _raise_base(state, base.recipe_hash)
+    for job in jobs:
+        state.enqueue(job)
+    state.out.append(
+        fx.Reply(
+            event.request_id,
+            done=(sweep.sweep_id,),
+            notes=(error,) if error else (),
+        )
+    )
+    state.note(f"sweep {sweep.name}: {len(jobs)} jobs on {len(spec.bases)} bases")
+
+
+def _why_impossible(state: MeshState, spec: SweepSpec) -> str:
+    """Why no known node could ever run one of the jobs; empty where one could, or none is known."""
+    needs: dict[Resources, str] = {}
+    for job in spec.jobs:
+        needs.setdefault(job.resources, job.name)
+    for base in spec.bases:
+        needs.setdefault(base.resources, f"base {short(base.recipe_hash)}")
+    for resources, name in needs.items():
+        if resources.nodes > 1:
+            return (
+                f"{name} asks for {resources.nodes} nodes: one attempt runs on one node as yet, "
+                "write nodes: 1"
+            )
+        if not state.nodes:
+            continue
+        reasons = {}
+        for node in state.nodes.values():
+            reason = why_never(node.spec, resources)
+            if reason is None:
+                break
+            reasons[node.node_id] = reason
+        else:
+            told = "; ".join(f"{node_id} {why}" for node_id, why in sorted(reasons.items())[:5])
+            return (
+                f"no known node could ever run {name}: {told}. Ask for less under resources:, "
+                "or submit with --allow-pending to let it wait for a larger node"
+            )
+    return ""
+
+
+def _raise_base(state: MeshState, recipe_hash: str) -> None:
+    """A base that waits has the priority of the most urgent job that waits on it."""
+    base = state.bases[recipe_hash]
+    job = state.jobs[base.job_id]
+    if job.state is JobState.WAITING and job.job_id in state.queue:
+        state.enqueue(job)
+
+
+def on_cancel(state: MeshState, event: CancelRequested) -> None:
+    asked = list(event.job_ids)
+    for sweep_id in event.sweep_ids:
+        sweep = state.sweeps[sweep_id]
+        if not sweep.cancelled:
+            sweep = msgspec.structs.replace(sweep, cancelled=True)
+            state.sweeps[sweep_id] = sweep
+            state.touched_sweeps[sweep_id] = None
+            state.out.append(fx.UpdateSweep(sweep))
+        asked.extend(sweep.job_ids)
+        for recipe_hash in sweep.recipe_hashes:
+            state.requesters.get(recipe_hash, set()).discard(sweep_id)
+    done = []
+    refused = []
+    for job_id in asked:
+        job = state.jobs[job_id]
+        if job.state.is_terminal or job.cancelling:
+            continue
+        trained = state.base_of_job.get(job_id)
+        if trained is not None and state.is_wanted(trained):
+            waiting = len(state.waiters.get(trained, ()))
+            refused.append(f"{job.name} is not cancelled: {waiting} jobs wait on it, cancel those")
+            continue
+        bases.cancel_job(state, job)
+        done.append(job_id)
+    for sweep_id in event.sweep_ids:
+        for recipe_hash in state.sweeps[sweep_id].recipe_hashes:
+            bases.cancel_if_unwanted(state, recipe_hash)
+    state.out.append(fx.Reply(event.request_id, done=tuple(done), notes=tuple(refused)))
+
+
+def on_retry(state: MeshState, event: RetryRequested) -> None:
+    """New generations of jobs that failed or were cancelled.
+
+    A base takes with it those that ended because of it, and a job its base.
+    """
+    asked: dict[str, None] = {}
+    for job_id in event.job_ids:
+        asked[job_id] = None
+        recipe_hash = state.base_of_job.get(job_id)
+        if recipe_hash is not None:
+            for job in state.jobs.values():
+                if (
+                    job.spec.recipe_hash == recipe_hash
+                    and job.failure is not None
+                    and job.state is JobState.FAILED
+                    and job.failure.failure_class is FailureClass.BASE_FAILED
+                ):
+                    asked[job.job_id] = None
+    done = []
+    for job_id in asked:
+        job = state.jobs[job_id]
+        if job.state not in (JobState.FAILED, JobState.CANCELLED):
+            continue
+        done.append(job_id)
+        recipe_hash = state.base_of_job.get(job_id)
+        if recipe_hash is not None:
+            bases.revive(state, state.bases[recipe_hash])
+            continue
+        job = state.reopen(job)
+        if job.sweep_id is not None:
+            state.touched_sweeps[job.sweep_id] = None
+            sweep = state.sweeps[job.sweep_id]
+            if sweep.cancelled:
+                state.sweeps[sweep.sweep_id] = sweep = msgspec.structs.replace(
+                    sweep, cancelled=False
+                )
+                state.out.append(fx.UpdateSweep(sweep))
+        if job.spec.recipe_hash is not None:
+            bases.revive(state, state.bases[job.spec.recipe_hash])
+        state.enqueue(job)
+    state.out.append(fx.Reply(event.request_id, done=tuple(done)))
+
+
+def on_priority(state: MeshState, event: PriorityRequested) -> None:
+    done = []
+    for job_id in event.job_ids:
+        job = state.jobs[job_id]
+        if job.state.is_terminal or job.kind is JobKind.BASE:
+            continue
+        job = state.keep_job(job, priority=event.priority)
+        done.append(job_id)
+        if job_id in state.queue:
+            state.enqueue(job)
+    for needed in {state.jobs[job_id].spec.recipe_hash for job_id in done}:
+        if needed is not None:
+            _raise_base(state, needed)
+    state.out.append(fx.Reply(event.request_id, done=tuple(done)))
+
+
+def on_drain(state: MeshState, event: DrainRequested) -> None:
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        known = ", ".join(sorted(state.nodes)) or "none yet"
+        error = f"no node is called {event.node_id}; known: {known}"
+        state.out.append(fx.Reply(event.request_id, error=error))
+        return
+    node.drained = event.drained
+    if event.drained:
+        state.drained.add(event.node_id)
+    else:
+        state.drained.discard(event.node_id)
+    state.touched_nodes[event.node_id] = None
+    state.out.append(fx.SaveDrained(event.node_id, event.drained))
+    state.out.append(fx.Reply(event.request_id, done=(event.node_id,)))
+
+
+def on_rebuild(state: MeshState, event: RebuildRequested) -> None:
+    base = state.bases.get(event.recipe_hash)
+    error = ""
+    if base is None:
+        error = f"no base has the recipe hash {event.recipe_hash}"
+    elif not state.jobs[base.job_id].state.is_terminal:
+        error = f"base {short(event.recipe_hash)} is being made already"
+    if base is None or error:
+        state.out.append(fx.Reply(event.request_id, error=error))
+        return
+    bases.open_generation(state, base)
+    state.requesters.setdefault(event.recipe_hash, set()).add(bases.REBUILD)
+    state.out.append(fx.Reply(event.request_id, done=(event.recipe_hash,)))

@@ -1,0 +1,130 @@
+"""From the scheduler's records to the rows that people see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshtrain.core.job import BaseState, Job, JobState
+from meshtrain.core.state import MeshState
+from meshtrain.core.view import BaseRow, Change, JobRow, NodeRow, SweepRow
+from meshtrain.ids import short
+
+
+def job_row(state: MeshState, job: Job) -> JobRow:
+    attempt = job.attempt
+    failure = ""
+    if job.failure is not None and job.state is not JobState.SUCCEEDED:
+        failure = f"{job.failure.failure_class}: {job.failure.message}"
+    return JobRow(
+        job_id=job.job_id,
+        name=job.name,
+        kind=job.kind,
+        state=job.state,
+        sweep_id=job.sweep_id,
+        node_id=None if attempt is None or job.state is JobState.WAITING else attempt.node_id,
+        recipe_hash=job.spec.recipe_hash or state.base_of_job.get(job.job_id),
+        generation=job.generation,
+        retries=job.retries_used + job.losses,
+        failure=failure,
+        reason=waiting_reason(state, job),
+        submitted_wall_s=job.submitted_wall_s,
+        started_wall_s=None if attempt is None else attempt.started_wall_s,
+        ended_wall_s=job.ended_wall_s,
+        metrics=job.metrics,
+        priority=job.priority,
+    )
+
+
+def waiting_reason(state: MeshState, job: Job) -> str:
+    """What a waiting job waits for, as far as that costs nothing to tell."""
+    if job.cancelling:
+        return "is being cancelled"
+    if job.state is not JobState.WAITING:
+        return ""
+    if job.spec.recipe_hash is not None and not state.is_ready(job.spec.recipe_hash):
+        base = state.bases[job.spec.recipe_hash]
+        if base.state is BaseState.COMMITTED:
+            return f"waits for a host that holds base {short(base.recipe_hash)}"
+        return f"waits for base {short(base.recipe_hash)}"
+    if job.job_id not in state.queue:
+        return "waits a moment before it runs again"
+    if not any(node.connected for node in state.nodes.values()):
+        return "waits for a node: none is there"
+    return "waits for a free slot"
+
+
+def sweep_row(state: MeshState, sweep_id: str) -> SweepRow:
+    sweep = state.sweeps[sweep_id]
+    return SweepRow(
+        sweep_id=sweep.sweep_id,
+        name=sweep.name,
+        jobs=len(sweep.job_ids),
+        bases=len(sweep.recipe_hashes),
+        reused=len(sweep.reused),
+        submitted_wall_s=sweep.submitted_wall_s,
+        cancelled=sweep.cancelled,
+    )
+
+
+def base_row(state: MeshState, recipe_hash: str) -> BaseRow:
+    base = state.bases[recipe_hash]
+    return BaseRow(
+        recipe_hash=recipe_hash,
+        label=base.spec.label,
+        state=base.state,
+        generation=base.generation,
+        artifact_id=base.artifact_id,
+        size_bytes=base.size_bytes,
+        durable=base.durable,
+        node_id=base.node_id,
+        trained_s=base.trained_s,
+        holders=tuple(state.holders(base.artifact_id)) if base.artifact_id else (),
+        waiting=len(state.waiters.get(recipe_hash, ())),
+    )
+
+
+def node_row(state: MeshState, node_id: str) -> NodeRow:
+    node = state.nodes[node_id]
+    return NodeRow(
+        node_id=node_id,
+        connected=node.connected,
+        drained=node.drained,
+        accepting=node.accepting,
+        cpu_slots=node.spec.cpu_slots,
+        cpus_used=node.cpus_used,
+        gpus=tuple(gpu.model for gpu in node.spec.gpus),
+        gpus_used=tuple(sorted(node.gpus_used)),
+        memory_bytes=node.spec.memory_bytes,
+        holds=len(node.holds),
+        http_url=node.spec.http_url,
+        version=node.spec.version,
+        note=node.note,
+    )
+
+
+def snapshot(state: MeshState) -> Iterator[Change]:
+    """The whole picture, as changes to an empty one."""
+    for sweep_id in state.sweeps:
+        yield sweep_row(state, sweep_id)
+    for recipe_hash in state.bases:
+        yield base_row(state, recipe_hash)
+    for node_id in state.nodes:
+        yield node_row(state, node_id)
+    for job in state.jobs.values():
+        yield job_row(state, job)
+
+
+def take_changes(state: MeshState) -> tuple[Change, ...]:
+    """The rows touched since the last call, each once."""
+    changes: list[Change] = []
+    changes.extend(sweep_row(state, sweep_id) for sweep_id in state.touched_sweeps)
+    changes.extend(base_row(state, r) for r in state.touched_bases if r in state.bases)
+    changes.extend(node_row(state, n) for n in state.touched_nodes if n in state.nodes)
+    changes.extend(job_row(state, state.jobs[job_id]) for job_id in state.touched_jobs)
+    changes.extend(state.notes)
+    state.touched_sweeps.clear()
+    state.touched_bases.clear()
+    state.touched_nodes.clear()
+    state.touched_jobs.clear()
+    state.notes.clear()
+    return tuple(changes)

@@ -1,0 +1,163 @@
+"""The master's decisions: `Scheduler.handle(event, now_s) -> list[Effect]`.
+
+    people ──► requests ─┐                           ┌─► saves, one commit
+    nodes ───► roster ───┤                           ├─► commands to nodes, replies to people
+    nodes ───► reports ──┼─► attempts ─► bases ──────┼─► artifacts to collect, results to lay out
+    time ────► Tick ─────┤      (MeshState)          └─► rows for dashboards
+    batch ───► PlaceJobs ┘
+
+Nothing here waits, reads a clock or draws a random number: the same events
+with the same clock readings always have the same effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from meshtrain.core import attempts, bases, reports, requests, roster, rows
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
+from meshtrain.core.job import BaseState, JobState
+from meshtrain.core.node import Node
+from meshtrain.core.placement import choose
+from meshtrain.core.queue import Shape
+from meshtrain.core.state import Loaded, MeshState, SchedulerConfig
+
+_HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
+    {
+        ev.SweepSubmitted: requests.on_submitted,
+        ev.CancelRequested: requests.on_cancel,
+        ev.RetryRequested: requests.on_retry,
+        ev.PriorityRequested: requests.on_priority,
+        ev.DrainRequested: requests.on_drain,
+        ev.RebuildRequested: requests.on_rebuild,
+        ev.NodeSaidHello: roster.on_hello,
+        ev.NodeBeat: roster.on_beat,
+        ev.NodeLeft: roster.on_left,
+        ev.AttemptStarted: reports.on_started,
+        ev.AttemptEnded: reports.on_ended,
+        ev.ArtifactHeld: reports.on_held,
+        ev.CollectFailed: reports.on_collect_failed,
+    }
+)
+
+
+class Scheduler:
+    """The state of the mesh, and what to do at each event.
+
+    Args:
+        config: terms and delays, in seconds.
+        loaded: what the store held; leases that were live get a full term.
+        now_s: the lease clock.
+    """
+
+    def __init__(self, config: SchedulerConfig, loaded: Loaded, now_s: float = 0.0) -> None:
+        state = MeshState(config, loaded.incarnation, loaded.epoch_counter)
+        self.state = state
+        state.now_s = now_s
+        state.drained = set(loaded.drained)
+        for sweep in loaded.sweeps:
+            state.sweeps[sweep.sweep_id] = sweep
+            state.sweep_open.setdefault(sweep.sweep_id, 0)
+        for base in loaded.bases:
+            state.bases[base.recipe_hash] = base
+            state.base_of_job[base.job_id] = base.recipe_hash
+        for job in loaded.jobs:
+            state.register(job)
+        for sweep in loaded.sweeps:
+            needed = {state.jobs[job_id].spec.recipe_hash for job_id in sweep.job_ids}
+            for recipe_hash in sweep.recipe_hashes:
+                if recipe_hash not in needed and not sweep.cancelled:
+                    state.requesters.setdefault(recipe_hash, set()).add(sweep.sweep_id)
+        for job in loaded.jobs:
+            if job.state is JobState.WAITING:
+                state.enqueue(job)
+            elif job.state.is_leased and job.attempt is not None:
+                state.live[job.attempt.attempt_id] = job.job_id
+                state.leases[job.attempt.attempt_id] = now_s + config.lease_s
+        for base in loaded.bases:
+            if base.state is BaseState.COMMITTED and base.artifact_id is not None:
+                state.collect_again_s[base.artifact_id] = now_s + config.collect_retry_s
+        state.touched_jobs.clear()
+
+    def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:
+        """Take in one event.
+
+        Args:
+            event: what happened.
+            now_s: the lease clock, in seconds; it never goes back.
+        """
+        state = self.state
+        state.now_s = max(state.now_s, now_s)
+        if isinstance(event, ev.PlaceJobs):
+            self._place()
+            changes = rows.take_changes(state)
+            if changes:
+                state.out.append(fx.Publish(changes))
+        elif isinstance(event, ev.Tick):
+            state.wall_offset_s = event.wall_s - now_s
+            self._on_tick()
+        else:
+            _HANDLERS[type(event)](state, event)
+        bases.settle(state)
+        out, state.out = state.out, []
+        return out
+
+    def _on_tick(self) -> None:
+        state = self.state
+        roster.check_silent(state)
+        bases.settle(state)
+        bases.check_lost(state)
+        if state.delayed:
+            due = [entry for entry in state.delayed if entry[0] <= state.now_s]
+            state.delayed = [entry for entry in state.delayed if entry[0] > state.now_s]
+            for _, job_id, generation in due:
+                job = state.jobs[job_id]
+                if job.state is JobState.WAITING and job.generation == generation:
+                    state.enqueue(job)
+        for artifact_id, at_s in list(state.collect_again_s.items()):
+            if artifact_id in state.held_by_master:
+                del state.collect_again_s[artifact_id]
+            elif at_s <= state.now_s:
+                attempts.collect(state, artifact_id)
+
+    def _place(self) -> None:
+        """Give waiting jobs to nodes that take some, most urgent first."""
+        state = self.state
+        if not len(state.queue):
+            return
+        free = {node.node_id: node for node in state.nodes.values() if node.takes_jobs}
+        if not free:
+            return
+        for job_id, shape, turn in state.queue.in_order(self._is_open):
+            if not free:
+                return
+            job = state.jobs[job_id]
+            missing = self._missing_bytes(shape)
+            placement = choose(free.values(), shape.needs, missing)
+            if placement is None:
+                continue
+            turn.take()
+            attempts.assign(state, job, (placement,))
+            node = state.nodes[placement.node_id]
+            if not node.takes_jobs:
+                del free[node.node_id]
+
+    def _is_open(self, shape: Shape) -> bool:
+        return shape.recipe_hash is None or self.state.is_ready(shape.recipe_hash)
+
+    def _missing_bytes(self, shape: Shape) -> Callable[[Node], int]:
+        if shape.recipe_hash is None:
+            return lambda node: 0
+        base = self.state.bases[shape.recipe_hash]
+        artifact_id, size_bytes = base.artifact_id, base.size_bytes
+
+        def missing(node: Node) -> int:
+            if artifact_id in node.holds:
+                return 0
+            # Half a way: it is coming already.
+            return size_bytes // 2 if artifact_id in node.fetching else max(1, size_bytes)
+
+        return missing

@@ -1,0 +1,295 @@
+"""All that the scheduler knows, and the few ways in which it changes.
+
+Every change goes through a method here, so that what must be kept, sent and
+shown for it can't be forgotten. The decisions are in the modules beside this:
+requests (of people), roster (of nodes) and attempts (their course).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from meshtrain.core import commands as cmd
+from meshtrain.core import effects as fx
+from meshtrain.core.job import (
+    EPOCHS_PER_INCARNATION,
+    TRANSITIONS,
+    Attempt,
+    Base,
+    BaseState,
+    Job,
+    JobKind,
+    JobState,
+    Sweep,
+)
+from meshtrain.core.node import MASTER_NODE_ID, Node
+from meshtrain.core.queue import Shape, WaitingQueue
+from meshtrain.core.session import split_session
+from meshtrain.core.view import Note
+from meshtrain.spec.jobs import Resources
+
+LIVES_MAX = 64
+"""Lives of one node's daemon that are remembered, so that a late hello of one is known as such."""
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True):
+    lease_s: float = 30.0
+    """How long a node may be silent before its jobs are given to others."""
+    base_lost_s: float = 60.0
+    """How long jobs wait for the holders of a base to come back before it is trained anew."""
+    collect_retry_s: float = 2.0
+    """Wait before the master tries again to fetch what it failed to fetch."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What a store gives back at the start."""
+
+    incarnation: int = 1
+    epoch_counter: int = 0
+    """The highest counter of an epoch ever given out in this incarnation."""
+    sweeps: tuple[Sweep, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    """Each with its live attempt, or else its last."""
+    bases: tuple[Base, ...] = ()
+    drained: tuple[str, ...] = ()
+
+
+class MeshState:
+    def __init__(self, config: SchedulerConfig, incarnation: int, epoch_counter: int) -> None:
+        self.config = config
+        self.incarnation = incarnation
+        self.epoch_counter = epoch_counter
+        self.now_s = 0.0
+        self.wall_offset_s = 0.0
+
+        self.jobs: dict[str, Job] = {}
+        self.sweeps: dict[str, Sweep] = {}
+        #: jobs of a sweep that have not ended
+        self.sweep_open: dict[str, int] = {}
+        self.bases: dict[str, Base] = {}
+        self.base_of_job: dict[str, str] = {}
+        #: recipe hash → jobs that have not ended and start from that base
+        self.waiters: dict[str, set[str]] = {}
+        #: recipe hash → sweeps that ask for the base itself
+        self.requesters: dict[str, set[str]] = {}
+        self.nodes: dict[str, Node] = {}
+        #: node id → life of its daemon → number of the last session taken up
+        self.lives: dict[str, dict[str, int]] = {}
+        self.drained: set[str] = set()
+        #: attempt id → job id, and → when its lease ends (lease clock, seconds)
+        self.live: dict[str, str] = {}
+        self.leases: dict[str, float] = {}
+        self.queue = WaitingQueue()
+        #: (lease clock, job id, generation): jobs that wait out a delay
+        self.delayed: list[tuple[float, str, int]] = []
+        #: artifact id → jobs that end when the master holds it
+        self.collecting: dict[str, set[str]] = {}
+        self.collect_again_s: dict[str, float] = {}
+        self.held_by_master: set[str] = set()
+        self.unheld_since_s: dict[str, float] = {}
+        self.order = 0
+        #: jobs that came to their end and whose consequences are not drawn yet
+        self.finished: deque[str] = deque()
+
+        self.out: list[fx.Effect] = []
+        self.touched_jobs: dict[str, None] = {}
+        self.touched_bases: dict[str, None] = {}
+        self.touched_nodes: dict[str, None] = {}
+        self.touched_sweeps: dict[str, None] = {}
+        self.notes: list[Note] = []
+
+    # --- clocks and numbers --------------------------------------------------------
+
+    @property
+    def wall_s(self) -> float:
+        return self.now_s + self.wall_offset_s
+
+    def next_epoch(self) -> int:
+        self.epoch_counter += 1
+        return self.incarnation * EPOCHS_PER_INCARNATION + self.epoch_counter
+
+    def next_order(self) -> int:
+        self.order += 1
+        return self.order
+
+    # --- jobs -----------------------------------------------------------------------
+
+    def register(self, job: Job) -> None:
+        """Take in a job that the store holds, or will hold: indices only."""
+        self.jobs[job.job_id] = job
+        self.order = max(self.order, job.order)
+        if not job.state.is_terminal:
+            if job.sweep_id is not None:
+                self.sweep_open[job.sweep_id] = self.sweep_open.get(job.sweep_id, 0) + 1
+            if job.spec.recipe_hash is not None:
+                self.waiters.setdefault(job.spec.recipe_hash, set()).add(job.job_id)
+        self.touched_jobs[job.job_id] = None
+
+    def change_job(self, job: Job, state: JobState | None = None, **changes: Any) -> Job:
+        """Change a job in memory; `keep_job` also has it stored.
+
+        Raises AssertionError for a transition that the table doesn't know.
+        """
+        if state is not None and state is not job.state:
+            assert state in TRANSITIONS[job.state], f"{job.name}: {job.state} → {state}"
+            changes["state"] = state
+        job = msgspec.structs.replace(job, **changes)
+        self.jobs[job.job_id] = job
+        self.touched_jobs[job.job_id] = None
+        if job.spec.recipe_hash is not None:
+            self.touched_bases[job.spec.recipe_hash] = None
+        return job
+
+    def keep_job(self, job: Job, state: JobState | None = None, **changes: Any) -> Job:
+        job = self.change_job(job, state, **changes)
+        self.out.append(fx.UpdateJob(job))
+        return job
+
+    def keep_attempt(self, attempt: Attempt) -> None:
+        self.out.append(fx.UpdateAttempt(attempt))
+
+    def reopen(self, job: Job) -> Job:
+        """A new generation of a job that had ended."""
+        assert job.state.is_terminal
+        job = msgspec.structs.replace(
+            job,
+            state=JobState.WAITING,
+            generation=job.generation + 1,
+            cancelling=False,
+            attempt=None,
+            retries_used=0,
+            losses=0,
+            gpu_memory_bytes=0,
+            failure=None,
+            metrics={},
+            ended_wall_s=None,
+        )
+        self.register(job)
+        self.out.append(fx.UpdateJob(job))
+        return job
+
+    def enqueue(self, job: Job, delay_s: float = 0.0) -> None:
+        """Let a waiting job compete for places, at once or after a delay."""
+        assert job.state is JobState.WAITING
+        if delay_s > 0:
+            self.delayed.append((self.now_s + delay_s, job.job_id, job.generation))
+            return
+        priority = job.priority
+        if job.kind is JobKind.BASE:
+            priority = self.base_priority(self.base_of_job[job.job_id])
+            if priority != job.priority:
+                job = self.change_job(job, priority=priority)
+        self.queue.push(
+            job.job_id,
+            Shape(self.needs(job), job.spec.recipe_hash),
+            priority=priority,
+            order=job.order,
+            is_base=job.kind is JobKind.BASE,
+        )
+
+    def needs(self, job: Job) -> Resources:
+        """What the job needs now: its spec's, with more room after it ran out of memory."""
+        needs = job.spec.resources
+        if job.gpu_memory_bytes > needs.gpu_memory_bytes:
+            return msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
+        return needs
+
+    # --- bases ----------------------------------------------------------------------
+
+    def keep_base(self, base: Base, **changes: Any) -> Base:
+        base = msgspec.structs.replace(base, **changes)
+        self.bases[base.recipe_hash] = base
+        self.base_of_job[base.job_id] = base.recipe_hash
+        self.touched_bases[base.recipe_hash] = None
+        self.out.append(fx.SaveBase(base))
+        return base
+
+    def is_wanted(self, recipe_hash: str) -> bool:
+        return bool(self.waiters.get(recipe_hash) or self.requesters.get(recipe_hash))
+
+    def base_priority(self, recipe_hash: str) -> int:
+        """The highest priority of the jobs that wait on the base."""
+        return max(
+            (self.jobs[job_id].priority for job_id in self.waiters.get(recipe_hash, ())),
+            default=0,
+        )
+
+    def is_ready(self, recipe_hash: str) -> bool:
+        """Whether jobs may start from the base: committed, and somebody there has it."""
+        base = self.bases[recipe_hash]
+        return base.state is BaseState.COMMITTED and self.is_held(base.artifact_id)
+
+    # --- artifacts --------------------------------------------------------------------
+
+    def is_held(self, artifact_id: str | None) -> bool:
+        if artifact_id is None:
+            return False
+        if artifact_id in self.held_by_master:
+            return True
+        return any(n.connected and artifact_id in n.holds for n in self.nodes.values())
+
+    def holders(self, artifact_id: str) -> list[str]:
+        """Every node known to hold the artifact, away or not; the master last."""
+        names = sorted(n.node_id for n in self.nodes.values() if artifact_id in n.holds)
+        if artifact_id in self.held_by_master:
+            names.append(MASTER_NODE_ID)
+        return names
+
+    def sources(self, artifact_id: str, for_node: str) -> tuple[cmd.ArtifactSource, ...]:
+        """Where a node may fetch from: whole holders, then partial ones, the master last.
+
+        The master's own address is not known here: its url is left empty for
+        the daemon to fill.
+        """
+        whole, partial = [], []
+        for node in self.nodes.values():
+            if node.node_id == for_node or not node.connected:
+                continue
+            source = cmd.ArtifactSource(node.node_id, node.spec.http_url)
+            if artifact_id in node.holds:
+                whole.append(source)
+            elif artifact_id in node.fetching:
+                partial.append(source)
+        found = whole + partial
+        if artifact_id in self.held_by_master and for_node != MASTER_NODE_ID:
+            found.append(cmd.ArtifactSource(MASTER_NODE_ID, ""))
+        return tuple(found)
+
+    # --- nodes ------------------------------------------------------------------------
+
+    def command(self, node_id: str, command: cmd.Command) -> None:
+        """Send a command to a node; it is repeated until the node has seen it."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return
+        if isinstance(command, cmd.EndAttempt | cmd.ForgetAttempt):
+            if command in node.pending:
+                return
+            node.pending.add(command)
+        node.seq += 1
+        node.outbox.append((node.seq, command))
+        self.out.append(fx.SendCommand(node_id, node.session, node.seq, command))
+
+    def take_session(self, node_id: str, session: str) -> bool:
+        """Whether a hello opens a session; False for one that was overtaken by a later one."""
+        life, number = split_session(session)
+        lives = self.lives.setdefault(node_id, {})
+        if number <= lives.get(life, -1):
+            return False
+        lives[life] = number
+        while len(lives) > LIVES_MAX:
+            del lives[next(iter(lives))]
+        return True
+
+    # --- words --------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        self.notes.append(Note(self.wall_s, text))
+
+    def touch_bases(self, recipe_hashes: Iterable[str]) -> None:
+        for recipe_hash in recipe_hashes:
+            self.touched_bases[recipe_hash] = None

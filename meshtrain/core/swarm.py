@@ -1,0 +1,449 @@
+"""Which chunk to ask of which peer next.
+
+A plain state machine: what happened goes in by a method, with the time;
+`next_asks` says what to ask for now, and `wake_at_s` when to look again though
+nothing happened. Sets of chunks are integers, bit n standing for chunk n, so
+that a choice among a million chunks is a handful of operations on words.
+
+The rules:
+
+- Rarest first: of what a peer can give, the chunk that the fewest peers hold.
+  Ties go to the first one at or after a place drawn from the seed, so that
+  nodes that start together fetch different chunks and can trade them.
+- A peer gets a few requests at a time; of several idle peers the least busy
+  one is asked first.
+- A peer of last resort (the master) is asked only for what no other peer that
+  can be asked holds, and not before the others had a moment to say what they
+  hold.
+- A peer with nothing better to do is asked for a chunk that is slow in coming
+  from another one.
+- A peer that still fetches is asked again and again what it holds.
+- A peer that fails rests, longer each time, and is given up after a number of
+  failures in a row; one that is merely busy rests too, and gets more patience.
+- A peer that sent one corrupt chunk is not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+
+Bits = int
+"""A set of chunk numbers: bit n stands for chunk n."""
+
+_RARITY_LEVELS = 8
+"""Chunks held by this many peers, or more, are all equally common."""
+
+
+class SwarmLimits(msgspec.Struct, frozen=True):
+    """How hard to press, and when to give up."""
+
+    requests_per_peer_max: int = 4
+    requests_max: int = 32
+    """In flight in all; each holds a chunk in memory."""
+    askers_per_chunk_max: int = 2
+    """How many peers may be asked for one chunk at the same time."""
+    slow_after_s: float = 5.0
+    """A chunk in flight for longer may be asked of another peer too."""
+    failures_max: int = 5
+    """Failures in a row before a peer is given up."""
+    refusals_max: int = 100
+    """Answers in a row that a peer is busy before it is given up."""
+    backoff_s: float = 0.25
+    """The first rest after a failure; it doubles."""
+    backoff_max_s: float = 10.0
+    poll_s: float = 0.25
+    """The time between two questions what a peer holds; doubles while nothing is new."""
+    poll_max_s: float = 2.0
+    last_resort_after_s: float = 1.0
+    """How long a peer of last resort waits for the others to say what they hold."""
+    stall_s: float = 60.0
+    """With no chunk asked for and nothing new for so long, the fetch is given up; each ask
+    has to end sooner, well or badly."""
+
+
+class AskChunk(msgspec.Struct, frozen=True):
+    """Ask a peer for a chunk."""
+
+    peer: str
+    chunk: int
+
+
+class AskHave(msgspec.Struct, frozen=True):
+    """Ask a peer which chunks it holds."""
+
+    peer: str
+
+
+Ask = AskChunk | AskHave
+
+
+class PeerState(StrEnum):
+    """Whether a peer may be asked."""
+
+    LIVE = "live"
+    GIVEN_UP = "given up"
+    BANNED = "banned"
+
+
+class SwarmState(StrEnum):
+    """How a fetch stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    STUCK = "stuck"
+
+
+@dataclass(slots=True)
+class _Peer:
+    peer: str
+    order: int
+    last_resort: bool
+    added_s: float
+    poll_at_s: float
+    poll_s: float
+    have: Bits = 0
+    answered: bool = False
+    """Whether it has said what it holds."""
+    asking_have: bool = False
+    in_flight: dict[int, float] = field(default_factory=dict)
+    """Chunk → when it was asked for."""
+    state: PeerState = PeerState.LIVE
+    failures: int = 0
+    refusals: int = 0
+    rest_until_s: float = 0.0
+    reason: str = ""
+    """Why it failed last."""
+
+    def askable(self, now_s: float) -> bool:
+        return self.state is PeerState.LIVE and now_s >= self.rest_until_s
+
+
+class Swarm:
+    """The choice of chunks and peers for one fetch of one artifact.
+
+    Args:
+        chunk_count: how many chunks the artifact has.
+        have: the chunks that are there already.
+        limits: how hard to press, and when to give up.
+        seed: an integer that differs from node to node.
+        now_s: seconds on the clock that all methods use.
+    """
+
+    def __init__(
+        self,
+        chunk_count: int,
+        *,
+        have: Bits = 0,
+        limits: SwarmLimits | None = None,
+        seed: int = 0,
+        now_s: float = 0.0,
+    ) -> None:
+        self._all = (1 << chunk_count) - 1
+        self._missing = self._all & ~have
+        self._start = seed % chunk_count if chunk_count else 0
+        self._limits = limits or SwarmLimits()
+        self._peers: dict[str, _Peer] = {}
+        self._askers: dict[int, set[str]] = {}
+        self._requested: Bits = 0
+        self._by_rarity: list[Bits] | None = None
+        self._progress_s = now_s
+
+    # --- what is asked of it ------------------------------------------------
+
+    @property
+    def missing(self) -> Bits:
+        """The chunks that have not arrived."""
+        return self._missing
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """The peers that sent a corrupt chunk."""
+        return tuple(p.peer for p in self._peers.values() if p.state is PeerState.BANNED)
+
+    def reasons(self) -> dict[str, str]:
+        """For each peer, why it can't deliver what is missing."""
+        return {p.peer: _reason(p, self._missing) for p in self._peers.values()}
+
+    def state(self, now_s: float) -> SwarmState:
+        """Whether the fetch is done, goes on, or has no way on."""
+        if not self._missing:
+            return SwarmState.DONE
+        if not any(p.state is PeerState.LIVE for p in self._peers.values()):
+            return SwarmState.STUCK
+        if not self._askers and now_s - self._progress_s >= self._limits.stall_s:
+            return SwarmState.STUCK
+        return SwarmState.RUNNING
+
+    def wake_at_s(self, now_s: float) -> float | None:
+        """When time alone changes the next answer; None when it won't."""
+        if not self._missing:
+            return None
+        return min((at for at in self._moments() if at > now_s), default=None)
+
+    def next_asks(self, now_s: float) -> list[Ask]:
+        """What to ask for now; each ask counts as sent, and wants its answer."""
+        if not self._missing:
+            return []
+        asks: list[Ask] = []
+        for peer in self._peers.values():
+            if self._wants_poll(peer) and peer.askable(now_s) and now_s >= peer.poll_at_s:
+                peer.asking_have = True
+                asks.append(AskHave(peer.peer))
+        idle = [p for p in self._peers.values() if p.askable(now_s) and self._has_room(p)]
+        withheld = self._withheld_from_last_resort(now_s)
+        while idle and self._in_flight_count() < self._limits.requests_max:
+            peer = min(idle, key=lambda p: (p.last_resort, len(p.in_flight), p.order))
+            chunk = self._choose(peer, withheld if peer.last_resort else 0, now_s)
+            if chunk is None:
+                idle.remove(peer)
+                continue
+            self._send(peer, chunk, now_s)
+            asks.append(AskChunk(peer.peer, chunk))
+            if not self._has_room(peer):
+                idle.remove(peer)
+        return asks
+
+    # --- what happened ------------------------------------------------------
+
+    def add_peer(self, peer: str, now_s: float, *, last_resort: bool = False) -> None:
+        """A peer that may hold chunks; one that was given up gets a new chance."""
+        known = self._peers.get(peer)
+        if known is None:
+            self._peers[peer] = _Peer(
+                peer, len(self._peers), last_resort, now_s, now_s, self._limits.poll_s
+            )
+        elif known.state is PeerState.GIVEN_UP:
+            known.state = PeerState.LIVE
+            known.failures = known.refusals = 0
+            known.rest_until_s = known.poll_at_s = known.added_s = now_s
+            known.answered = False
+        else:
+            return
+        self._progress_s = now_s
+
+    def ban(self, peer: str, reason: str) -> list[AskChunk]:
+        """Never asks a peer again; returns what is in flight from it, to be dropped."""
+        banned = self._peers[peer]
+        dropped = [AskChunk(peer, chunk) for chunk in sorted(banned.in_flight)]
+        for ask in dropped:
+            self._forget(banned, ask.chunk)
+        banned.state = PeerState.BANNED
+        banned.reason = reason
+        self._set_have(banned, 0)
+        return dropped
+
+    def told_have(self, peer: str, have: Bits, now_s: float) -> None:
+        """A peer said which chunks it holds."""
+        teller = self._peers[peer]
+        teller.asking_have = False
+        if teller.state is not PeerState.LIVE:
+            return
+        teller.answered = True
+        have &= self._all
+        if have & self._missing & ~teller.have:
+            self._progress_s = now_s
+            teller.poll_s = self._limits.poll_s
+        else:
+            teller.poll_s = min(teller.poll_s * 2, self._limits.poll_max_s)
+        teller.poll_at_s = now_s + teller.poll_s
+        self._set_have(teller, have)
+
+    def arrived(self, peer: str, chunk: int, now_s: float) -> list[AskChunk]:
+        """A chunk came and was verified; returns asks for the same one, to be dropped."""
+        sender = self._peers[peer]
+        self._forget(sender, chunk)
+        if not self._missing >> chunk & 1:
+            return []
+        self._missing &= ~(1 << chunk)
+        self._progress_s = now_s
+        sender.failures = sender.refusals = 0
+        dropped = [AskChunk(other, chunk) for other in sorted(self._askers.get(chunk, ()))]
+        for ask in dropped:
+            self._forget(self._peers[ask.peer], chunk)
+        return dropped
+
+    def lacks(self, peer: str, chunk: int, reason: str, now_s: float) -> None:
+        """A peer has no such chunk (any more): a failure, since it had said otherwise."""
+        liar = self._peers[peer]
+        self._set_have(liar, liar.have & ~(1 << chunk))
+        self.failed(peer, chunk, reason, now_s)
+
+    def failed(self, peer: str, chunk: int | None, reason: str, now_s: float) -> None:
+        """An ask came to nothing; `chunk` is None where it asked what the peer holds."""
+        failing = self._peers[peer]
+        if not self._answer_counts(failing, chunk):
+            return
+        failing.reason = reason
+        failing.failures += 1
+        if failing.failures >= self._limits.failures_max:
+            self._give_up(failing)
+            return
+        self._rest(failing, failing.failures, now_s)
+
+    def busy(self, peer: str, chunk: int | None, reason: str, now_s: float) -> None:
+        """A peer asked for patience."""
+        refusing = self._peers[peer]
+        if not self._answer_counts(refusing, chunk):
+            return
+        refusing.reason = reason
+        refusing.refusals += 1
+        if refusing.refusals >= self._limits.refusals_max:
+            self._give_up(refusing)
+            return
+        self._rest(refusing, refusing.refusals, now_s)
+
+    # --- choices ------------------------------------------------------------
+
+    def _choose(self, peer: _Peer, withheld: Bits, now_s: float) -> int | None:
+        wanted = peer.have & self._missing
+        fresh = wanted & ~self._requested & ~withheld
+        if fresh:
+            return self._rarest(fresh)
+        slow = 0
+        for chunk, askers in self._askers.items():
+            if (
+                wanted >> chunk & 1
+                and peer.peer not in askers
+                and len(askers) < self._limits.askers_per_chunk_max
+                and now_s >= self._asked_last_s(chunk) + self._limits.slow_after_s
+            ):
+                slow |= 1 << chunk
+        return self._rarest(slow) if slow else None
+
+    def _rarest(self, candidates: Bits) -> int:
+        if self._by_rarity is None:
+            self._by_rarity = _levels(p.have for p in self._peers.values())
+        rarest = next(
+            (level & candidates for level in self._by_rarity if level & candidates), candidates
+        )
+        later = rarest >> self._start
+        return self._start + _lowest(later) if later else _lowest(rarest)
+
+    def _withheld_from_last_resort(self, now_s: float) -> Bits:
+        ordinary = [p for p in self._peers.values() if not p.last_resort and p.askable(now_s)]
+        patience_s = self._limits.last_resort_after_s
+        if any(not p.answered and now_s < p.added_s + patience_s for p in ordinary):
+            return self._all
+        held = 0
+        for peer in ordinary:
+            held |= peer.have
+        return held
+
+    def _wants_poll(self, peer: _Peer) -> bool:
+        return (
+            peer.state is PeerState.LIVE
+            and not peer.asking_have
+            and bool(self._missing & ~peer.have)
+        )
+
+    def _has_room(self, peer: _Peer) -> bool:
+        return len(peer.in_flight) < self._limits.requests_per_peer_max
+
+    def _in_flight_count(self) -> int:
+        return sum(len(p.in_flight) for p in self._peers.values())
+
+    def _asked_last_s(self, chunk: int) -> float:
+        return max(self._peers[asker].in_flight[chunk] for asker in self._askers[chunk])
+
+    def _moments(self) -> Iterator[float]:
+        for peer in self._peers.values():
+            if peer.state is not PeerState.LIVE:
+                continue
+            yield peer.rest_until_s
+            if self._wants_poll(peer):
+                yield max(peer.poll_at_s, peer.rest_until_s)
+            if not peer.answered:
+                yield peer.added_s + self._limits.last_resort_after_s
+            for asked_s in peer.in_flight.values():
+                yield asked_s + self._limits.slow_after_s
+        yield self._progress_s + self._limits.stall_s
+
+    # --- changes ------------------------------------------------------------
+
+    def _send(self, peer: _Peer, chunk: int, now_s: float) -> None:
+        peer.in_flight[chunk] = now_s
+        self._askers.setdefault(chunk, set()).add(peer.peer)
+        self._requested |= 1 << chunk
+
+    def _forget(self, peer: _Peer, chunk: int) -> float | None:
+        """Takes a request back; returns when it was sent, None when it was not."""
+        asked_s = peer.in_flight.pop(chunk, None)
+        askers = self._askers.get(chunk, set())
+        askers.discard(peer.peer)
+        if not askers:
+            self._askers.pop(chunk, None)
+            self._requested &= ~(1 << chunk)
+        return asked_s
+
+    def _answer_counts(self, peer: _Peer, chunk: int | None) -> bool:
+        """Takes the ask back; says whether its bad answer is news."""
+        if chunk is None:
+            peer.asking_have = False
+            return peer.state is PeerState.LIVE
+        asked_s = self._forget(peer, chunk)
+        # What was sent before the last rest began failed for the same cause.
+        if asked_s is None or peer.state is not PeerState.LIVE:
+            return False
+        return asked_s >= peer.rest_until_s
+
+    def _rest(self, peer: _Peer, times: int, now_s: float) -> None:
+        # Not given up yet, and so not stalled either: it is asked again after the rest.
+        self._progress_s = now_s
+        rest_s = self._limits.backoff_s * 2 ** min(times - 1, 32)
+        peer.rest_until_s = now_s + min(rest_s, self._limits.backoff_max_s)
+        peer.poll_at_s = peer.rest_until_s
+
+    def _give_up(self, peer: _Peer) -> None:
+        peer.state = PeerState.GIVEN_UP
+        self._set_have(peer, 0)
+
+    def _set_have(self, peer: _Peer, have: Bits) -> None:
+        if have != peer.have:
+            peer.have = have
+            self._by_rarity = None
+
+
+def bits_to_bytes(bits: Bits, chunk_count: int) -> bytes:
+    """A set of chunks as it travels: bit n % 8 of byte n // 8 stands for chunk n."""
+    return bits.to_bytes((chunk_count + 7) // 8, "little")
+
+
+def bits_from_bytes(data: bytes | bytearray) -> Bits:
+    """The set of chunks that `bits_to_bytes` wrote."""
+    return int.from_bytes(data, "little")
+
+
+def flags_of(bits: Bits, chunk_count: int) -> list[bool]:
+    """A set of chunks, one by one; shifting the integer for each of many would take long."""
+    data = bits_to_bytes(bits, chunk_count)
+    return [bool(data[n >> 3] >> (n & 7) & 1) for n in range(chunk_count)]
+
+
+def _levels(haves: Iterable[Bits]) -> list[Bits]:
+    """The chunks held by exactly 1, 2, … peers; the last level takes all that are commoner."""
+    at_least = [0] * (_RARITY_LEVELS + 1)
+    for have in haves:
+        for level in range(_RARITY_LEVELS - 1, 0, -1):
+            at_least[level] |= at_least[level - 1] & have
+        at_least[0] |= have
+    return [at_least[i] & ~at_least[i + 1] for i in range(_RARITY_LEVELS)]
+
+
+def _lowest(bits: Bits) -> int:
+    return (bits & -bits).bit_length() - 1
+
+
+def _reason(peer: _Peer, missing: Bits) -> str:
+    if peer.state is not PeerState.LIVE:
+        return f"{peer.state.value}: {peer.reason}"
+    if peer.reason and peer.failures:
+        return f"failed {peer.failures} times: {peer.reason}"
+    if not peer.answered:
+        return "has not answered"
+    if missing & ~peer.have:
+        return f"holds none of {(missing & ~peer.have).bit_count()} missing chunks"
+    return "holds what is missing, and was not asked in time"
