@@ -1,0 +1,353 @@
+"""One training run as a process: reads a request, trains, writes results or a failure.
+
+    python -m meshtrain.training.child REQUEST.json
+
+The output folder gets `model.safetensors`, `metrics.json`, `history.json` and
+`config.json`; a run that only measures a base leaves no model.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from meshtrain.clock import lease_now_s
+from meshtrain.core.job import FailureClass
+from meshtrain.errors import MeshtrainError, RecipeMismatchError, UserError
+from meshtrain.spec.training_keys import MODES_FROM_BASE, Mode
+from meshtrain.training.batches import derived_seed
+from meshtrain.training.checkpoint import (
+    MODEL_FILE,
+    CheckpointInfo,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    write_atomically,
+)
+from meshtrain.training.config import TrainingConfig, check_recipe, parse_config
+from meshtrain.training.loop import (
+    EpochRecord,
+    TestMetrics,
+    TrainingPlan,
+    choose_device,
+    device_name,
+    measure,
+    prepare_torch,
+    train,
+)
+from meshtrain.training.models import build_model, parameter_count
+from meshtrain.training.samples import RunSamples, load_samples
+
+REQUEST_SIZE_BYTES_MAX = 16 * 2**20
+
+
+class TrainingRequest(msgspec.Struct, frozen=True):
+    """What a node asks of the training process."""
+
+    config: dict[str, Any]
+    recipe_hash: str | None
+    """Of the base to train or to start from."""
+    output: str
+    """The folder whose content becomes the result."""
+    base: str | None
+    """The folder of the base artifact."""
+    metrics: str
+    """The file to which a line is added after each epoch."""
+    failure: str
+    """The file for the failure record, should the run fail."""
+
+
+class FailureRecord(msgspec.Struct, frozen=True, rename={"failure_class": "class"}):
+    """Why a run failed, for the node."""
+
+    failure_class: str
+    """The name of a `FailureClass` in lower case: `user_error`, `out_of_memory`, `disk`."""
+    message: str
+
+
+class History(msgspec.Struct, frozen=True):
+    """How a run went: `history.json`."""
+
+    device: str
+    parameters: int
+    epochs: list[EpochRecord]
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """What came out: `metrics.json`, flat and numbers only."""
+
+    accuracy: float
+    """On the target's test fold; a base's on the held-out tenth of its participants."""
+    loss: float
+    macro_f1: float
+    n_test: int
+    n_train: int
+    """Samples trained on, of both kinds."""
+    n_train_target: int
+    steps: int
+    seconds: float
+    """Of training, without loading."""
+
+
+def run(request: TrainingRequest) -> int:
+    """Trains as requested and writes the results.
+
+    Args:
+        request: what to do and where to write.
+
+    Returns:
+        0, or 1 when it failed and the failure record says why.
+    """
+    try:
+        _run(request)
+    except MeshtrainError as error:
+        return _fail(request, FailureClass.USER_ERROR, str(error))
+    except Exception as error:
+        failure_class = _failure_class(error)
+        if failure_class is FailureClass.USER_ERROR:
+            traceback.print_exc()
+        return _fail(request, failure_class, f"{type(error).__name__}: {error}")
+    return 0
+
+
+def run_file(path: Path) -> int:
+    """Runs the request in a file.
+
+    Args:
+        path: a JSON file with the keys of `TrainingRequest`.
+
+    Returns:
+        The exit status: 0, or 1. Without a readable request there is no failure
+        record; stderr tells why.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(REQUEST_SIZE_BYTES_MAX + 1)
+        if len(content) > REQUEST_SIZE_BYTES_MAX:
+            raise UserError(f"above the limit of {REQUEST_SIZE_BYTES_MAX} bytes")
+        request = msgspec.json.decode(content, type=TrainingRequest)
+    except (OSError, msgspec.DecodeError, UserError) as error:
+        print(f"the training request {path} can't be used: {error}", file=sys.stderr, flush=True)
+        return 1
+    return run(request)
+
+
+def _run(request: TrainingRequest) -> None:
+    config = parse_config(request.config)
+    check_recipe(config, request.recipe_hash)
+    _leave_only_device(config.device)
+    prepare_torch()
+    device = choose_device(config.device)
+    samples = load_samples(config)
+    model, classes = _starting_model(request, config, samples)
+    model.to(device)
+    _say(
+        f"{config.mode.value} of {config.target or 'a base'}: {config.model}, "
+        f"{parameter_count(model):,} parameters, on {device_name(device)}"
+    )
+    _say(
+        f"{samples.target_n} samples of the target, {samples.base_n} of "
+        f"{len(config.participants)} participants, {samples.test.y.size} to test on"
+    )
+
+    output = Path(request.output)
+    output.mkdir(parents=True, exist_ok=True)
+    history: list[EpochRecord] = []
+    started_s = lease_now_s()
+    steps = 0
+    if config.mode is not Mode.BASE_ALONE:
+        steps = _train(config, samples, model, device, Path(request.metrics), history)
+    seconds = lease_now_s() - started_s
+    tested = measure(model, samples.test, device)
+    _say(f"test: accuracy {tested.accuracy:.4f}  loss {tested.loss:.4f}  n {tested.n_test}")
+
+    if config.mode is not Mode.BASE_ALONE:
+        save_checkpoint(
+            output / MODEL_FILE,
+            model,
+            CheckpointInfo(
+                model=config.model,
+                sample_shape=samples.sample_shape,
+                classes=classes,
+                recipe_hash=request.recipe_hash,
+                config=msgspec.to_builtins(config),
+            ),
+        )
+    _write_json(output / "config.json", config)
+    _write_json(
+        output / "history.json", History(device_name(device), parameter_count(model), history)
+    )
+    # Last: its presence says that the folder is complete.
+    _write_json(output / "metrics.json", _metrics(tested, samples, steps, seconds))
+
+
+def _train(
+    config: TrainingConfig,
+    samples: RunSamples,
+    model: nn.Module,
+    device: torch.device,
+    metrics_path: Path,
+    history: list[EpochRecord],
+) -> int:
+    plan = TrainingPlan(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
+        augmentation=config.augmentation,
+        target_share=_target_share(config),
+        seed=config.seed,
+    )
+    metrics_path.parent.mkdir(parents=True, exist_ok=True)
+    with metrics_path.open("ab") as lines:
+
+        def note(record: EpochRecord) -> None:
+            history.append(record)
+            lines.write(msgspec.json.encode(record) + b"\n")
+            lines.flush()
+            _say(
+                f"epoch {record.epoch}/{plan.epochs}  loss {record.loss:.4f}  "
+                f"accuracy {record.accuracy:.4f}  {record.seconds:.2f} s"
+            )
+
+        return train(
+            model,
+            target=samples.target,
+            base=samples.base,
+            plan=plan,
+            device=device,
+            on_epoch=note,
+        )
+
+
+def _starting_model(
+    request: TrainingRequest, config: TrainingConfig, samples: RunSamples
+) -> tuple[nn.Module, int]:
+    """A fresh model, or the base's; and its number of classes."""
+    seed = derived_seed(config.seed, "weights")
+    if config.mode not in MODES_FROM_BASE:
+        model = build_model(
+            config.model, sample_shape=samples.sample_shape, classes=samples.classes, seed=seed
+        )
+        return model, samples.classes
+    if request.base is None:
+        raise UserError(f"mode {config.mode.value} starts from a base, but no folder was given.")
+    path = Path(request.base) / MODEL_FILE
+    tensors, info = load_checkpoint(path)
+    classes = samples.classes
+    if info is not None:
+        _check_base(info, config, samples, request.recipe_hash, path)
+        classes = info.classes
+    model = build_model(config.model, sample_shape=samples.sample_shape, classes=classes, seed=seed)
+    load_weights(model, tensors, str(path))
+    return model, classes
+
+
+def _check_base(
+    info: CheckpointInfo,
+    config: TrainingConfig,
+    samples: RunSamples,
+    expected_hash: str | None,
+    path: Path,
+) -> None:
+    if info.recipe_hash != expected_hash:
+        raise RecipeMismatchError(
+            f"{path} is the base of recipe {info.recipe_hash}, but the job starts from recipe "
+            f"{expected_hash}. The base it carries: {info.config.get('recipe')}; the one it "
+            f"needs: {config.recipe}."
+        )
+    if info.model != config.model:
+        raise UserError(
+            f"the target's model is {config.model}, its base's {info.model}: fine-tuning goes on "
+            "with the base's model. Remove model from the target."
+        )
+    if info.sample_shape != samples.sample_shape:
+        raise UserError(
+            f"the base takes samples of the shape {list(info.sample_shape)}, the data of this "
+            f"run has {list(samples.sample_shape)}. Bring the data into the base's shape."
+        )
+    if samples.classes > info.classes:
+        raise UserError(
+            f"the data of this run has classes up to {samples.classes - 1}, but the base knows "
+            f"{info.classes}. Train a base with a participant that has all classes."
+        )
+
+
+def _target_share(config: TrainingConfig) -> float:
+    if config.mode is Mode.BASE_ONLY:
+        return 0.0
+    if config.mode is Mode.FULL_FINE_TUNING and config.target_batch_pct is not None:
+        return config.target_batch_pct
+    return 1.0
+
+
+def _leave_only_device(device: str | None) -> None:
+    if device is not None and device != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+
+
+def _metrics(tested: TestMetrics, samples: RunSamples, steps: int, seconds: float) -> Metrics:
+    return Metrics(
+        accuracy=tested.accuracy,
+        loss=tested.loss,
+        macro_f1=tested.macro_f1,
+        n_test=tested.n_test,
+        n_train=samples.target_n + samples.base_n,
+        n_train_target=samples.target_n,
+        steps=steps,
+        seconds=seconds,
+    )
+
+
+def _failure_class(error: Exception) -> FailureClass:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return FailureClass.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return FailureClass.OUT_OF_MEMORY  # what torch raises on the CPU
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FailureClass.DISK
+    return FailureClass.USER_ERROR
+
+
+def _fail(request: TrainingRequest, failure_class: FailureClass, message: str) -> int:
+    print(f"failed ({failure_class.value}): {message}", file=sys.stderr, flush=True)
+    record = FailureRecord(failure_class.name.lower(), message)
+    try:
+        write_atomically(Path(request.failure), msgspec.json.encode(record))
+    except OSError as error:
+        # On a full disk the exit status and stderr have to do.
+        print(f"{request.failure} can't be written: {error}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _write_json(path: Path, record: msgspec.Struct) -> None:
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the request named on the command line.
+
+    Args:
+        arguments: the request file's path, alone.
+    """
+    if len(arguments) != 1:
+        print("usage: python -m meshtrain.training.child REQUEST.json", file=sys.stderr)
+        return 2
+    return run_file(Path(arguments[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
