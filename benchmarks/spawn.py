@@ -133,7 +133,14 @@ async def warm(module: str) -> str:
     """The memory of a spawner that preloaded a module, and what a call in it costs."""
     with tempfile.TemporaryDirectory() as folder:
         told = asyncio.Event()
-        runner = Runner(lambda _: told.set(), preload=module)
+        codes: set[int | None] = set()
+
+        def hear(events: list[Event]) -> None:
+            ends = [event for event in events if not isinstance(event, Started)]
+            codes.update(end.code if isinstance(end, Exited) else None for end in ends)
+            told.set()
+
+        runner = Runner(hear, preload=module)
         begun_s = time.perf_counter()
         await runner.start()
         line = f"warm {module}: ready after {time.perf_counter() - begun_s:.2f} s, "
@@ -147,7 +154,8 @@ async def warm(module: str) -> str:
             while runner.running:
                 await told.wait()
                 told.clear()
-        line += f", a call {(time.perf_counter() - begun_s) / calls * 1000:.1f} ms"
+        call_ms = (time.perf_counter() - begun_s) / calls * 1000
+        line += f", a call {call_ms:.1f} ms, exit codes {codes}"
         await runner.close()
     return line
 

@@ -10,7 +10,7 @@ write, and reads what became of them from a pipe that all shims share.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable, Sequence
 
 from meshtrain.errors import MeshtrainError
@@ -28,6 +28,8 @@ from meshtrain_daemon.worker.launch import (
 )
 from meshtrain_daemon.worker.orphans import sweep_orphans
 from meshtrain_daemon.worker.spawner_process import News, ShimLost, SpawnerProcess
+
+_log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 """How long a spawner may take to be ready; a cold `import torch` takes some 5 s."""
@@ -253,10 +255,18 @@ class Runner:
     async def _find_outcome(self, attempt_id: str, folder: str) -> None:
         outcome = read_outcome(folder, attempt_id)
         if outcome is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.to_thread(sweep_orphans, attempt_id)
+            await self._sweep(attempt_id)
             outcome = Exited(attempt_id, EndCause.LOST)
         self._settle(outcome)
+
+    async def _sweep(self, attempt_id: str) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(sweep_orphans, attempt_id)
+                return
+            except TimeoutError as error:
+                # It isn't told as ended while something of it lives and may hold a GPU.
+                _log.warning("%s", error)
 
     def _settle(self, outcome: Exited | LaunchFailed) -> None:
         self._by_attempt.pop(outcome.attempt_id, None)

@@ -149,9 +149,18 @@ class Spawner:
             reason = f"can't fork a shim: {error.strerror}; too many processes or too little memory"
             frames.tell(self._events_fd, frames.launch_failed_line(attempt_id, reason))
             return
+        try:
+            os.write(link.fd, message)
+        except BrokenPipeError:
+            pass  # It was killed: the end of its link is read next, and tells of the loss.
+        except OSError as error:
+            reason = f"can't hand {len(message)} bytes to a shim: {error.strerror}; shorten the "
+            reason += "command and its variables, or raise net.core.wmem_max"
+            frames.tell(self._events_fd, frames.launch_failed_line(attempt_id, reason))
+            self._idle.append(link)
+            return
         link.attempt_id = attempt_id
         self._by_attempt[attempt_id] = link
-        self._pass_on(link, message)
 
     def _pass_on(self, link: _ShimLink, message: bytes) -> None:
         try:
@@ -162,6 +171,7 @@ class Spawner:
 
     def _fork_shim(self) -> _ShimLink:
         own_end, shim_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        own_end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 2 * frames.MESSAGE_BYTES_MAX)
         own_fd, shim_fd = own_end.detach(), shim_end.detach()
         try:
             pid = os.fork()
