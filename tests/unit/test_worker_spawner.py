@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -62,18 +63,25 @@ class Mesh:
 
     def __init__(self, folder: Path, **options: object) -> None:
         self.folder = folder
+        # Marks are found on the whole host, where other runs of these tests may be at work.
+        self.token = uuid.uuid4().hex[:12]
         self.events: list[Event] = []
-        self.changed = asyncio.Condition()
         self.runner = Runner(self._hear, **options)  # type: ignore[arg-type]
 
     def _hear(self, events: list[Event]) -> None:
         self.events.extend(events)
 
+    def id(self, name: str) -> str:
+        return f"{name}.{self.token}"
+
+    def marked(self, name: str) -> list[int]:
+        return processes.marked(f"{frames.ATTEMPT_VARIABLE}={self.id(name)}".encode())
+
     def attempt(self, name: str, argv: tuple[str, ...] | str = (), **options: object) -> Launch:
         folder = self.folder / name
         folder.mkdir()
         return Launch(
-            attempt_id=name,
+            attempt_id=self.id(name),
             folder=str(folder),
             log_path=str(options.pop("log_path", folder / "log")),
             cwd=str(options.pop("cwd", folder)),
@@ -103,7 +111,7 @@ class Mesh:
             return [
                 event
                 for event in self.events
-                if isinstance(event, Exited | LaunchFailed) and event.attempt_id == name
+                if isinstance(event, Exited | LaunchFailed) and event.attempt_id == self.id(name)
             ]
 
         await self.until(lambda: bool(outcomes()))
@@ -120,15 +128,11 @@ class Mesh:
             return [
                 event
                 for event in self.events
-                if isinstance(event, Started) and event.attempt_id == name
+                if isinstance(event, Started) and event.attempt_id == self.id(name)
             ]
 
         await self.until(lambda: bool(starts()))
         return starts()[0]
-
-
-def marked(name: str) -> list[int]:
-    return processes.marked(f"{frames.ATTEMPT_VARIABLE}={name}".encode())
 
 
 @pytest.fixture
@@ -158,8 +162,8 @@ class TestHowAJobEnds:
         launch = mesh.launch("a", f"exit {code}")
         exited = await mesh.exited("a")
         assert (exited.code, exited.signal, exited.cause) == (code, None, EndCause.FINISHED)
-        assert read_outcome(launch.folder, "a") == exited
-        assert read_outcome(launch.folder, "b") is None
+        assert read_outcome(launch.folder, mesh.id("a")) == exited
+        assert read_outcome(launch.folder, mesh.id("b")) is None
         assert exited.ended_at_s >= exited.started_at_s > 0
         assert exited.rss_bytes_max > 0
 
@@ -174,7 +178,7 @@ class TestHowAJobEnds:
         assert recorded["pid"] == started.pid
         assert os.getpgid(started.pid) == started.pid
         assert os.getsid(started.pid) == started.shim_pid
-        mesh.runner.end("a")
+        mesh.runner.end(mesh.id("a"))
         await mesh.exited("a")
         assert isinstance(mesh.events[0], Started)
 
@@ -187,7 +191,7 @@ class TestHowAJobEnds:
     async def test_a_signal_that_was_asked_for_reaches_the_job(self, mesh: Mesh) -> None:
         mesh.launch("a", "trap 'exit 7' USR1; echo up; while :; do sleep 0.01; done")
         await mesh.log_has("a", b"up")
-        mesh.runner.signal("a", signal.SIGUSR1)
+        mesh.runner.signal(mesh.id("a"), signal.SIGUSR1)
         assert (await mesh.exited("a")).code == 7
 
     async def test_a_timeout_ends_it(self, mesh: Mesh) -> None:
@@ -202,21 +206,21 @@ class TestHowAJobEnds:
     async def test_after_the_grace_it_is_killed(self, mesh: Mesh) -> None:
         mesh.launch("a", "trap '' TERM; echo up; while :; do sleep 0.01; done", kill_grace_s=0.05)
         await mesh.log_has("a", b"up")
-        mesh.runner.end("a")
+        mesh.runner.end(mesh.id("a"))
         exited = await mesh.exited("a")
         assert (exited.cause, exited.signal) == (EndCause.REQUESTED, signal.SIGKILL)
 
     async def test_a_later_end_can_cut_the_grace_short(self, mesh: Mesh) -> None:
         mesh.launch("a", "trap '' TERM; echo up; while :; do sleep 0.01; done", kill_grace_s=1000)
         await mesh.log_has("a", b"up")
-        mesh.runner.end("a")
-        mesh.runner.end("a", grace_s=0)
+        mesh.runner.end(mesh.id("a"))
+        mesh.runner.end(mesh.id("a"), grace_s=0)
         assert (await mesh.exited("a")).signal == signal.SIGKILL
 
     async def test_a_job_may_end_well_within_its_grace(self, mesh: Mesh) -> None:
         mesh.launch("a", "trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.01; done")
         await mesh.log_has("a", b"up")
-        mesh.runner.end("a")
+        mesh.runner.end(mesh.id("a"))
         exited = await mesh.exited("a")
         assert (exited.cause, exited.code) == (EndCause.REQUESTED, 0)
         assert mesh.log("a").endswith(b"saved\n")
@@ -225,14 +229,14 @@ class TestHowAJobEnds:
         mesh.launch("a", "echo up; kill -STOP $$; exit 0")
         pid = (await mesh.started("a")).pid
         await mesh.until(lambda: b") T " in Path(f"/proc/{pid}/stat").read_bytes())
-        mesh.runner.end("a")
+        mesh.runner.end(mesh.id("a"))
         assert (await mesh.exited("a")).signal == signal.SIGTERM
 
     async def test_to_end_what_is_over_or_unknown_does_nothing(self, mesh: Mesh) -> None:
         mesh.launch("a", ("true",))
         await mesh.exited("a")
-        mesh.runner.end("a")
-        mesh.runner.end("never")
+        mesh.runner.end(mesh.id("a"))
+        mesh.runner.end(mesh.id("never"))
         mesh.launch("b", "exit 4")
         exited = await mesh.exited("b")
         assert (exited.code, exited.cause) == (4, EndCause.FINISHED)
@@ -244,7 +248,7 @@ class TestWhatCanNotStart:
         failed = await mesh.outcome("a")
         assert isinstance(failed, LaunchFailed)
         assert "command not found: no-such-program-here" in failed.reason
-        assert read_outcome(launch.folder, "a") == failed
+        assert read_outcome(launch.folder, mesh.id("a")) == failed
 
     async def test_a_path_that_is_not_there(self, mesh: Mesh) -> None:
         mesh.launch("a", ("/no/such/program",))
@@ -316,16 +320,16 @@ class TestWhatCanNotStart:
         with pytest.raises(LaunchError):
             encode_launch(bad)
         mesh.runner.launch([bad, good])
-        assert isinstance(await mesh.outcome(bad.attempt_id), LaunchFailed)
+        await mesh.until(lambda: any(isinstance(event, LaunchFailed) for event in mesh.events))
         assert (await mesh.exited("good")).code == 0
 
     async def test_the_same_attempt_twice_is_refused_whole(self, mesh: Mesh) -> None:
         launch = mesh.launch("a", "exec sleep 1000")
         other = mesh.attempt("b", ("true",))
-        with pytest.raises(RunnerError, match="attempt a is launched twice"):
+        with pytest.raises(RunnerError, match=f"attempt {mesh.id('a')} is launched twice"):
             mesh.runner.launch([other, launch])
         assert mesh.runner.running == 1
-        mesh.runner.end("a", grace_s=0)
+        mesh.runner.end(mesh.id("a"), grace_s=0)
         await mesh.exited("a")
 
 
@@ -355,7 +359,7 @@ class TestWhatAJobSees:
             cwd=tmp_path / "café",
         )
         await mesh.exited("a")
-        expected = f"grün = green|a|{tmp_path}/café|/nowhere\n"
+        expected = f"grün = green|{mesh.id('a')}|{tmp_path}/café|/nowhere\n"
         assert mesh.log("a").decode() == expected
 
     async def test_a_job_inherits_what_the_runner_was_given(self, tmp_path: Path) -> None:
@@ -366,6 +370,18 @@ class TestWhatAJobSees:
         names = {line.split(b"=")[0] for line in mesh.log("a").splitlines()}
         assert names == {b"PATH", b"GIVEN", b"MESHTRAIN_ATTEMPT"} | (names & {b"LC_CTYPE"})
         await mesh.runner.close()
+
+    async def test_its_mark_tells_it_from_another_nodes_attempt(self, tmp_path: Path) -> None:
+        mesh = Mesh(tmp_path, mark_prefix="node-1/")
+        await mesh.runner.start()
+        mesh.launch("a", ("printenv", "MESHTRAIN_ATTEMPT"))
+        await mesh.exited("a")
+        mark = mesh.runner.mark_of(mesh.id("a"))
+        assert mark == f"node-1/{mesh.id('a')}"
+        assert mesh.log("a").decode() == f"{mark}\n"
+        await mesh.runner.close()
+        with pytest.raises(RunnerError, match="too long"):
+            Mesh(tmp_path, mark_prefix="x" * 200)
 
     async def test_it_gets_no_descriptor_of_ours(self, mesh: Mesh) -> None:
         mesh.launch("first", ("true",))
@@ -399,10 +415,10 @@ class TestNothingIsLeft:
     async def test_when_it_is_ended_its_children_are_gone(self, mesh: Mesh, child: str) -> None:
         mesh.launch("a", f"({child}) & exec sleep 1000", kill_grace_s=0.1)
         await mesh.log_has("a", b"up")
-        mesh.runner.end("a")
+        mesh.runner.end(mesh.id("a"))
         exited = await mesh.exited("a")
         assert exited.cause is EndCause.REQUESTED
-        assert marked("a") == []
+        assert mesh.marked("a") == []
 
     async def test_what_it_left_behind_is_ended_before_its_end_is_told(self, mesh: Mesh) -> None:
         mesh.launch(
@@ -414,7 +430,7 @@ class TestNothingIsLeft:
         exited = await mesh.exited("a")
         assert (exited.code, exited.cause) == (3, EndCause.FINISHED)
         assert exited.leftovers_ended >= 1
-        assert marked("a") == []
+        assert mesh.marked("a") == []
 
     async def test_no_zombies(self, mesh: Mesh) -> None:
         mesh.runner.launch([mesh.attempt(f"a{n}", "(true &) ; exit 0") for n in range(20)])
@@ -450,7 +466,7 @@ class TestNothingIsLeft:
             f"open({str(ready)!r}, 'w').write(str(os.getpid()))\n"
             "signal.pause()\n"
         )
-        mark = f"sweep-{os.getpid()}"
+        mark = f"sweep-{uuid.uuid4().hex}"
         environment = {**os.environ, frames.ATTEMPT_VARIABLE: mark}
         subprocess.run([sys.executable, "-S", "-c", code], env=environment, check=True)
         async with asyncio.timeout(WAIT_S):
@@ -459,7 +475,7 @@ class TestNothingIsLeft:
         pid = int(ready.read_text())
         assert sweep_orphans(mark + "0") == []
         assert pid in await asyncio.to_thread(sweep_orphans, mark, 0.05)
-        assert marked(mark) == []
+        assert processes.marked(f"{frames.ATTEMPT_VARIABLE}={mark}".encode()) == []
 
 
 class TestMany:
@@ -469,7 +485,7 @@ class TestMany:
         await mesh.until(lambda: mesh.runner.running == 0)
         exits = [event for event in mesh.events if isinstance(event, Exited)]
         assert sorted((e.attempt_id, e.code) for e in exits) == sorted(
-            (f"a{n}", n % 250) for n in range(200)
+            (mesh.id(f"a{n}"), n % 250) for n in range(200)
         )
         assert len({e.attempt_id for e in mesh.events if isinstance(e, Started)}) == 200
         assert len(mesh.events) == 400
@@ -511,7 +527,7 @@ class TestLosses:
         os.kill(killed, signal.SIGKILL)
         exited = await mesh.exited("a")
         assert (exited.cause, exited.code) == (EndCause.SPAWNER_LOST, 9)
-        assert marked("a") == []
+        assert mesh.marked("a") == []
         mesh.launch("b", "exit 2")
         assert (await mesh.exited("b")).code == 2
         assert mesh.runner.spawner_pid not in (None, killed)
@@ -530,16 +546,16 @@ class TestLosses:
         os.kill((await mesh.started("a")).shim_pid, signal.SIGKILL)
         exited = await mesh.exited("a")
         assert exited.lost and exited.code is None and exited.signal is None
-        assert marked("a") == []
-        assert marked("other") != []
+        assert mesh.marked("a") == []
+        assert mesh.marked("other") != []
         mesh.launch("b", "exit 2")
         assert (await mesh.exited("b")).code == 2
 
     async def test_of_a_killed_shim_the_record_on_disk_is_the_truth(self, mesh: Mesh) -> None:
         launch = mesh.launch("a", "echo up; exec sleep 1000")
         await mesh.log_has("a", b"up")
-        line = b'{"type":"exited","attempt_id":"a","code":6,"signal":null,"cause":"finished"}'
-        (Path(launch.folder) / frames.EXIT_FILE).write_bytes(line)
+        truth = Exited(launch.attempt_id, EndCause.FINISHED, code=6)
+        (Path(launch.folder) / frames.EXIT_FILE).write_bytes(msgspec.json.encode(truth))
         os.kill((await mesh.started("a")).shim_pid, signal.SIGKILL)
         exited = await mesh.exited("a")
         assert (exited.code, exited.lost) == (6, False)
@@ -558,6 +574,7 @@ class TestLosses:
 
     async def test_when_the_daemon_dies_its_jobs_end(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
+        attempt_id = f"a.{uuid.uuid4().hex}"
         daemon = (
             "import asyncio, sys\n"
             f"sys.path[:0] = {[PROJECT_FOLDER, DAEMON_FOLDER]!r}\n"
@@ -567,8 +584,9 @@ class TestLosses:
             "    runner = Runner(print)\n"
             "    await runner.start()\n"
             "    line = \"trap 'exit 8' TERM; echo up; while :; do sleep 0.01; done\"\n"
+            f"    attempt_id_of_test = {attempt_id!r}\n"
             f"    folder = {str(tmp_path / 'a')!r}\n"
-            "    runner.launch([Launch('a', folder, folder + '/log', folder,"
+            "    runner.launch([Launch(attempt_id_of_test, folder, folder + '/log', folder,"
             " ('/bin/sh', '-c', line))])\n"
             "    print(runner.spawner_pid, flush=True)\n"
             "    await asyncio.Event().wait()\n"
@@ -587,10 +605,10 @@ class TestLosses:
             await process.wait()
             while os.path.exists(f"/proc/{spawner}") and not is_zombie(spawner):
                 await asyncio.sleep(0.005)
-        outcome = read_outcome(tmp_path / "a", "a")
+        outcome = read_outcome(tmp_path / "a", attempt_id)
         assert isinstance(outcome, Exited)
         assert (outcome.cause, outcome.code) == (EndCause.DAEMON_LOST, 8)
-        assert marked("a") == []
+        assert processes.marked(f"{frames.ATTEMPT_VARIABLE}={attempt_id}".encode()) == []
 
     async def test_close_ends_what_runs(self, tmp_path: Path) -> None:
         mesh = Mesh(tmp_path)
@@ -633,8 +651,8 @@ class TestWarm:
     async def test_it_carries_the_mark_and_can_be_ended(self, warm: Mesh) -> None:
         warm.launch("a", call='{"forever": 1}')
         await warm.log_has("a", b"waiting")
-        assert marked("a") == [(await warm.started("a")).pid]
-        warm.runner.end("a")
+        assert warm.marked("a") == [(await warm.started("a")).pid]
+        warm.runner.end(warm.id("a"))
         exited = await warm.exited("a")
         assert (exited.cause, exited.signal) == (EndCause.REQUESTED, signal.SIGTERM)
 

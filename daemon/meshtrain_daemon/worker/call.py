@@ -90,7 +90,7 @@ def reserve_mark() -> None:
 
 def mark_room() -> str:
     """The value that the daemon gives the variable in a spawner that serves calls."""
-    return "-" * frames.ATTEMPT_ID_LEN_MAX
+    return "-" * frames.MARK_LEN_MAX
 
 
 def _show_mark(environment: dict[bytes, bytes]) -> None:
@@ -102,6 +102,6 @@ def _show_mark(environment: dict[bytes, bytes]) -> None:
     mark = environment.get(frames.ATTEMPT_VARIABLE.encode(), b"")
     ctypes.memmove(
         _mark_address,
-        mark.ljust(frames.ATTEMPT_ID_LEN_MAX, b"\0"),
-        frames.ATTEMPT_ID_LEN_MAX,
+        mark.ljust(frames.MARK_LEN_MAX, b"\0"),
+        frames.MARK_LEN_MAX,
     )

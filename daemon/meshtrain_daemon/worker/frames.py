@@ -22,8 +22,12 @@ EXEC = b"exec"
 CALL = b"call"
 
 ATTEMPT_VARIABLE = "MESHTRAIN_ATTEMPT"
-"""The variable that marks each process of an attempt; its value is the attempt's id."""
+"""The variable whose value, the mark, each process of an attempt carries.
+
+The mark is the attempt's id after what tells it from another node's on the same host.
+"""
 ATTEMPT_ID_LEN_MAX = 128
+MARK_LEN_MAX = 256
 
 MESSAGE_BYTES_MAX = 128 * 1024
 """Longest message; one of this size must fit the buffer of a Unix socket."""

@@ -120,8 +120,8 @@ def read_outcome(folder: Path | str, attempt_id: str) -> Outcome | None:
     return outcome if outcome.attempt_id == attempt_id else None
 
 
-def encode_launch(launch: Launch) -> bytes:
-    """The message of a launch.
+def encode_launch(launch: Launch, mark_prefix: str = "") -> bytes:
+    """The message of a launch, whose processes are marked with `mark_prefix` and the attempt's id.
 
     Raises LaunchError when it names no absolute path where one is needed, holds
     a NUL, is too long, or has neither or both of a command and a call.
@@ -162,7 +162,7 @@ def encode_launch(launch: Launch) -> bytes:
         str(len(arguments)),
         *arguments,
         *[f"{name}={value}" for name, value in launch.env.items()],
-        f"{frames.ATTEMPT_VARIABLE}={launch.attempt_id}",
+        f"{frames.ATTEMPT_VARIABLE}={mark_prefix}{launch.attempt_id}",
     )
     text = "\0".join(fields)
     if text.count("\0") != len(fields) - 1:

@@ -21,7 +21,7 @@ def sweep_orphans(
     attempt is started with; one that was started without it is found while it
     is below one that has it. Blocks until none is left: call it in a thread.
 
-    Arguments: `mark` the attempt's id; `grace_s` from SIGTERM to SIGKILL;
+    Arguments: `mark` as `Runner.mark_of` tells it; `grace_s` from SIGTERM to SIGKILL;
     `wait_s_max` when to give up on processes that no signal ends.
     Returns the ids of the processes found. Raises TimeoutError when some are
     still there after `wait_s_max`.

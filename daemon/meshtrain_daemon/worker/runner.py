@@ -47,7 +47,10 @@ class Runner:
     Arguments: `on_events` gets the events in order, many at once, in the event
     loop; it must not raise. `preload` names a module with `preload()` and
     `run(argument) -> int`, which launches with `call` run in a forked process.
-    `environment` is what jobs inherit (default: this process's own).
+    `environment` is what jobs inherit (default: this process's own). `mark_prefix`
+    is put before the attempt's id in the mark that its processes carry: give the
+    node's id, so that a sweep never ends a like-named attempt of another node on
+    this host.
     """
 
     def __init__(
@@ -56,11 +59,15 @@ class Runner:
         *,
         preload: str | None = None,
         environment: dict[str, str] | None = None,
+        mark_prefix: str = "",
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self._on_events = on_events
         self._preload = preload
         self._environment = environment
+        self._mark_prefix = mark_prefix
+        if len(mark_prefix) > frames.MARK_LEN_MAX - frames.ATTEMPT_ID_LEN_MAX:
+            raise RunnerError(f"the mark prefix {mark_prefix!r} is too long; give the node's id")
         self._start_timeout_s = start_timeout_s
         self._spawner: SpawnerProcess | None = None
         self._spawners: set[SpawnerProcess] = set()
@@ -79,6 +86,10 @@ class Runner:
     def running(self) -> int:
         """How many attempts were launched and have no outcome yet."""
         return len(self._by_attempt)
+
+    def mark_of(self, attempt_id: str) -> str:
+        """The mark that the attempt's processes carry, as `sweep_orphans` takes it."""
+        return self._mark_prefix + attempt_id
 
     async def start(self) -> None:
         """Starts the spawner and waits until it is ready.
@@ -107,7 +118,7 @@ class Runner:
         failed: list[Event] = []
         for launch in launches:
             try:
-                message = encode_launch(launch)
+                message = encode_launch(launch, self._mark_prefix)
             except LaunchError as error:
                 failed.append(LaunchFailed(launch.attempt_id, str(error)))
                 continue
@@ -183,6 +194,7 @@ class Runner:
             if not spawner.ready.is_set():
                 spawner.kill()
         if spawner.refusal is not None:
+            spawner.kill()
             raise RunnerError(f"the spawner did not start: {spawner.refusal}")
         return spawner
 
@@ -262,7 +274,7 @@ class Runner:
     async def _sweep(self, attempt_id: str) -> None:
         while True:
             try:
-                await asyncio.to_thread(sweep_orphans, attempt_id)
+                await asyncio.to_thread(sweep_orphans, self.mark_of(attempt_id))
                 return
             except TimeoutError as error:
                 # It isn't told as ended while something of it lives and may hold a GPU.
