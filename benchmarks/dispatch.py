@@ -65,7 +65,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--slots", type=_one_or_more, help="jobs at once; default: the best of")
     parser.add_argument(
-        "--slots-tried", default="2,3,4", help="slot counts tried when --slots isn't given"
+        "--slots-tried", default="2,4,8", help="slot counts tried when --slots isn't given"
     )
     parser.add_argument("--tuning-runs", type=_one_or_more, default=2, help="short trials of each")
     parser.add_argument(
@@ -89,7 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     try:
         options.slots_tried = [_one_or_more(text) for text in options.slots_tried.split(",")]
     except (ValueError, argparse.ArgumentTypeError):
-        parser.error("--slots-tried: numbers with commas between them, such as 2,3,4")
+        parser.error("--slots-tried: numbers with commas between them, such as 2,4,8")
     return options
 
 
@@ -126,7 +126,9 @@ def _tune(everything: Sequence[Measured], options: argparse.Namespace) -> None:
 
 def _fail(entry: Measured, error: DriverError) -> None:
     _say(f"  FAILED {error}")
-    entry.failures.append(str(error).splitlines()[0])
+    lines = str(error).splitlines()
+    # A driver's last words tell the reason; what lies between is its traceback.
+    entry.failures.append(lines[0] if len(lines) == 1 else f"{lines[0]}: {lines[-1]}")
 
 
 def _one_run(entry: Measured, request: Request, options: argparse.Namespace) -> str:
