@@ -1,0 +1,163 @@
+"""What a job store does: keep the scheduler's records over any crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from meshtrain.core.effects import Save
+from meshtrain.core.job import (
+    EPOCHS_PER_INCARNATION,
+    Attempt,
+    AttemptState,
+    JobState,
+    attempt_id_of,
+)
+from meshtrain.core.state import Loaded
+
+_EPOCH_DIGITS_MAX = 19
+_EPOCH_MAX = (1 << 63) - 1
+"""An epoch fits a signed word of 64 bits."""
+INCARNATION_MAX = _EPOCH_MAX // EPOCHS_PER_INCARNATION
+
+
+class StreamSize(msgspec.Struct, frozen=True):
+    """How many bytes of a stream of an attempt (its log, its metrics) are stored."""
+
+    attempt_id: str
+    job_id: str
+    stream: str
+    size_bytes: int
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """A dropped file that became a sweep."""
+
+    content_key: str
+    """Digest of all that the file stands for, code included."""
+    sweep_id: str
+    file_name: str
+    wall_s: float
+    """When it was taken, in seconds since 1970."""
+
+
+class ReadableStore(Protocol):
+    """The reading half. Every answer shows the last commit, never what is saved since.
+
+    May be called from any thread. Each method raises StoreError when the store
+    is damaged or can't be read.
+    """
+
+    def load(self) -> Loaded:
+        """All that a scheduler goes on from.
+
+        Sweeps come in the order in which they were added, jobs by `order`, bases
+        in the order in which they were first saved. Each job has its live
+        attempt, else the one of its highest epoch; a job saved as WAITING whose
+        attempt is live is ASSIGNED, since giving it out is saved as the attempt
+        alone.
+        """
+        ...
+
+    def attempts_of(self, job_id: str) -> tuple[Attempt, ...]:
+        """All attempts of a job, oldest first; none for a job that is not known."""
+        ...
+
+    def stream_sizes(self, attempt_id: str) -> dict[str, int]:
+        """Stream → bytes stored, for one attempt."""
+        ...
+
+    def all_stream_sizes(self) -> tuple[StreamSize, ...]:
+        """The stored size of every stream of every attempt, oldest attempt first."""
+        ...
+
+    def receipt(self, content_key: str) -> Receipt | None:
+        """The receipt of the file with this content, or None if none was taken."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the store; what was saved and not committed is dropped."""
+        ...
+
+
+class Store(ReadableStore, Protocol):
+    """A job store with one writer.
+
+    What is saved is gathered, and stored by `commit` as a whole or not at all.
+    Of one record only the last word since the last commit counts, and the rules
+    of the rows are held by what is committed, not by the steps on the way. The
+    rules:
+
+    - sweeps, jobs and attempts are added once, and changed only after that;
+      a job's spec, kind and sweep never change;
+    - a job's sweep, an attempt's job, a base's job, a receipt's sweep and the
+      attempt of a stream are there;
+    - generations start at 1 and never fall; within one, a job that has ended
+      stays as it ended, and a base that is committed keeps its artifact;
+    - a job that has ended has an end, and one that failed has a failure;
+      an attempt that is not live has an end;
+    - a committed base, and a durable one, has an artifact;
+    - an attempt's id is `attempt_id_of` its job and epoch; an epoch is given
+      once; a job's epochs rise; at most one attempt of a job is live.
+
+    The writing methods are called from one thread at a time. Each raises
+    StoreError when it fails, after which the store is as last committed and
+    everything saved since is dropped; but after a StoreFullError from
+    `commit` it is kept, so that the commit may be tried again.
+    """
+
+    def save(self, effects: Sequence[Save]) -> None:
+        """Gathers changes for the next commit.
+
+        Raises StoreRuleError when they contradict what was gathered before.
+        """
+        ...
+
+    def set_stream_size(self, attempt_id: str, job_id: str, stream: str, size_bytes: int) -> None:
+        """Gathers the size in bytes that a stream of an attempt has come to."""
+        ...
+
+    def add_receipt(self, receipt: Receipt) -> None:
+        """Gathers the receipt of a dropped file; one of the same content is replaced."""
+        ...
+
+    def bump_incarnation(self) -> None:
+        """Gathers a rise of the incarnation by one; done after a backup was restored."""
+        ...
+
+    def commit(self) -> None:
+        """Stores all that was gathered, durably; cheap when that is nothing.
+
+        Raises StoreRuleError when a rule would be broken, StoreFullError when
+        the disk is full, and StoreError when it could not be written.
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Drops what was gathered since the last commit."""
+        ...
+
+
+def state_shown(state: JobState, attempt: Attempt | None) -> JobState:
+    """The state that `load` gives a job, from the one saved and its attempt."""
+    if state is JobState.WAITING and attempt is not None and attempt.state is AttemptState.LIVE:
+        return JobState.ASSIGNED
+    return state
+
+
+def epoch_counter_of(incarnation: int, epoch_max: int | None) -> int:
+    """The counter to go on from: that of the highest epoch, if this incarnation gave it."""
+    return max(0, (epoch_max or 0) - incarnation * EPOCHS_PER_INCARNATION)
+
+
+def job_and_epoch_of(attempt_id: str) -> tuple[str, int] | None:
+    """What `attempt_id_of` made the id from; None when it made no such id."""
+    job_id, _, number = attempt_id.rpartition(".")
+    if not number.isdecimal() or len(number) > _EPOCH_DIGITS_MAX:
+        return None
+    epoch = int(number)
+    if epoch > _EPOCH_MAX or attempt_id_of(job_id, epoch) != attempt_id:
+        return None
+    return job_id, epoch

@@ -1,0 +1,53 @@
+"""One master per store: a lock on a file beside it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from meshtrain.errors import StoreError
+from meshtrain.store.failures import StoreInUseError
+
+_PID_BYTES_MAX = 32
+
+
+class StoreLock:
+    """Held from creation to `release`, or to the end of the process, however it ends.
+
+    Raises StoreInUseError, naming the process, when another one holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"the job store's lock {path} can't be opened: {error.strerror}. "
+                f"See that {path.parent} may be written by this user"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, _PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise StoreInUseError(
+                f"the job store in {path.parent} is in use by another master, "
+                f"process {holder or 'unknown'}. Stop that one first, or give this one "
+                "a home of its own with MESHTRAIN_HOME"
+            ) from None
+        except OSError as error:
+            os.close(self._fd)
+            raise StoreError(
+                f"{path} can't be locked: {error.strerror}. "
+                "Put the master's home on a local file system that has flock"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Lets another process have it; harmless when done twice."""
+        if self._fd >= 0:
+            # The file stays: removing it would let two processes lock two files.
+            os.close(self._fd)
+            self._fd = -1

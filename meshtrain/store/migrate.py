@@ -1,0 +1,123 @@
+"""The store's schema: made, recognised, and brought up to date."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from meshtrain.errors import StoreError
+from meshtrain.store.failures import damaged, sqlite_failure
+
+APPLICATION_ID = 0x6D657368
+"""Marks the file as meshtrain's, in SQLite's header: the letters "mesh"."""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One step of the schema; step n leads from version n - 1 to version n."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def known_migrations() -> tuple[Migration, ...]:
+    """All steps that this program knows, in order."""
+    folder = resources.files("meshtrain.store") / "migrations"
+    steps = []
+    for file in folder.iterdir():
+        number, _, rest = file.name.partition("_")
+        if rest.endswith(".sql"):
+            steps.append(Migration(int(number), file.name, file.read_text(encoding="utf-8")))
+    return tuple(sorted(steps, key=lambda step: step.version))
+
+
+def create(path: Path, migrations: Sequence[Migration]) -> None:
+    """Makes an empty store at `path`, whole or not at all.
+
+    Because a new store gets its name only when it is complete, an empty or
+    half-written file under that name is always damage, and never taken for new.
+    """
+    fresh = path.with_name(f"{path.name}.new")
+    for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm"), Path(f"{fresh}-journal")):
+        leftover.unlink(missing_ok=True)
+    try:
+        connection = sqlite3.connect(fresh, isolation_level=None)
+        try:
+            # It has no name yet: one fsync below serves for all of SQLite's.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            migrate(connection, path, migrations)
+            connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+        _fsync(fresh)
+        fresh.rename(path)
+        _fsync(path.parent)
+    except sqlite3.Error as error:
+        raise sqlite_failure(path, error, "made") from error
+    except OSError as error:
+        raise StoreError(
+            f"the job store {path} could not be made: {error.strerror}. "
+            f"See that {path.parent} has room and may be written by this user"
+        ) from error
+
+
+def check_version(connection: sqlite3.Connection, path: Path, version_max: int) -> int:
+    """The schema's version, between 1 and `version_max`.
+
+    Raises StoreError when the file is another program's, or of a newer meshtrain.
+    """
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id != APPLICATION_ID or version < 1:
+        raise damaged(path, "it is an SQLite file, but not a job store of meshtrain")
+    if version > version_max:
+        raise StoreError(
+            f"the job store {path} was written by a newer meshtrain: its schema is version "
+            f"{version}, and this one knows versions up to {version_max}. "
+            "Upgrade meshtrain on this host; nothing was changed"
+        )
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
+    """Runs the steps that the store hasn't had yet, each in a transaction of its own.
+
+    A step that fails leaves the store as the step before it did. Raises
+    StoreError, naming the step.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    # A step may rebuild a table that others refer to; what it leaves is checked below.
+    connection.execute("PRAGMA foreign_keys = OFF")
+    for step in migrations:
+        if step.version <= version:
+            continue
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{step.sql}\n;PRAGMA user_version = {step.version};"
+            )
+            if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+                raise sqlite3.IntegrityError("rows refer to rows that are not there")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise StoreError(
+                f"the job store {path} could not be brought up to date by {step.name}: {error}. "
+                "It is as it was before that step: go back to the meshtrain that last ran "
+                "on it, and report this message"
+            ) from error
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,152 @@
+-- What one value a store has.
+CREATE TABLE meta (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    -- Epochs are incarnation * 2^40 + a counter, and must fit 63 bits.
+    incarnation INTEGER NOT NULL CHECK (incarnation BETWEEN 1 AND 8388607)
+) STRICT;
+
+INSERT INTO meta (one, incarnation) VALUES (1, 1);
+
+-- Rows are numbered in the order they come, and refer to each other by number:
+-- what is written together lies together, so a commit touches few pages.
+
+CREATE TABLE sweeps (
+    row INTEGER PRIMARY KEY,
+    sweep_id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    submitted_wall_s REAL NOT NULL,
+    cancelled INTEGER NOT NULL CHECK (cancelled IN (0, 1)),
+    job_ids BLOB NOT NULL,
+    recipe_hashes BLOB NOT NULL,
+    reused BLOB NOT NULL,
+    results BLOB NOT NULL,
+    source TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE jobs (
+    row INTEGER PRIMARY KEY,
+    job_id TEXT NOT NULL UNIQUE,
+    sweep INTEGER REFERENCES sweeps (row),
+    kind TEXT NOT NULL CHECK (kind IN ('base', 'experiment')),
+    -- The word "order" is SQL's own.
+    place INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    -- Not IN (...): for that, SQLite would build a table of the values for each row.
+    state TEXT NOT NULL CHECK (
+        state = 'waiting' OR state = 'succeeded' OR state = 'failed' OR state = 'cancelled'
+        OR state = 'assigned' OR state = 'running' OR state = 'collecting'
+    ),
+    generation INTEGER NOT NULL CHECK (generation >= 1),
+    cancelling INTEGER NOT NULL CHECK (cancelling IN (0, 1)),
+    retries_used INTEGER NOT NULL CHECK (retries_used >= 0),
+    losses INTEGER NOT NULL CHECK (losses >= 0),
+    gpu_memory_bytes INTEGER NOT NULL CHECK (gpu_memory_bytes >= 0),
+    failure BLOB,
+    metrics BLOB,
+    submitted_wall_s REAL NOT NULL,
+    ended_wall_s REAL,
+    CHECK (kind = 'experiment' OR sweep IS NULL),
+    CHECK (
+        ended_wall_s IS NOT NULL
+        OR state = 'waiting' OR state = 'assigned' OR state = 'running' OR state = 'collecting'
+    ),
+    CHECK (state <> 'failed' OR failure IS NOT NULL)
+) STRICT;
+
+-- A job ends in exactly one terminal state per generation.
+CREATE TRIGGER jobs_end_once BEFORE UPDATE OF state, generation ON jobs
+WHEN new.generation < old.generation
+    OR (
+        new.generation = old.generation
+        AND new.state <> old.state
+        AND (old.state = 'succeeded' OR old.state = 'failed' OR old.state = 'cancelled')
+    )
+BEGIN
+    SELECT raise(ABORT, 'a job ends once per generation, and generations only rise');
+END;
+
+-- Written once, apart from the rows that every step of a job rewrites.
+CREATE TABLE job_specs (
+    row INTEGER PRIMARY KEY REFERENCES jobs (row),
+    spec BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE attempts (
+    -- No epoch is ever given twice; an attempt's id is its job's with its epoch.
+    epoch INTEGER PRIMARY KEY CHECK (epoch >= 1),
+    job INTEGER NOT NULL REFERENCES jobs (row),
+    generation INTEGER NOT NULL CHECK (generation >= 1),
+    placements BLOB NOT NULL,
+    state TEXT NOT NULL CHECK (
+        state = 'live' OR state = 'succeeded' OR state = 'failed' OR state = 'cancelled'
+        OR state = 'lost' OR state = 'handed back'
+    ),
+    base_artifact TEXT,
+    assigned_wall_s REAL NOT NULL,
+    started_wall_s REAL,
+    ended_wall_s REAL,
+    failure BLOB,
+    artifact_id TEXT,
+    CHECK (state = 'live' OR ended_wall_s IS NOT NULL)
+) STRICT;
+
+CREATE INDEX attempts_of_job ON attempts (job);
+
+CREATE UNIQUE INDEX attempts_one_live ON attempts (job) WHERE state = 'live';
+
+-- A new lease of a job has a higher epoch than all before it.
+CREATE TRIGGER attempts_epochs_rise BEFORE INSERT ON attempts
+WHEN new.epoch <= (SELECT max(epoch) FROM attempts WHERE job = new.job)
+BEGIN
+    SELECT raise(ABORT, 'a new attempt of a job needs a higher epoch than those before it');
+END;
+
+-- How much of a log or of metrics is stored: bytes past it don't count.
+CREATE TABLE streams (
+    epoch INTEGER NOT NULL REFERENCES attempts (epoch),
+    stream TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
+    PRIMARY KEY (epoch, stream)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE bases (
+    recipe_hash TEXT PRIMARY KEY NOT NULL,
+    spec BLOB NOT NULL,
+    job INTEGER NOT NULL REFERENCES jobs (row),
+    generation INTEGER NOT NULL CHECK (generation >= 1),
+    state TEXT NOT NULL CHECK (
+        state = 'needed' OR state = 'committed' OR state = 'failed' OR state = 'cancelled'
+    ),
+    artifact_id TEXT,
+    size_bytes INTEGER NOT NULL CHECK (size_bytes >= 0),
+    durable INTEGER NOT NULL CHECK (durable IN (0, 1)),
+    node_id TEXT,
+    trained_s REAL,
+    committed_wall_s REAL,
+    CHECK (state <> 'committed' OR artifact_id IS NOT NULL),
+    CHECK (durable = 0 OR artifact_id IS NOT NULL)
+) STRICT;
+
+-- For one recipe and generation at most one artifact is ever committed.
+CREATE TRIGGER bases_commit_once BEFORE UPDATE ON bases
+WHEN new.generation < old.generation
+    OR (
+        new.generation = old.generation
+        AND old.state = 'committed'
+        AND (new.state <> 'committed' OR new.artifact_id IS NOT old.artifact_id)
+    )
+BEGIN
+    SELECT raise(ABORT, 'a base is committed once per generation, and generations only rise');
+END;
+
+CREATE TABLE drained (
+    node_id TEXT PRIMARY KEY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The dropped files that were taken, so that one taken twice is recognised.
+CREATE TABLE inbox (
+    content_key TEXT PRIMARY KEY NOT NULL,
+    sweep INTEGER NOT NULL REFERENCES sweeps (row),
+    file_name TEXT NOT NULL,
+    wall_s REAL NOT NULL
+) STRICT, WITHOUT ROWID;
