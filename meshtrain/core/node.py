@@ -30,7 +30,8 @@ class NodeSpec(msgspec.Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     labels: dict[str, str] = {}
     version: str = ""
-    pid: int = 0
+    trains: bool = True
+    """Whether the built-in training is installed there."""
 
 
 class Node:

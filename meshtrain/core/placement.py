@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from meshtrain.core.job import Placement
 from meshtrain.core.node import Node, NodeSpec
-from meshtrain.spec.jobs import Resources
+from meshtrain.spec.jobs import Resources, TrainingWork, Work
 
 GIB = 1 << 30
+
+
+def needs_of(resources: Resources, work: Work) -> Resources:
+    """What a job of that work needs: its resources, and the trainer where it trains."""
+    if isinstance(work, TrainingWork):
+        return msgspec.structs.replace(resources, trainer=True)
+    return resources
 
 
 def gpus_needed(spec: NodeSpec, needs: Resources) -> int:
@@ -20,6 +29,8 @@ def gpus_needed(spec: NodeSpec, needs: Resources) -> int:
 
 def why_never(spec: NodeSpec, needs: Resources) -> str | None:
     """Why a node could not run the job even if it were idle; None when it could."""
+    if needs.trainer and not spec.trains:
+        return "has no built-in training: install meshtrain[train] there"
     gpus = gpus_needed(spec, needs)
     if gpus:
         if len(spec.gpus) < gpus:

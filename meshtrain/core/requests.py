@@ -16,7 +16,7 @@ from meshtrain.core.events import (
 )
 from meshtrain.core.job import Base as BaseRecord
 from meshtrain.core.job import BaseState, FailureClass, Job, JobKind, JobState, Sweep
-from meshtrain.core.placement import why_never
+from meshtrain.core.placement import needs_of, why_never
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
 from meshtrain.spec.jobs import Resources, SweepSpec
@@ -108,9 +108,9 @@ def _why_impossible(state: MeshState, spec: SweepSpec) -> str:
     """Why no known node could ever run one of the jobs; empty where one could, or none is known."""
     needs: dict[Resources, str] = {}
     for job in spec.jobs:
-        needs.setdefault(job.resources, job.name)
+        needs.setdefault(needs_of(job.resources, job.work), job.name)
     for base in spec.bases:
-        needs.setdefault(base.resources, f"base {short(base.recipe_hash)}")
+        needs.setdefault(needs_of(base.resources, base.work), f"base {short(base.recipe_hash)}")
     for resources, name in needs.items():
         if resources.nodes > 1:
             return (

@@ -27,6 +27,7 @@ from meshtrain.core.job import (
     Sweep,
 )
 from meshtrain.core.node import MASTER_NODE_ID, Node
+from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.session import split_session
 from meshtrain.core.view import Note
@@ -193,7 +194,7 @@ class MeshState:
 
     def needs(self, job: Job) -> Resources:
         """What the job needs now: its spec's, with more room after it ran out of memory."""
-        needs = job.spec.resources
+        needs = needs_of(job.spec.resources, job.spec.work)
         if job.gpu_memory_bytes > needs.gpu_memory_bytes:
             return msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
         return needs

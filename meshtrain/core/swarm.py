@@ -61,8 +61,8 @@ class SwarmLimits(msgspec.Struct, frozen=True):
     last_resort_after_s: float = 1.0
     """How long a peer of last resort waits for the others to say what they hold."""
     stall_s: float = 60.0
-    """With no chunk asked for and nothing new for so long, the fetch is given up; each ask
-    has to end sooner, well or badly."""
+    """With no chunk on its way and nothing new for so long, the fetch is given up. An ask is
+    waited for, and has to end, well or badly."""
 
 
 class AskChunk(msgspec.Struct, frozen=True):
@@ -174,12 +174,18 @@ class Swarm:
             return SwarmState.DONE
         if not any(p.state is PeerState.LIVE for p in self._peers.values()):
             return SwarmState.STUCK
-        if not self._askers and now_s - self._progress_s >= self._limits.stall_s:
+        awaited = any(p.asking_have and not p.answered for p in self._peers.values())
+        if not self._askers and not awaited and self._stalls_at_s() <= now_s:
             return SwarmState.STUCK
         return SwarmState.RUNNING
 
     def wake_at_s(self, now_s: float) -> float | None:
-        """When time alone changes the next answer; None when it won't."""
+        """When time alone changes the next answer; None when it won't.
+
+        Args:
+            now_s: the same reading that `next_asks` was given: what falls due
+                between two readings would be missed.
+        """
         if not self._missing:
             return None
         return min((at for at in self._moments() if at > now_s), default=None)
@@ -360,7 +366,10 @@ class Swarm:
                 yield peer.added_s + self._limits.last_resort_after_s
             for asked_s in peer.in_flight.values():
                 yield asked_s + self._limits.slow_after_s
-        yield self._progress_s + self._limits.stall_s
+        yield self._stalls_at_s()
+
+    def _stalls_at_s(self) -> float:
+        return self._progress_s + self._limits.stall_s
 
     # --- changes ------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from meshtrain.spec.matrix import (
     Scalar,
     cells,
     cells_count_max,
+    number_text,
     scalar_text,
 )
 from meshtrain.spec.placeholders import fill, fill_value
@@ -22,6 +23,8 @@ from meshtrain.spec.recipe import command_recipe, recipe_hash
 from meshtrain.spec.validate import Findings
 
 LABEL_LEN_MAX = 100
+CHECKPOINT_VARIABLE = "MESHTRAIN_CHECKPOINT_EVERY_S"
+"""Where a base's command reads `base.checkpoint_every`, in seconds."""
 
 
 class CommandExpansion:
@@ -112,7 +115,7 @@ class CommandExpansion:
             recipe_hash=recipe_hash(recipe),
             recipe=recipe,
             label=command_label(command, params),
-            work=CommandWork(command=command, code=self._code, env=env),
+            work=CommandWork(command=command, code=self._code, env={**env, **_unhashed_env(base)}),
             resources=resources_of(base.resources or self._sweep.resources),
             limits=Limits(self._sweep.retries, base.timeout),
         )
@@ -124,6 +127,12 @@ def _filled_params(params: Mapping[str, Any], cell: Mapping[str, Scalar]) -> dic
 
 def _filled_env(env: Mapping[str, Any], values: Mapping[str, Scalar]) -> dict[str, str]:
     return {name: fill(scalar_text(value), values, for_shell=False) for name, value in env.items()}
+
+
+def _unhashed_env(base: CommandBase) -> dict[str, str]:
+    if base.checkpoint_every is None:
+        return {}
+    return {CHECKPOINT_VARIABLE: number_text(base.checkpoint_every)}
 
 
 def _typed(params: Mapping[str, Scalar]) -> tuple[tuple[str, str, Scalar], ...]:

@@ -9,15 +9,17 @@ import msgspec
 
 from meshtrain.spec.forms import CommandSweep, ResourcesSection, TrainingSweep
 from meshtrain.spec.jobfile import JobFile
-from meshtrain.spec.jobs import BaseSpec, Limits, Resources, Work
+from meshtrain.spec.jobs import BaseSpec, CodeDigests, Limits, Resources, Work
 
-
-class CodeDigests(msgspec.Struct, frozen=True):
-    """A snapshot of a folder of code."""
-
-    artifact_id: str
-    files: dict[str, str] = {}
-    """Path below the folder, with `/` → digest."""
+__all__ = [
+    "CodeDigests",
+    "Digests",
+    "Expansion",
+    "JobDraft",
+    "code_of",
+    "data_folder_of",
+    "resources_of",
+]
 
 
 class Digests(msgspec.Struct, frozen=True):

@@ -94,7 +94,9 @@ class BaseRunKeys(Section):
         None, description="Ends an attempt of the base after this long. Not hashed."
     )
     checkpoint_every: Annotated[float | None, kinds.DURATION] = Field(
-        None, description="How often the base's training writes a checkpoint. Not hashed."
+        None,
+        description="How often the base's training writes a checkpoint; a command reads "
+        "MESHTRAIN_CHECKPOINT_EVERY_S. Not hashed.",
     )
 
 

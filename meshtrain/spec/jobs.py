@@ -25,6 +25,8 @@ class Resources(msgspec.Struct, frozen=True):
     """Main memory."""
     nodes: int = 1
     """How many nodes one attempt spans."""
+    trainer: bool = False
+    """Whether the built-in training must be installed on the node."""
 
 
 class TrainingWork(msgspec.Struct, frozen=True, tag="training"):
@@ -117,6 +119,14 @@ class SweepSpec(msgspec.Struct, frozen=True):
     results: ResultsSpec = ResultsSpec()
     source: str = ""
     """The text of the job file as it was submitted."""
+
+
+class CodeDigests(msgspec.Struct, frozen=True):
+    """A snapshot of a folder of code."""
+
+    artifact_id: str
+    files: dict[str, str] = {}
+    """Path below the folder, with `/` → digest."""
 
 
 class DataSource(StrEnum):

@@ -12,7 +12,7 @@ carries one or more of them, a frame each.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,8 +21,16 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import Failure
 from meshtrain.core.node import NodeSpec
 from meshtrain.core.view import Change
+from meshtrain.spec.jobs import CodeDigests
 
 PROTOCOL_VERSION = 1
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number from 0 on that a database's 64-bit column holds."""
+Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+"""A moment or a duration; never NaN, which would compare false with everything."""
 
 
 # --- node → master, control -----------------------------------------------------
@@ -31,12 +39,12 @@ PROTOCOL_VERSION = 1
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The first message of a node's session; all that it has, complete."""
 
-    protocol: int
+    protocol: Count
     spec: NodeSpec
     session: str
     attempts: tuple[LiveAttempt, ...]
     holds: tuple[str, ...]
-    grant: int
+    grant: Count
     accepting: bool = True
     note: str = ""
 
@@ -45,10 +53,10 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """A heartbeat; see core.events.NodeBeat."""
 
     session: str
-    beat: int
-    sent_s: float
-    seen_seq: int
-    grant: int
+    beat: Count
+    sent_s: Seconds
+    seen_seq: Count
+    grant: Count
     attempts: tuple[LiveAttempt, ...]
     accepting: bool = True
     note: str = ""
@@ -58,7 +66,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 class Started(msgspec.Struct, frozen=True, tag="started"):
     session: str
     attempt_id: str
-    epoch: int
+    epoch: Count
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
@@ -69,16 +77,16 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
     session: str
     attempt_id: str
-    epoch: int
+    epoch: Count
     failure: Failure | None = None
     cancelled: bool = False
     handed_back: bool = False
     artifact_id: str | None = None
-    size_bytes: int = 0
+    size_bytes: Count = 0
     metrics: dict[str, float] = {}
-    run_s: float = 0.0
-    grant: int = 0
-    seen_seq: int = 0
+    run_s: Seconds = 0.0
+    grant: Count = 0
+    seen_seq: Count = 0
 
 
 class Holds(msgspec.Struct, frozen=True, tag="holds"):
@@ -87,8 +95,8 @@ class Holds(msgspec.Struct, frozen=True, tag="holds"):
     session: str
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    bytes_by_node: dict[str, int] = {}
-    duration_s: float = 0.0
+    bytes_by_node: dict[str, Count] = {}
+    duration_s: Seconds = 0.0
 
 
 class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
@@ -102,19 +110,19 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     session: str
-    incarnation: int
-    lease_s: float
-    heartbeat_s: float
-    now_s: float
+    incarnation: Count
+    lease_s: Seconds
+    heartbeat_s: Seconds
+    now_s: Seconds
     """The master's lease clock, which the node's heartbeats refer to."""
-    bulk_port: int
+    bulk_port: Port
     """Where the master takes the bytes of logs and metrics."""
 
 
 class BeatAnswer(msgspec.Struct, frozen=True, tag="beat_answer"):
     session: str
-    beat: int
-    now_s: float
+    beat: Count
+    now_s: Seconds
 
 
 class SayHello(msgspec.Struct, frozen=True, tag="say_hello"):
@@ -125,7 +133,7 @@ class Numbered(msgspec.Struct, frozen=True, tag="command"):
     """A command with its number; taken in order, each once."""
 
     session: str
-    seq: int
+    seq: Count
     command: Command
 
 
@@ -144,7 +152,7 @@ class StreamBytes(msgspec.Struct, frozen=True, tag="stream"):
     attempt_id: str
     job_id: str
     stream: str
-    offset: int
+    offset: Count
     data: bytes
 
 
@@ -153,7 +161,7 @@ class StreamStored(msgspec.Struct, frozen=True, tag="stored"):
 
     attempt_id: str
     stream: str
-    offset: int
+    offset: Count
 
 
 # --- people ↔ master, control ----------------------------------------------------
@@ -174,13 +182,6 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     again: bool = False
 
 
-class CodeDigests(msgspec.Struct, frozen=True):
-    """A snapshot of code: its artifact, and the digest of each of its files."""
-
-    artifact_id: str
-    files: dict[str, str]
-
-
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     request_id: str
     names: tuple[str, ...]
@@ -195,7 +196,7 @@ class Retry(msgspec.Struct, frozen=True, tag="retry"):
 class Reprioritise(msgspec.Struct, frozen=True, tag="reprioritise"):
     request_id: str
     names: tuple[str, ...]
-    priority: int
+    priority: Priority
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -215,8 +216,8 @@ class Query(msgspec.Struct, frozen=True, tag="query"):
     request_id: str
     what: str
     names: tuple[str, ...] = ()
-    offset: int = 0
-    limit: int = 1000
+    offset: Count = 0
+    limit: Count = 1000
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -234,15 +235,15 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     request_id: str
     error: str = ""
     rows: list[Any] = []
-    total: int = 0
+    total: Count = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     """The whole picture at a number of the feed; several parts, the last one marked."""
 
     request_id: str
-    incarnation: int
-    seq: int
+    incarnation: Count
+    seq: Count
     changes: tuple[Change, ...]
     last: bool = True
 
@@ -253,8 +254,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
 class Feed(msgspec.Struct, frozen=True, tag="feed"):
     """Changes number `seq` of this incarnation; an empty one is a beat."""
 
-    incarnation: int
-    seq: int
+    incarnation: Count
+    seq: Count
     changes: tuple[Change, ...] = ()
 
 

@@ -1,0 +1,82 @@
+"""`meshtrain master`: settings, signals, and the master itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meshtrain.net.zmq_client import Ports
+from meshtrain.spec.settings import master_settings
+from meshtrain_daemon.master.mesh import Master
+
+
+def command(
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file, see configs/master.toml.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder that all state lies in.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on: loopback.")] = None,
+    control_port: Annotated[
+        int | None, typer.Option(help="Port for nodes and commands; 0 is any free one.")
+    ] = None,
+    bulk_port: Annotated[int | None, typer.Option(help="Port for logs and metrics.")] = None,
+    feed_port: Annotated[int | None, typer.Option(help="Port for dashboards.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port for artifacts.")] = None,
+    lease_s: Annotated[
+        float | None, typer.Option(help="Seconds that a node may be silent and keep its jobs.")
+    ] = None,
+    heartbeat_s: Annotated[
+        float | None, typer.Option(help="Seconds between a node's signs of life.")
+    ] = None,
+    inbox: Annotated[Path | None, typer.Option(help="Folder watched for job files.")] = None,
+    inbox_rest_s: Annotated[
+        float | None, typer.Option(help="Seconds that a dropped file must have rested.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of merged results.")] = None,
+) -> None:
+    """Run the master: broker, scheduler, job store and inbox.
+
+    Example: meshtrain master --home ~/mesh
+    """
+    flags: dict[str, Any] = {
+        "home": home.absolute() if home is not None else None,
+        "host": host,
+        "control_port": control_port,
+        "bulk_port": bulk_port,
+        "feed_port": feed_port,
+        "http_port": http_port,
+        "lease_s": lease_s,
+        "heartbeat_s": heartbeat_s,
+        "inbox": inbox.absolute() if inbox is not None else None,
+        "inbox_rest_s": inbox_rest_s,
+        "results": results.absolute() if results is not None else None,
+    }
+    settings = master_settings(config, os.environ, flags)
+    asyncio.run(_run(Master(settings, say)))
+
+
+async def _run(master: Master) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, master.stop)
+
+    def ready(ports: Ports) -> None:
+        say(
+            f"master ready: control {ports.control}, bulk {ports.bulk}, feed {ports.feed}, "
+            f"http {ports.http}; drop job files into {master.inbox}"
+        )
+
+    await master.run(ready)
+    say("master stopped")
+
+
+def say(text: str) -> None:
+    """A line with the time, on standard error."""
+    print(f"{datetime.now():%H:%M:%S}  {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,173 @@
+"""Carries out what the scheduler decides: sends, collects, lays out, publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from meshtrain.artifacts.failures import DiskFullError
+from meshtrain.artifacts.fetch import Fetcher, Source
+from meshtrain.clock import lease_now_s, wall_now_s
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
+from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.view import Change, Note, TransferRow
+from meshtrain.errors import ArtifactError
+from meshtrain.net.base import MasterTransport
+from meshtrain.wire import messages as msg
+from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.translate import numbered
+
+CHANGES_PER_FEED_MAX = 500
+
+
+class Hands:
+    """Everything but the store that effects reach.
+
+    Args:
+        post: gives an event to the scheduler.
+        spawn: runs something beside.
+        say: shows a line to people.
+    """
+
+    def __init__(
+        self,
+        *,
+        sockets: MasterTransport,
+        fetcher: Fetcher,
+        reporter: Reporter,
+        incarnation: int,
+        lease_s: float,
+        heartbeat_s: float,
+        bulk_port: int,
+        http_url: str,
+        post: Callable[[ev.Event], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        say: Callable[[str], None],
+    ) -> None:
+        self._sockets = sockets
+        self._fetcher = fetcher
+        self._reporter = reporter
+        self._incarnation = incarnation
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
+        self._bulk_port = bulk_port
+        self._http_url = http_url
+        self._post = post
+        self._spawn = spawn
+        self._say = say
+        #: node id → the connection of its present life
+        self.peers: dict[str, bytes] = {}
+        #: request → what to do with its reply
+        self._waiting: dict[str, Callable[[fx.Reply], None]] = {}
+        self._collecting: set[str] = set()
+        self.feed_seq = 0
+
+    def expect_reply(self, request_id: str, take: Callable[[fx.Reply], None]) -> None:
+        """Have `take` called with the scheduler's reply to a request."""
+        self._waiting[request_id] = take
+
+    def send(self, effects: Sequence[fx.Effect]) -> None:
+        """Carry out all but the saves; what goes to one node travels together."""
+        outgoing: dict[bytes, list[msg.ToNode]] = {}
+        for effect in effects:
+            match effect:
+                case fx.SendCommand():
+                    self._add(outgoing, effect.node_id, numbered(effect, self._http_url))
+                case fx.AnswerBeat():
+                    answer = msg.BeatAnswer(effect.session, effect.beat, lease_now_s())
+                    self._add(outgoing, effect.node_id, answer)
+                case fx.WelcomeNode():
+                    self._add(outgoing, effect.node_id, self._welcome(effect.session))
+                case fx.AskHello():
+                    self._add(outgoing, effect.node_id, msg.SayHello())
+                case fx.Reply():
+                    take = self._waiting.pop(effect.request_id, None)
+                    if take is not None:
+                        take(effect)
+                case fx.CollectArtifact():
+                    self._collect(effect)
+                case fx.JobFinished():
+                    self._reporter.job_ended(effect.job)
+                case fx.Publish():
+                    self.publish(effect.changes)
+                case _:
+                    pass
+        for peer, messages in outgoing.items():
+            self._sockets.send_control(peer, messages)
+
+    def publish(self, changes: Sequence[Change]) -> None:
+        """Tell dashboards what changed; with no changes, that the master is there."""
+        for change in changes:
+            if isinstance(change, Note):
+                self._say(change.text)
+        for start in range(0, max(1, len(changes)), CHANGES_PER_FEED_MAX):
+            self.feed_seq += 1
+            if self._sockets.subscribers:
+                part = tuple(changes[start : start + CHANGES_PER_FEED_MAX])
+                self._sockets.publish(msg.Feed(self._incarnation, self.feed_seq, part))
+
+    def note(self, text: str) -> None:
+        """Show a line to everybody who looks."""
+        self.publish((Note(wall_now_s(), text),))
+
+    def _add(
+        self, outgoing: dict[bytes, list[msg.ToNode]], node_id: str, message: msg.ToNode
+    ) -> None:
+        peer = self.peers.get(node_id)
+        if peer is not None:
+            outgoing.setdefault(peer, []).append(message)
+
+    def _welcome(self, session: str) -> msg.Welcome:
+        return msg.Welcome(
+            session=session,
+            incarnation=self._incarnation,
+            lease_s=self._lease_s,
+            heartbeat_s=self._heartbeat_s,
+            now_s=lease_now_s(),
+            bulk_port=self._bulk_port,
+        )
+
+    # --- the master as a holder -----------------------------------------------------------
+
+    def _collect(self, effect: fx.CollectArtifact) -> None:
+        if effect.artifact_id in self._collecting:
+            for source in effect.sources:
+                self._fetcher.add_source(
+                    effect.artifact_id, Source(node_id=source.node_id, url=source.http_url)
+                )
+            return
+        self._collecting.add(effect.artifact_id)
+        self._spawn(self._fetch(effect))
+
+    async def _fetch(self, effect: fx.CollectArtifact) -> None:
+        artifact_id = effect.artifact_id
+        sources = [Source(node_id=s.node_id, url=s.http_url) for s in effect.sources]
+        try:
+            report = await self._fetcher.fetch(artifact_id, sources)
+        except DiskFullError as error:
+            self.note(f"the master's disk is full: {error}")
+            self._post(ev.CollectFailed(artifact_id, str(error)))
+        except ArtifactError as error:
+            self._post(ev.CollectFailed(artifact_id, str(error)))
+        else:
+            self.transferred(artifact_id, MASTER_NODE_ID, report.bytes_by_node, report.duration_s)
+            self._post(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
+            self._reporter.base_held(artifact_id)
+        finally:
+            self._collecting.discard(artifact_id)
+
+    def transferred(
+        self, artifact_id: str, to_node: str, bytes_by_node: dict[str, int], duration_s: float
+    ) -> None:
+        """Show a transfer that arrived."""
+        self.publish(
+            (
+                TransferRow(
+                    artifact_id=artifact_id,
+                    to_node=to_node,
+                    bytes_by_node=bytes_by_node,
+                    duration_s=duration_s,
+                ),
+            )
+        )

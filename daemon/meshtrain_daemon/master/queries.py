@@ -1,0 +1,422 @@
+"""The questions that people's commands and dashboards ask the master.
+
+    what      names                     a row
+    ports     –                         where the master listens, its folders, its version
+    jobs      jobs and sweeps; or all   core.view.JobRow; the newest sweep first, bases last
+    sweeps    sweeps; or all            core.view.SweepRow, its jobs by state, its folder; newest
+                                        first
+    bases     bases; or all             core.view.BaseRow, its job, its failure
+    nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
+    job       one job                   core.view.JobRow and all else of it, attempts too
+    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB; the
+              stream and an attempt     streams are log and metrics
+    results   one sweep                 its folder, how it is merged, and a page of its cells:
+                                        offset, limit and total count cells
+    recipes   bases; or all             the recipe of a base, and what it took; newest first
+    history   –                         how long attempts that ended well have taken
+
+`offset`, `limit` and `total` count rows unless it says otherwise. A page may
+end before `limit`, so that its message stays small: whoever wants all goes on
+from the offset that it has come to, until `total`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import msgspec
+
+from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState, Sweep
+from meshtrain.core.plan import work_kind
+from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
+from meshtrain.core.state import MeshState
+from meshtrain.errors import MeshtrainError, NotFoundError, UserError
+from meshtrain.net.zmq_client import Ports as Ports
+from meshtrain.results.merge import CellState, cell_result
+from meshtrain.results.metrics import Metrics
+from meshtrain.spec.jobs import JobSpec, TrainingWork
+from meshtrain.spec.problems import hint, shown
+from meshtrain.wire.messages import Answer, Query
+from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
+
+ROWS_MAX = 5000
+"""Rows in one answer."""
+ANSWER_BYTES_MAX = 4 << 20
+"""Bytes of one answer's rows; half of what a message may have."""
+LOG_BYTES_MAX = 1 << 20
+RUNNING_SHOWN_MAX = 64
+STREAMS = ("log", "metrics")
+
+
+class Surroundings(Protocol):
+    """What answers need beside the scheduler's state."""
+
+    @property
+    def ports(self) -> Ports:
+        """Where the master listens; its host is the one that it was asked at."""
+        ...
+
+    @property
+    def home(self) -> str:
+        """The folder of the master's state."""
+        ...
+
+    @property
+    def inbox(self) -> str:
+        """The watched folder."""
+        ...
+
+    @property
+    def version(self) -> str: ...
+
+    def results_folder(self, sweep: Sweep) -> str:
+        """Where the merged results of the sweep lie."""
+        ...
+
+    def metrics_of(self, job: Job) -> Metrics:
+        """What a job left that succeeded and sent no metrics: why it has none."""
+        ...
+
+    def attempts_of(self, job_id: str) -> Sequence[Attempt]:
+        """All attempts of a job, oldest first, as the store has them."""
+        ...
+
+    def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
+        """Bytes of a stream that are stored; 0 where there is none."""
+        ...
+
+    def read_log(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes of a stream from `offset` on."""
+        ...
+
+
+_Answering = tuple[Iterable[Any], int]
+"""The rows from the offset on, made as they are taken, and the total."""
+
+
+def answer(state: MeshState, query: Query, surroundings: Surroundings) -> Answer:
+    """The answer to a query; its error says what was wrong, and then it has no rows."""
+    handler = QUERIES.get(query.what)
+    try:
+        if handler is None:
+            known = ", ".join(sorted(QUERIES))
+            close = hint(query.what, QUERIES) or ";"
+            raise NotFoundError(f"no query is called {shown(query.what)}{close} known: {known}")
+        if query.offset < 0 or query.limit < 0:
+            raise UserError("an offset and a limit are 0 or more")
+        rows, total = handler(state, query, surroundings)
+        return Answer(query.request_id, rows=_page(rows, query.limit), total=total)
+    except MeshtrainError as error:
+        return Answer(query.request_id, error=str(error))
+
+
+def _page(rows: Iterable[Any], limit: int) -> list[Any]:
+    """The first rows that fit into one message; the first one in any case."""
+    kept: list[Any] = []
+    size_bytes = 0
+    if limit == 0:
+        return kept
+    for row in rows:
+        size_bytes += len(msgspec.msgpack.encode(row))
+        if kept and size_bytes > ANSWER_BYTES_MAX:
+            break
+        kept.append(row)
+        if len(kept) >= min(limit, ROWS_MAX):
+            break
+    return kept
+
+
+def _plain(record: msgspec.Struct) -> dict[str, Any]:
+    row = msgspec.to_builtins(record)
+    assert isinstance(row, dict)
+    row.pop("type", None)
+    return row
+
+
+# --- the mesh ----------------------------------------------------------------------
+
+
+def _ports(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    row = {
+        **_plain(surroundings.ports),
+        "home": surroundings.home,
+        "inbox": surroundings.inbox,
+        "version": surroundings.version,
+        "incarnation": state.incarnation,
+    }
+    return [row], 1
+
+
+def _jobs(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    if query.names:
+        job_ids = list(resolve(state, query.names).all_job_ids(state))
+    else:
+        job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
+        job_ids += reversed(state.base_of_job)
+    rows = (_plain(job_row(state, state.jobs[job_id])) for job_id in job_ids[query.offset :])
+    return rows, len(job_ids)
+
+
+def _newest(state: MeshState) -> Iterator[Sweep]:
+    return reversed(state.sweeps.values())
+
+
+def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    sweeps = [resolve_sweep(state, name) for name in query.names] or list(_newest(state))
+
+    def row(sweep: Sweep) -> dict[str, Any]:
+        states = Counter(str(state.jobs[job_id].state) for job_id in sweep.job_ids)
+        return {
+            **_plain(sweep_row(state, sweep.sweep_id)),
+            "states": dict(states),
+            "recipe_hashes": sweep.recipe_hashes,
+            "reused_hashes": sweep.reused,
+            "folder": surroundings.results_folder(sweep),
+        }
+
+    return map(row, sweeps[query.offset :]), len(sweeps)
+
+
+def _bases_asked(state: MeshState, query: Query) -> list[Base]:
+    if query.names:
+        named = [resolve_base(state, name) for name in query.names]
+        return list({base.recipe_hash: base for base in named}.values())
+    return list(reversed(state.bases.values()))
+
+
+def _bases(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    bases = _bases_asked(state, query)
+
+    def row(base: Base) -> dict[str, Any]:
+        job = state.jobs[base.job_id]
+        shown_row = job_row(state, job)
+        return {
+            **_plain(base_row(state, base.recipe_hash)),
+            "job_id": base.job_id,
+            "job": job.name,
+            "job_state": str(job.state),
+            "job_node_id": shown_row.node_id,
+            "failure": shown_row.failure,
+            "reason": shown_row.reason,
+            "committed_wall_s": base.committed_wall_s,
+        }
+
+    return map(row, bases[query.offset :]), len(bases)
+
+
+def _nodes(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    for name in query.names:
+        if name not in state.nodes:
+            raise NotFoundError(
+                f"no node is called {shown(name)}{hint(name, state.nodes) or '.'} "
+                "List them: meshtrain nodes"
+            )
+    node_ids = list(dict.fromkeys(query.names)) or sorted(state.nodes)
+
+    def row(node_id: str) -> dict[str, Any]:
+        node = state.nodes[node_id]
+        running = sorted(state.jobs[state.live[attempt_id]].name for attempt_id in node.live)
+        return {
+            **_plain(node_row(state, node_id)),
+            "spec": _plain(node.spec),
+            "memory_used_bytes": node.memory_used_bytes,
+            "running": running[:RUNNING_SHOWN_MAX],
+            "running_count": len(running),
+        }
+
+    return map(row, node_ids[query.offset :]), len(node_ids)
+
+
+# --- one job -----------------------------------------------------------------------
+
+
+def _job(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    job = state.jobs[resolve_job(state, _only_name(query, "a job"))]
+    recipe_hash = job.spec.recipe_hash or state.base_of_job.get(job.job_id)
+    row = {
+        **_plain(job_row(state, job)),
+        "cell": job.spec.cell,
+        "group": job.spec.group,
+        "work": msgspec.to_builtins(job.spec.work),
+        "resources": _plain(state.needs(job)),
+        "limits": _plain(job.spec.limits),
+        "cancelling": job.cancelling,
+        "last_failure": None if job.failure is None else _plain(job.failure),
+        "attempts": [_plain(attempt) for attempt in _attempts(state, job, surroundings)],
+        "base": None if recipe_hash is None else _plain(base_row(state, recipe_hash)),
+    }
+    return [row], 1
+
+
+def _only_name(query: Query, what: str) -> str:
+    if len(query.names) != 1:
+        raise UserError(f"the query {query.what} takes the name of {what}, and nothing else")
+    return query.names[0]
+
+
+def _attempts(state: MeshState, job: Job, surroundings: Surroundings) -> list[Attempt]:
+    """The stored attempts, with what the scheduler knows of the last one since."""
+    known = {attempt.attempt_id: attempt for attempt in surroundings.attempts_of(job.job_id)}
+    if job.attempt is not None:
+        known[job.attempt.attempt_id] = job.attempt
+    return sorted(known.values(), key=lambda attempt: attempt.epoch)
+
+
+def _log(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    if not 1 <= len(query.names) <= 3:
+        raise UserError("the query log takes a job, and perhaps a stream and an attempt")
+    name, stream, wanted = (*query.names, "", "")[:3]
+    stream = stream or STREAMS[0]
+    if stream not in STREAMS:
+        known = " and ".join(STREAMS)
+        raise NotFoundError(f"a job has no stream {shown(stream)}: it has {known}")
+    job = state.jobs[resolve_job(state, name)]
+    attempt = _attempt(state, job, wanted, surroundings)
+    size_bytes, data = 0, b""
+    if attempt is not None:
+        key = (job.job_id, attempt.attempt_id, stream)
+        size_bytes = surroundings.log_size(*key)
+        limit = min(query.limit, LOG_BYTES_MAX, max(size_bytes - query.offset, 0))
+        data = surroundings.read_log(*key, query.offset, limit) if limit else b""
+    ended = job.state.is_terminal
+    if wanted and attempt is not None:
+        ended = attempt.state is not AttemptState.LIVE
+    row = {
+        "job_id": job.job_id,
+        "name": job.name,
+        "state": str(job.state),
+        "reason": job_row(state, job).reason,
+        "attempt_id": None if attempt is None else attempt.attempt_id,
+        "stream": stream,
+        "offset": query.offset,
+        "data": data,
+        "size_bytes": size_bytes,
+        "ended": ended,
+    }
+    return [row], 1
+
+
+def _attempt(state: MeshState, job: Job, wanted: str, surroundings: Surroundings) -> Attempt | None:
+    """The attempt of that id, or of that number counted from 1; else the last one."""
+    if not wanted:
+        return job.attempt or next(reversed(_attempts(state, job, surroundings)), None)
+    attempts = _attempts(state, job, surroundings)
+    for number, attempt in enumerate(attempts, start=1):
+        if wanted in (attempt.attempt_id, str(number)):
+            return attempt
+    there = f"attempts 1 to {len(attempts)}" if attempts else "no attempt yet"
+    raise NotFoundError(f"{job.name} has no attempt {shown(wanted)}: it has {there}")
+
+
+# --- results -----------------------------------------------------------------------
+
+
+def _results(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    sweep = resolve_sweep(state, _only_name(query, "a sweep"))
+    jobs = [state.jobs[job_id] for job_id in sweep.job_ids]
+    cells = (
+        _cell(job, index, surroundings) for index, job in enumerate(jobs) if index >= query.offset
+    )
+    row = {
+        "sweep_id": sweep.sweep_id,
+        "name": sweep.name,
+        "folder": surroundings.results_folder(sweep),
+        "results": _plain(sweep.results),
+        "target": _target(job.spec for job in jobs),
+        "cells": _page(cells, query.limit),
+    }
+    return [row], len(jobs)
+
+
+def _cell(job: Job, index: int, surroundings: Surroundings) -> dict[str, Any]:
+    state, reason, metrics = str(job.state), "", Metrics()
+    if job.state is JobState.SUCCEEDED:
+        metrics = Metrics(values=job.metrics) if job.metrics else surroundings.metrics_of(job)
+    elif job.failure is not None:
+        reason = f"{job.failure.failure_class}: {job.failure.message}"
+    if job.state.is_leased:
+        state = str(CellState.RUNNING)
+    return _plain(cell_result(job.spec, state, metrics, reason=reason, index=index))
+
+
+def _target(jobs: Iterable[JobSpec]) -> str | None:
+    """The person whose model all runs are for; None where they differ, or are commands."""
+    targets = {
+        job.work.config.get("target") if isinstance(job.work, TrainingWork) else None
+        for job in jobs
+    }
+    target = targets.pop() if len(targets) == 1 else None
+    return target if isinstance(target, str) else None
+
+
+# --- for plans -----------------------------------------------------------------------
+
+
+def _recipes(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    bases = _bases_asked(state, query)
+    rows = (
+        {
+            "recipe_hash": base.recipe_hash,
+            "recipe": base.spec.recipe,
+            "label": base.spec.label,
+            "state": str(base.state),
+            "size_bytes": base.size_bytes,
+            "trained_s": base.trained_s,
+        }
+        for base in bases[query.offset :]
+    )
+    return rows, len(bases)
+
+
+def _history(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    durations: dict[tuple[str | None, str | None, str, str], list[float]] = {}
+    for base in state.bases.values():
+        if base.state is BaseState.COMMITTED and base.trained_s is not None:
+            of_base = (base.recipe_hash, None, str(JobKind.BASE), work_kind(base.spec.work))
+            durations.setdefault(of_base, []).append(base.trained_s)
+    for job in state.jobs.values():
+        attempt = job.attempt
+        if (
+            job.kind is not JobKind.EXPERIMENT
+            or job.state is not JobState.SUCCEEDED
+            or job.sweep_id is None
+            or attempt is None
+            or attempt.started_wall_s is None
+            or attempt.ended_wall_s is None
+        ):
+            continue
+        name = state.sweeps[job.sweep_id].name
+        key = (job.spec.recipe_hash, name, str(job.kind), work_kind(job.spec.work))
+        took_s = max(attempt.ended_wall_s - attempt.started_wall_s, 0.0)
+        durations.setdefault(key, []).append(took_s)
+    rows = [
+        {
+            "recipe_hash": recipe_hash,
+            "sweep": sweep,
+            "kind": kind,
+            "work": work,
+            "count": len(took),
+            "mean_s": sum(took) / len(took),
+        }
+        for (recipe_hash, sweep, kind, work), took in durations.items()
+    ]
+    return rows[query.offset :], len(rows)
+
+
+QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = MappingProxyType(
+    {
+        "ports": _ports,
+        "jobs": _jobs,
+        "sweeps": _sweeps,
+        "bases": _bases,
+        "nodes": _nodes,
+        "job": _job,
+        "log": _log,
+        "results": _results,
+        "recipes": _recipes,
+        "history": _history,
+    }
+)

@@ -1,0 +1,98 @@
+"""Between messages on the wire and what the scheduler takes and wants."""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshtrain.core import commands as cmd
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
+from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.wire import messages as msg
+
+
+def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
+    """The event that a node's message is; `node_id` is who its connection belongs to."""
+    match message:
+        case msg.Ended():
+            return ev.AttemptEnded(
+                node_id=node_id,
+                attempt_id=message.attempt_id,
+                epoch=message.epoch,
+                session=message.session,
+                grant=message.grant,
+                seen_seq=message.seen_seq,
+                failure=message.failure,
+                cancelled=message.cancelled,
+                handed_back=message.handed_back,
+                artifact_id=message.artifact_id,
+                size_bytes=message.size_bytes,
+                metrics=message.metrics,
+                run_s=message.run_s,
+            )
+        case msg.Started():
+            return ev.AttemptStarted(node_id, message.attempt_id, message.epoch)
+        case msg.Beat():
+            return ev.NodeBeat(
+                node_id=node_id,
+                session=message.session,
+                beat=message.beat,
+                sent_s=message.sent_s,
+                seen_seq=message.seen_seq,
+                grant=message.grant,
+                attempts=message.attempts,
+                accepting=message.accepting,
+                note=message.note,
+                fetching=message.fetching,
+            )
+        case msg.Holds():
+            return ev.ArtifactHeld(node_id, message.added, message.removed)
+        case msg.Hello():
+            return ev.NodeSaidHello(
+                spec=message.spec,
+                session=message.session,
+                attempts=message.attempts,
+                holds=message.holds,
+                grant=message.grant,
+                accepting=message.accepting,
+                note=message.note,
+            )
+        case msg.Goodbye():
+            return ev.NodeLeft(node_id, message.session)
+
+
+def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:
+    """A command as it travels: the master's own address is filled in here."""
+    command = effect.command
+    match command:
+        case cmd.AssignAttempt():
+            if command.base is not None or command.code is not None:
+                command = msgspec.structs.replace(
+                    command,
+                    base=_with_url(command.base, master_url),
+                    code=_with_url(command.code, master_url),
+                )
+        case cmd.AddSources():
+            command = cmd.AddSources(
+                command.artifact_id, _sources_with_url(command.sources, master_url)
+            )
+        case _:
+            pass
+    return msg.Numbered(effect.session, effect.seq, command)
+
+
+def _with_url(need: cmd.ArtifactNeed | None, master_url: str) -> cmd.ArtifactNeed | None:
+    if need is None:
+        return None
+    return cmd.ArtifactNeed(need.artifact_id, _sources_with_url(need.sources, master_url))
+
+
+def _sources_with_url(
+    sources: tuple[cmd.ArtifactSource, ...], master_url: str
+) -> tuple[cmd.ArtifactSource, ...]:
+    return tuple(
+        cmd.ArtifactSource(MASTER_NODE_ID, master_url)
+        if source.node_id == MASTER_NODE_ID
+        else source
+        for source in sources
+    )

@@ -1,0 +1,66 @@
+"""`meshtrain worker`: settings, signals, and the node's daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meshtrain.spec.settings import worker_settings
+from meshtrain_daemon.worker.node import WorkerNode
+
+
+def command(
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file, see configs/worker.toml.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder that all state lies in.")] = None,
+    master: Annotated[str | None, typer.Option(help="Control address of the master.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of this node; else the host's name.")
+    ] = None,
+    cpu_slots: Annotated[
+        int | None, typer.Option(help="Jobs without a GPU that run at once.")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="Indices of the GPUs to use, such as 0,1; else all.")
+    ] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port for artifacts; 0 is any.")] = None,
+    stop_grace_s: Annotated[
+        float | None, typer.Option(help="Seconds that running jobs get when it is stopped.")
+    ] = None,
+) -> None:
+    """Run a node: take jobs from the master, fetch what they need, report what they give.
+
+    Example: meshtrain worker --master 127.0.0.1:7470 --cpu-slots 2
+    """
+    flags: dict[str, Any] = {
+        "home": home.absolute() if home is not None else None,
+        "master": master,
+        "node_name": name,
+        "cpu_slots": cpu_slots,
+        "gpus": gpus,
+        "http_port": http_port,
+        "stop_grace_s": stop_grace_s,
+    }
+    settings = worker_settings(config, os.environ, flags)
+    asyncio.run(_run(WorkerNode(settings, say)))
+
+
+async def _run(node: WorkerNode) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    await node.run()
+    say("worker stopped")
+
+
+def say(text: str) -> None:
+    """A line with the time, on standard error."""
+    print(f"{datetime.now():%H:%M:%S}  {text}", file=sys.stderr, flush=True)

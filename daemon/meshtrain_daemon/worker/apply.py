@@ -1,0 +1,346 @@
+"""Carries out what the agent decides: messages, fetches, processes, results.
+
+Nothing here waits: what takes time runs beside it, and comes back to the agent
+as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from meshtrain.artifacts.failures import DiskFullError
+from meshtrain.artifacts.fetch import Fetcher, Source
+from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.core import agent_io as io
+from meshtrain.core.commands import ArtifactSource, AssignAttempt
+from meshtrain.core.job import Failure, FailureClass
+from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
+from meshtrain.errors import ArtifactError
+from meshtrain.spec.jobs import TrainingWork
+from meshtrain.wire import messages as msg
+from meshtrain_daemon.worker import outputs
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
+from meshtrain_daemon.worker.runner import Runner
+from meshtrain_daemon.worker.streams import Streamer
+from meshtrain_daemon.worker.verdict import failure_of
+
+WARM_MODULE = "meshtrain.training.warm"
+COLD_MODULE = "meshtrain.training.child"
+
+
+class SendsToMaster(Protocol):
+    """What is needed of the worker's sockets."""
+
+    def send(self, messages: Sequence[msg.FromNode]) -> object: ...
+
+
+class Hands:
+    """The node's disk, processes and links, as far as the agent moves them.
+
+    Args:
+        spec: what the node says it is.
+        attempts: the folder of attempts' folders.
+        post: gives an event to the agent.
+        spawn: runs something beside.
+        on_leave: called when the agent has nothing left.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: NodeSpec,
+        attempts: Path,
+        store: ArtifactStore,
+        fetcher: Fetcher,
+        streamer: Streamer,
+        sockets: SendsToMaster,
+        kill_grace_s: float,
+        warm_training: bool,
+        post: Callable[[io.AgentEvent], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        on_leave: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._attempts = attempts
+        self._store = store
+        self._fetcher = fetcher
+        self._streamer = streamer
+        self._sockets = sockets
+        self._kill_grace_s = kill_grace_s
+        self._post = post
+        self._spawn = spawn
+        self._on_leave = on_leave
+        environment = job_environment()
+        mark_prefix = f"{spec.node_id}/"
+        self._commands = Runner(
+            self._on_runner_events, environment=environment, mark_prefix=mark_prefix
+        )
+        self._trainings = (
+            Runner(
+                self._on_runner_events,
+                preload=WARM_MODULE,
+                environment=environment,
+                mark_prefix=mark_prefix,
+            )
+            if warm_training
+            else None
+        )
+        self._folders: dict[str, AttemptFolder] = {}
+        self._runner_of: dict[str, Runner] = {}
+        #: attempts whose folder is being laid out; True once told to end
+        self._preparing: dict[str, bool] = {}
+
+    async def start(self) -> None:
+        await self._commands.start()
+
+    async def close(self) -> None:
+        await self._commands.close()
+        if self._trainings is not None:
+            await self._trainings.close()
+
+    def apply(self, effects: Sequence[io.AgentEffect]) -> None:
+        """Carry out a batch of effects; its messages travel together."""
+        outgoing: list[msg.FromNode] = []
+        launches: list[AssignAttempt] = []
+        for effect in effects:
+            match effect:
+                case io.SendEnded():
+                    outgoing.append(_ended(effect))
+                case io.LaunchProcess():
+                    launches.append(effect.assignment)
+                case io.StoreOutput():
+                    self._store_output(effect.assignment)
+                case io.DropAttempt():
+                    self._drop(effect.attempt_id)
+                case io.SendStarted():
+                    outgoing.append(msg.Started(effect.session, effect.attempt_id, effect.epoch))
+                case io.SendBeat():
+                    outgoing.append(_beat(effect))
+                case io.FetchArtifact():
+                    self._spawn(self._fetch(effect.artifact_id, effect.sources))
+                case io.AddFetchSources():
+                    for source in effect.sources:
+                        self._fetcher.add_source(effect.artifact_id, _source(source))
+                case io.SendHolds():
+                    outgoing.append(
+                        msg.Holds(
+                            effect.session,
+                            added=effect.added,
+                            bytes_by_node=effect.bytes_by_node,
+                            duration_s=effect.duration_s,
+                        )
+                    )
+                case io.EndProcess():
+                    self._end(effect.attempt_id)
+                case io.SendHello():
+                    outgoing.append(self._hello(effect))
+                case io.SendGoodbye():
+                    outgoing.append(msg.Goodbye(effect.session))
+                case io.LeaveMesh():
+                    self._on_leave()
+        if launches:
+            self._launch(launches)
+        if outgoing:
+            self._sockets.send(outgoing)
+
+    # --- processes ---------------------------------------------------------------------
+
+    def _launch(self, assignments: list[AssignAttempt]) -> None:
+        ready: list[Launch] = []
+        for assignment in assignments:
+            folder = AttemptFolder(self._attempts, assignment)
+            attempt_id = assignment.attempt_id
+            self._folders[attempt_id] = folder
+            try:
+                folder.make()
+                if folder.needs_copies:
+                    self._preparing[attempt_id] = False
+                    self._spawn(self._prepare(folder))
+                    continue
+                launch = folder.launch(self._kill_grace_s)
+            except OSError as error:
+                self._failed_to_start(attempt_id, _disk_failure(error, self._spec.node_id))
+                continue
+            if isinstance(assignment.work, TrainingWork):
+                self._start(folder, launch)
+            else:
+                self._streamer.watch(folder)
+                self._runner_of[attempt_id] = self._commands
+                ready.append(launch)
+        if ready:
+            self._commands.launch(ready)
+
+    async def _prepare(self, folder: AttemptFolder) -> None:
+        attempt_id = folder.assignment.attempt_id
+        failure = None
+        try:
+            await asyncio.to_thread(folder.lay_out, self._store)
+            launch = folder.launch(self._kill_grace_s)
+        except DiskFullError as error:
+            failure = Failure(FailureClass.DISK, str(error), self._spec.node_id)
+        except ArtifactError as error:
+            failure = Failure(FailureClass.NETWORK, str(error), self._spec.node_id)
+        except OSError as error:
+            failure = _disk_failure(error, self._spec.node_id)
+        told_to_end = self._preparing.pop(attempt_id)
+        if failure is not None or told_to_end:
+            self._failed_to_start(
+                attempt_id, failure or Failure(FailureClass.PREEMPTED, "ended before it started")
+            )
+        else:
+            self._start(folder, launch)
+
+    def _start(self, folder: AttemptFolder, launch: Launch) -> None:
+        runner = self._commands
+        if launch.call is not None:
+            if self._trainings is not None:
+                runner = self._trainings
+            else:
+                launch = Launch(
+                    attempt_id=launch.attempt_id,
+                    folder=launch.folder,
+                    log_path=launch.log_path,
+                    cwd=launch.cwd,
+                    argv=(sys.executable, "-m", COLD_MODULE, launch.call),
+                    env=launch.env,
+                    timeout_s=launch.timeout_s,
+                    kill_grace_s=launch.kill_grace_s,
+                )
+        self._streamer.watch(folder)
+        self._runner_of[launch.attempt_id] = runner
+        runner.launch([launch])
+
+    def _failed_to_start(self, attempt_id: str, failure: Failure) -> None:
+        self._post(io.ProcessEnded(attempt_id, failure, 0.0))
+
+    def _end(self, attempt_id: str) -> None:
+        if attempt_id in self._preparing:
+            self._preparing[attempt_id] = True
+            return
+        runner = self._runner_of.get(attempt_id)
+        if runner is not None:
+            runner.end(attempt_id)
+
+    def _on_runner_events(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Started():
+                    self._post(io.ProcessStarted(event.attempt_id))
+                case Exited() | LaunchFailed():
+                    self._runner_of.pop(event.attempt_id, None)
+                    self._streamer.ended(event.attempt_id)
+                    folder = self._folders[event.attempt_id]
+                    failure = failure_of(folder, event, self._spec.node_id)
+                    run_s = event.duration_s if isinstance(event, Exited) else 0.0
+                    self._post(io.ProcessEnded(event.attempt_id, failure, run_s))
+
+    def _drop(self, attempt_id: str) -> None:
+        folder = self._folders.pop(attempt_id, None)
+        if folder is not None:
+            self._streamer.drop(folder)
+
+    # --- artifacts ---------------------------------------------------------------------
+
+    async def _fetch(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
+        try:
+            report = await self._fetcher.fetch(artifact_id, [_source(s) for s in sources])
+        except DiskFullError as error:
+            self._gave_up(artifact_id, FailureClass.DISK, error)
+        except ArtifactError as error:
+            self._gave_up(artifact_id, FailureClass.NETWORK, error)
+        else:
+            self._post(io.ArtifactFetched(artifact_id, report.bytes_by_node, report.duration_s))
+
+    def _gave_up(self, artifact_id: str, failure_class: FailureClass, error: Exception) -> None:
+        failure = Failure(failure_class, str(error), self._spec.node_id)
+        self._post(io.FetchGaveUp(artifact_id, failure))
+
+    def _store_output(self, assignment: AssignAttempt) -> None:
+        folder = self._folders[assignment.attempt_id]
+        if outputs.is_empty(folder):
+            self._post(io.OutputStored(assignment.attempt_id, None))
+        else:
+            self._spawn(self._store_in_thread(folder))
+
+    async def _store_in_thread(self, folder: AttemptFolder) -> None:
+        event = await asyncio.to_thread(
+            outputs.store_output, folder, self._store, self._spec.node_id
+        )
+        self._post(event)
+
+    # --- messages ------------------------------------------------------------------------
+
+    def _hello(self, effect: io.SendHello) -> msg.Hello:
+        return msg.Hello(
+            protocol=msg.PROTOCOL_VERSION,
+            spec=self._spec,
+            session=effect.session,
+            attempts=effect.attempts,
+            holds=effect.holds,
+            grant=effect.grant,
+            accepting=effect.accepting,
+            note=effect.note,
+        )
+
+
+def job_environment() -> dict[str, str]:
+    """What every job inherits: the daemon's environment; its virtual environment comes first."""
+    environment = dict(os.environ)
+    if sys.prefix != sys.base_prefix:
+        programs = f"{sys.prefix}/bin"
+        path = environment.get("PATH", os.defpath)
+        if programs not in path.split(os.pathsep):
+            environment["PATH"] = f"{programs}{os.pathsep}{path}"
+        environment["VIRTUAL_ENV"] = sys.prefix
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+def _disk_failure(error: OSError, node_id: str) -> Failure:
+    return Failure(FailureClass.DISK, f"can't prepare the job's folder: {error.strerror}", node_id)
+
+
+def _source(source: ArtifactSource) -> Source:
+    return Source(
+        node_id=source.node_id,
+        url=source.http_url,
+        last_resort=source.node_id == MASTER_NODE_ID,
+    )
+
+
+def _ended(effect: io.SendEnded) -> msg.Ended:
+    report = effect.report
+    return msg.Ended(
+        session=effect.session,
+        attempt_id=report.attempt_id,
+        epoch=report.epoch,
+        failure=report.failure,
+        cancelled=report.cancelled,
+        handed_back=report.handed_back,
+        artifact_id=report.artifact_id,
+        size_bytes=report.size_bytes,
+        metrics=report.metrics,
+        run_s=report.run_s,
+        grant=effect.grant,
+        seen_seq=effect.seen_seq,
+    )
+
+
+def _beat(effect: io.SendBeat) -> msg.Beat:
+    return msg.Beat(
+        session=effect.session,
+        beat=effect.beat,
+        sent_s=effect.sent_s,
+        seen_seq=effect.seen_seq,
+        grant=effect.grant,
+        attempts=effect.attempts,
+        accepting=effect.accepting,
+        note=effect.note,
+        fetching=effect.fetching,
+    )

@@ -1,0 +1,151 @@
+"""The folder of an attempt on its node: what the job finds there, and what it leaves.
+
+attempts/<attempt id>/
+    output/          {output}: becomes the result
+    base/            {base}: the base artifact, a copy of its own
+    code/            {code}: the snapshot, where the command runs
+    log              all that the job prints
+    metrics.jsonl    a line for each measurement, streamed to the master
+    failure.json     why it failed, as the job itself says
+    request.json     what the built-in training is to do
+    exit.json        how it ended, written by its shim
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.core.commands import AssignAttempt
+from meshtrain.spec.jobs import CommandWork, TrainingWork
+from meshtrain_daemon.worker.command_line import argv_of
+from meshtrain_daemon.worker.launch import Launch
+
+
+class AttemptFolder:
+    """The paths of one attempt.
+
+    Args:
+        attempts: the folder that holds those of all attempts.
+        assignment: what is to be run.
+    """
+
+    __slots__ = ("assignment", "path")
+
+    def __init__(self, attempts: Path, assignment: AssignAttempt) -> None:
+        self.assignment = assignment
+        self.path = f"{attempts}/{assignment.attempt_id}"
+
+    @property
+    def output(self) -> str:
+        return f"{self.path}/output"
+
+    @property
+    def log(self) -> str:
+        return f"{self.path}/log"
+
+    @property
+    def metrics(self) -> str:
+        return f"{self.path}/metrics.jsonl"
+
+    @property
+    def failure(self) -> str:
+        return f"{self.path}/failure.json"
+
+    @property
+    def base(self) -> str | None:
+        return f"{self.path}/base" if self.assignment.base is not None else None
+
+    @property
+    def code(self) -> str | None:
+        return f"{self.path}/code" if self.assignment.code is not None else None
+
+    def make(self) -> None:
+        """Make the empty folder; what a former daemon left under the name goes."""
+        folder = Path(self.path)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        Path(self.output).mkdir()
+
+    @property
+    def needs_copies(self) -> bool:
+        """Whether artifacts are to be laid out, which takes time."""
+        return self.assignment.base is not None or self.assignment.code is not None
+
+    def lay_out(self, store: ArtifactStore) -> None:
+        """Give the job copies of its own of what it starts from.
+
+        Raises ArtifactError when an artifact is gone or the disk is full.
+        """
+        if self.assignment.base is not None:
+            store.materialise(self.assignment.base.artifact_id, Path(f"{self.path}/base"))
+        if self.assignment.code is not None:
+            store.materialise(self.assignment.code.artifact_id, Path(f"{self.path}/code"))
+
+    def launch(self, kill_grace_s: float) -> Launch:
+        """What the runner is to start; for training, also writes its request."""
+        assignment = self.assignment
+        env = {
+            "MESHTRAIN_JOB": assignment.job_id,
+            "MESHTRAIN_NAME": assignment.name,
+            "MESHTRAIN_OUTPUT": self.output,
+            "MESHTRAIN_METRICS": self.metrics,
+            "MESHTRAIN_FAILURE": self.failure,
+            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in assignment.gpus),
+        }
+        if self.base is not None:
+            env["MESHTRAIN_BASE"] = self.base
+        work = assignment.work
+        argv: tuple[str, ...] = ()
+        call = None
+        match work:
+            case CommandWork():
+                env.update(work.env)
+                argv = argv_of(self.fill(work.command))
+            case TrainingWork():
+                device = work.config.get("device")
+                if device is not None:
+                    env["CUDA_VISIBLE_DEVICES"] = str(device)
+                call = self._write_request(work)
+        return Launch(
+            attempt_id=assignment.attempt_id,
+            folder=self.path,
+            log_path=self.log,
+            cwd=self.code or self.output,
+            argv=argv,
+            call=call,
+            env=env,
+            timeout_s=assignment.timeout_s,
+            kill_grace_s=kill_grace_s,
+        )
+
+    def fill(self, command: str) -> str:
+        """The command with this attempt's folders in place of {output}, {base} and {code}."""
+        if "{" not in command:
+            return command
+        command = command.replace("{output}", self.output)
+        command = command.replace("{base}", self.base or "")
+        return command.replace("{code}", self.code or "")
+
+    def _write_request(self, work: TrainingWork) -> str:
+        path = f"{self.path}/request.json"
+        request = {
+            "config": work.config,
+            "recipe_hash": self.assignment.recipe_hash,
+            "output": self.output,
+            "base": self.base,
+            "metrics": self.metrics,
+            "failure": self.failure,
+        }
+        Path(path).write_bytes(msgspec.json.encode(request))
+        return path
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)

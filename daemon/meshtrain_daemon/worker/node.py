@@ -1,0 +1,245 @@
+"""The node's daemon: its parts put together, and what comes in led to its agent."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import meshtrain
+from meshtrain.artifacts.fetch import Fetcher
+from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.artifacts.server import ArtifactServer
+from meshtrain.clock import lease_now_s
+from meshtrain.core import agent_io as io
+from meshtrain.core.agent import Agent
+from meshtrain.core.node import NodeSpec
+from meshtrain.hardware.gpu import find_gpus
+from meshtrain.hardware.host import disk_free_bytes, memory_bytes
+from meshtrain.ids import new_id
+from meshtrain.net.address import split_address
+from meshtrain.net.zmq_worker import WorkerSockets
+from meshtrain.security.loopback import require_loopback
+from meshtrain.spec.settings import WorkerSettings
+from meshtrain.store.lock import StoreLock
+from meshtrain.wire import messages as msg
+from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.orphans import sweep_orphans
+from meshtrain_daemon.worker.streams import Streamer
+
+HELLO_EVERY_S = 1.0
+"""Between hellos while no master answers."""
+SHIP_EVERY_S = 0.1
+DISK_EVERY_S = 5.0
+DISK_FREE_MIN_BYTES = 64 << 20
+"""Below this the node takes no more jobs."""
+STREAMS_LAST_S = 5.0
+"""How long a daemon that stops waits for its last log bytes to be stored."""
+
+
+class WorkerNode:
+    """One worker daemon over one home folder.
+
+    Args:
+        settings: who it is, where its master is, what it gives to the mesh.
+        say: shows a line to people.
+    """
+
+    def __init__(self, settings: WorkerSettings, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._say = say
+        home = settings.home
+        home.mkdir(parents=True, exist_ok=True)
+        self._lock = StoreLock(home / "worker.lock")
+        self._attempts = home / "attempts"
+        self._attempts.mkdir(exist_ok=True)
+        self._artifacts = ArtifactStore(home / "artifacts")
+        self._artifacts.recover()
+        self._gpus = find_gpus(settings.gpus)
+        self._life = new_id("life")
+        self._heartbeat_s = HELLO_EVERY_S
+        self._events: deque[io.AgentEvent] = deque()
+        self._scheduled = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self._left = asyncio.Event()
+        self._stops = 0
+        self._master_seen = False
+
+    async def run(self) -> None:
+        """Serve until `stop` was called and all is finished or handed back."""
+        settings = self._settings
+        await asyncio.to_thread(self._clear_leftovers)
+        host = require_loopback(settings.http_host, "the worker")
+        server = ArtifactServer(self._artifacts, host, settings.http_port)
+        fetcher = Fetcher(self._artifacts, connections_per_peer=settings.chunks_at_once)
+        master_host, master_port = split_address(settings.master)
+        self._sockets = WorkerSockets(
+            master_host,
+            master_port,
+            settings.node_name,
+            self._life,
+            on_control=self._on_control,
+            on_bulk=self._on_bulk,
+        )
+        self._streamer = Streamer(lambda message: self._sockets.send_bulk([message]))
+        hands = None
+        try:
+            http_url = await server.start()
+            await fetcher.start()
+            self._agent = Agent(
+                slots=settings.cpu_slots + len(self._gpus),
+                prefetch=settings.prefetch_jobs,
+                holds=self._artifacts.ids(),
+                life=self._life,
+            )
+            hands = self._hands = Hands(
+                spec=self._spec(http_url),
+                attempts=self._attempts,
+                store=self._artifacts,
+                fetcher=fetcher,
+                streamer=self._streamer,
+                sockets=self._sockets,
+                kill_grace_s=settings.kill_grace_s,
+                warm_training=settings.warm_training,
+                post=self._post,
+                spawn=self._spawn,
+                on_leave=self._left.set,
+            )
+            await hands.start()
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                self._hands.apply(self._agent.start(lease_now_s()))
+                self._say(
+                    f"worker {settings.node_name} ready: {settings.cpu_slots} CPU slots, "
+                    f"{len(self._gpus)} GPUs, master {settings.master}"
+                )
+                running = [
+                    tasks.create_task(loop)
+                    for loop in (self._beat(), self._ship(), self._watch_disk())
+                ]
+                await self._left.wait()
+                await self._ship_the_last()
+                for task in running:
+                    task.cancel()
+        finally:
+            if hands is not None:
+                await hands.close()
+            self._sockets.close()
+            await fetcher.close()
+            await server.stop()
+            self._lock.release()
+
+    def stop(self) -> None:
+        """Finish what runs within the grace, then hand back; asked twice, hand back at once."""
+        self._stops += 1
+        grace_s = self._settings.stop_grace_s if self._stops == 1 else 0.0
+        if self._agent.active and grace_s:
+            self._say(f"stopping: running jobs have {grace_s:g} s, then they are handed back")
+        self._post(io.StopAsked(finish_s=grace_s))
+
+    def _spec(self, http_url: str) -> NodeSpec:
+        settings = self._settings
+        return NodeSpec(
+            node_id=settings.node_name,
+            http_url=http_url,
+            cpu_slots=settings.cpu_slots,
+            memory_bytes=memory_bytes(),
+            gpus=self._gpus,
+            labels=settings.labels,
+            version=meshtrain.__version__,
+            trains=importlib.util.find_spec("torch") is not None,
+        )
+
+    def _clear_leftovers(self) -> None:
+        """End what a killed daemon left running, and remove its folders."""
+        for folder in list(self._attempts.iterdir()):
+            ended = sweep_orphans(f"{self._settings.node_name}/{folder.name}")
+            if ended:
+                self._say(f"ended {len(ended)} processes that {folder.name} had left behind")
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- the agent's loop --------------------------------------------------------------------
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
+        assert self._tasks is not None
+        return self._tasks.create_task(coroutine)
+
+    def _post(self, event: io.AgentEvent) -> None:
+        self._events.append(event)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._decide)
+
+    def _decide(self) -> None:
+        """Handle all that came since the last turn, then carry it out together."""
+        self._scheduled = False
+        now_s = lease_now_s()
+        effects: list[io.AgentEffect] = []
+        while self._events:
+            effects.extend(self._agent.handle(self._events.popleft(), now_s))
+        if effects:
+            self._hands.apply(effects)
+
+    # --- what the master says ------------------------------------------------------------------
+
+    def _on_control(self, batch: list[msg.ToNode]) -> None:
+        for message in batch:
+            match message:
+                case msg.Numbered():
+                    self._post(io.CommandCame(message.session, message.seq, message.command))
+                case msg.BeatAnswer():
+                    self._post(io.BeatAnswered(message.session, message.beat, message.now_s))
+                case msg.Welcome():
+                    self._heartbeat_s = message.heartbeat_s
+                    self._streamer.rewind()
+                    if not self._master_seen:
+                        self._master_seen = True
+                        self._say(f"welcomed by the master at {self._settings.master}")
+                    self._post(io.Welcomed(message.session, message.lease_s, message.now_s))
+                case msg.SayHello():
+                    self._post(io.HelloAsked())
+                case msg.Refused():
+                    self._say(f"the master refused a message: {message.error}")
+
+    def _on_bulk(self, batch: list[msg.BulkToNode]) -> None:
+        for message in batch:
+            match message:
+                case msg.StreamStored():
+                    self._streamer.stored(message)
+                case msg.Refused():
+                    self._say(f"the master refused log bytes: {message.error}")
+        self._streamer.ship(lease_now_s())
+
+    # --- loops -----------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            self._post(io.BeatDue())
+            await asyncio.sleep(
+                self._heartbeat_s if self._agent.welcomed else min(HELLO_EVERY_S, self._heartbeat_s)
+            )
+
+    async def _ship(self) -> None:
+        while True:
+            self._streamer.ship(lease_now_s())
+            await asyncio.sleep(SHIP_EVERY_S)
+
+    async def _watch_disk(self) -> None:
+        had_room = True
+        while True:
+            free = disk_free_bytes(self._settings.home)
+            has_room = free >= DISK_FREE_MIN_BYTES
+            if has_room != had_room:
+                had_room = has_room
+                note = "" if has_room else f"its disk is full: {free / 1e6:.0f} MB free"
+                self._say(note or "its disk has room again")
+                self._post(io.RoomChanged(has_room, note))
+            await asyncio.sleep(DISK_EVERY_S)
+
+    async def _ship_the_last(self) -> None:
+        until_s = lease_now_s() + STREAMS_LAST_S
+        while self._streamer.waiting and lease_now_s() < until_s:
+            await asyncio.sleep(SHIP_EVERY_S)

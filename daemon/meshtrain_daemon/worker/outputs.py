@@ -1,0 +1,50 @@
+"""What a job left in its output folder becomes a result: metrics read, files an artifact."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from meshtrain.artifacts.failures import DiskFullError
+from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.core import agent_io as io
+from meshtrain.core.job import Failure, FailureClass
+from meshtrain.core.manifest import artifact_id
+from meshtrain.errors import ArtifactError
+from meshtrain.results.metrics import read_metrics
+from meshtrain.spec.jobs import CommandWork
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+
+METRICS_TOLD_MAX = 100
+"""Metrics that travel with the end of an attempt; the rest is in its result."""
+
+
+def is_empty(folder: AttemptFolder) -> bool:
+    """Whether the job left nothing."""
+    with os.scandir(folder.output) as entries:
+        return next(entries, None) is None
+
+
+def store_output(
+    folder: AttemptFolder, store: ArtifactStore, node_id: str
+) -> io.OutputStored | io.OutputFailed:
+    """Make the output folder an artifact of the node; takes as long as hashing it does."""
+    attempt_id = folder.assignment.attempt_id
+    work = folder.assignment.work
+    result_file = work.result_file if isinstance(work, CommandWork) else None
+    output = Path(folder.output)
+    metrics = read_metrics(output, result_file).values
+    if len(metrics) > METRICS_TOLD_MAX:
+        metrics = dict(list(metrics.items())[:METRICS_TOLD_MAX])
+    try:
+        manifest = store.add_tree(output, move=True)
+    except DiskFullError as error:
+        return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, str(error), node_id))
+    except ArtifactError as error:
+        return io.OutputFailed(attempt_id, Failure(FailureClass.USER_ERROR, str(error), node_id))
+    return io.OutputStored(
+        attempt_id,
+        artifact_id(manifest),
+        size_bytes=manifest.size_bytes,
+        metrics=metrics,
+    )

@@ -1,0 +1,358 @@
+"""The settings of the two daemons: a TOML file, then the environment, then flags.
+
+A later source wins. The environment variable of `lease_s` is
+`MESHTRAIN_LEASE_S`; lists and labels are written there with commas. Names end
+with their unit. Every value has a default, so that no file is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from meshtrain.errors import SettingsError
+from meshtrain.spec import kinds
+from meshtrain.spec.kinds import Kind
+from meshtrain.spec.matrix import CELLS_MAX_DEFAULT
+from meshtrain.spec.problems import JobFileError, Places, hint, shown
+from meshtrain.spec.reader import read
+
+ENV_PREFIX = "MESHTRAIN_"
+MIB = 1024 * 1024
+LABELS_MAX = 64
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?\Z|::1?\Z")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):([0-9]{1,5})\Z")
+
+
+def default_home() -> Path:
+    """`$XDG_STATE_HOME/meshtrain`, or `~/.local/state/meshtrain`."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG rules: a relative path there is to be ignored.
+    root = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return root / "meshtrain"
+
+
+def default_node_name() -> str:
+    """The host's name, as far as a node's name may hold it."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:64]
+    return name or "node"
+
+
+def _check_path(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(f"{shown(value)} is not a path")
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{shown(value)} is not an absolute path: it begins with / or ~")
+    return path
+
+
+def _check_address(value: Any) -> str:
+    match = _ADDRESS.match(value) if isinstance(value, str) else None
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ValueError(f'{shown(value)} is not an address: write "127.0.0.1:7470"')
+    return str(value)
+
+
+def _check_gpus(value: Any) -> str | tuple[int, ...]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, str):
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        value = [int(word) if word.isdecimal() else word for word in words]
+    if isinstance(value, list | tuple) and all(
+        isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 1024
+        for index in value
+    ):
+        return tuple(dict.fromkeys(value))
+    raise ValueError(f'{shown(value)} is not "auto" or a list of GPU indexes such as [0, 1]')
+
+
+def _check_labels(value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        value = {key.strip(): text.strip() for key, _, text in pairs}
+    if not isinstance(value, dict) or len(value) > LABELS_MAX:
+        raise ValueError(f"expected at most {LABELS_MAX} labels, name = text; got {shown(value)}")
+    for key, text in value.items():
+        kinds.NAME.check(key)
+        kinds.text("text", len_max=256, blank=True).check(text)
+    return dict(value)
+
+
+def _check_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"expected true or false, got {shown(value)}")
+
+
+PATH = Kind("absolute path", _check_path, {"type": "string"})
+HOST = kinds.matching("host", _HOST, "a host name or an IP address")
+PORT = kinds.whole("port, 0 for any free one", 0, 65535)
+ADDRESS = Kind("HOST:PORT", _check_address, {"type": "string"})
+SECONDS = kinds.number("seconds", 0, 86400 * 365, above=True)
+SECONDS_OR_NONE_AT_ALL = kinds.number("seconds, 0 for none", 0, 86400 * 365)
+SLOTS = kinds.whole("whole number, 0 or more", 0, 65536)
+BATCH = kinds.whole("whole number, 1 or more", 1, 1_000_000)
+GPUS = Kind('"auto" or a list of indexes', _check_gpus, {})
+LABELS = Kind("name = text", _check_labels, {"type": "object"})
+BOOL = Kind("true or false", _check_bool, {"type": "boolean"})
+
+
+class Settings(BaseModel):
+    """What both daemons have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    home: Annotated[Path, PATH] = Field(
+        default_factory=default_home, description="Folder that all state lies in."
+    )
+
+
+class MasterSettings(Settings):
+    """The settings of `meshtrain master`."""
+
+    host: Annotated[str, HOST] = Field("127.0.0.1", description="Address that its ports listen on.")
+    control_port: Annotated[int, PORT] = Field(
+        7470, description="Port of nodes and clients; 0 is any free one."
+    )
+    bulk_port: Annotated[int, PORT] = Field(
+        7471, description="Port of logs and metrics, apart so that they delay no heartbeat."
+    )
+    feed_port: Annotated[int, PORT] = Field(7472, description="Port that dashboards listen to.")
+    http_port: Annotated[int, PORT] = Field(7473, description="Port that artifacts are served on.")
+    lease_s: Annotated[float, SECONDS] = Field(
+        30.0, description="Seconds that a node keeps a job without being heard of."
+    )
+    heartbeat_s: Annotated[float, SECONDS] = Field(
+        5.0, description="Seconds between a node's signs of life; well below lease_s."
+    )
+    tick_s: Annotated[float, SECONDS] = Field(
+        0.5, description="Seconds between looks at what time alone changes."
+    )
+    inbox: Annotated[Path | None, PATH] = Field(
+        None, description="Folder that is watched for job files; not given: HOME/inbox."
+    )
+    inbox_rest_s: Annotated[float, SECONDS] = Field(
+        2.0, description="Seconds that a file must have rested before it is read."
+    )
+    inbox_scan_s: Annotated[float, SECONDS] = Field(
+        10.0, description="Seconds between scans that find what the watch missed."
+    )
+    message_size_max_bytes: Annotated[int, kinds.SIZE] = Field(
+        64 * MIB, description="Bytes of the largest message that is read."
+    )
+    cells_max: Annotated[int, BATCH] = Field(
+        CELLS_MAX_DEFAULT, description="Cells of the largest matrix that is accepted."
+    )
+    code_size_max_bytes: Annotated[int, kinds.SIZE] = Field(
+        200_000_000, description="Bytes of the largest snapshot of code."
+    )
+    results: Annotated[Path | None, PATH] = Field(
+        None, description="Folder of merged results; not given: HOME/results."
+    )
+    commit_batch_max: Annotated[int, BATCH] = Field(
+        1000, description="Events that one commit of the store may hold."
+    )
+
+    @property
+    def inbox_folder(self) -> Path:
+        """The watched folder."""
+        return self.inbox or self.home / "inbox"
+
+    @property
+    def results_folder(self) -> Path:
+        """Where results are merged to."""
+        return self.results or self.home / "results"
+
+
+class WorkerSettings(Settings):
+    """The settings of `meshtrain worker`."""
+
+    node_name: Annotated[str, kinds.NAME] = Field(
+        default_factory=default_node_name,
+        description="Name of this node in the mesh; not given: the host's name.",
+    )
+    master: Annotated[str, ADDRESS] = Field(
+        "127.0.0.1:7470", description="Control address of the master."
+    )
+    http_host: Annotated[str, HOST] = Field(
+        "127.0.0.1", description="Address that artifacts are served on."
+    )
+    http_port: Annotated[int, PORT] = Field(
+        0, description="Port that artifacts are served on; 0 is any free one."
+    )
+    cpu_slots: Annotated[int, SLOTS] = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        description="Jobs without a GPU that run at once; not given: one a core.",
+    )
+    gpus: Annotated[str | tuple[int, ...], GPUS] = Field(
+        "auto", description="Indexes of the GPUs that the mesh may use; auto is all."
+    )
+    labels: Annotated[dict[str, str], LABELS] = Field(
+        default_factory=dict, description="Words on this node that people can read and choose by."
+    )
+    warm_training: Annotated[bool, BOOL] = Field(
+        True, description="Keeps a process ready that has torch loaded."
+    )
+    log_spool_max_bytes: Annotated[int, kinds.SIZE] = Field(
+        256 * MIB, description="Bytes of one job's log that wait here while the master is away."
+    )
+    chunks_at_once: Annotated[int, kinds.whole("whole number, 1 to 256", 1, 256)] = Field(
+        8, description="Chunks of an artifact that are fetched at once."
+    )
+    kill_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
+        10.0, description="Seconds between asking a job to end and killing it."
+    )
+    stop_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
+        30.0, description="Seconds that running jobs get to end when the daemon is stopped."
+    )
+    prefetch_jobs: Annotated[int, SLOTS] = Field(
+        1, description="Jobs taken beyond the free slots, so that their artifacts come early."
+    )
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def load_settings(
+    model: type[Model],
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Model:
+    """Settings from `file`, over it `env`, over that `flags`.
+
+    Args:
+        file: a TOML file, or None.
+        env: the process's environment; variables without MESHTRAIN_ are not looked at.
+        flags: by setting name; None means that the flag wasn't given.
+
+    Raises SettingsError naming the file and line, the variable or the flag, and the mend.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if file is not None:
+        tree, places = _read_file(file)
+        for key, value in tree.items():
+            place = places.get((key,))
+            values[key] = value
+            origins[key] = f"{file}, line {place.key.line}" if place else str(file)
+    for key in model.model_fields:
+        variable = ENV_PREFIX + key.upper()
+        written = (env or {}).get(variable)
+        if written is not None and written != "":
+            values[key] = _from_text(model, key, written)
+            origins[key] = f"environment variable {variable}"
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key] = value
+            origins[key] = f"flag --{key.replace('_', '-')}"
+    settings = _validate(model, values, origins)
+    _check_together(settings, origins)
+    return settings
+
+
+def _read_file(file: Path) -> tuple[dict[str, Any], Places]:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{file} can't be read: {error.strerror}. Check its path.") from None
+    if not data.strip():
+        return {}, {}
+    try:
+        document = read(data, "settings.toml")
+    except JobFileError as error:
+        raise SettingsError(_file_problems(file, error)) from None
+    if document.problems:
+        raise SettingsError(_file_problems(file, JobFileError(str(file), document.problems)))
+    return document.tree, document.places
+
+
+def _file_problems(file: Path, error: JobFileError) -> str:
+    lines = [
+        f"{file}{f', line {problem.spot.line}' if problem.spot else ''}: {problem.text}"
+        for problem in error.problems
+    ]
+    return "\n".join([*lines, "Mend the file and start again."])
+
+
+def _from_text(model: type[Settings], key: str, written: str) -> Any:
+    """A variable's text as the setting's own type; what doesn't fit stays text, and is told."""
+    annotation = model.model_fields[key].annotation
+    if annotation is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(written.lower(), written)
+    parse: Callable[[str], Any] | None = {int: int, float: float}.get(annotation)  # type: ignore[arg-type]
+    if parse is None or len(written) > 64:
+        return written
+    try:
+        return parse(written)
+    except ValueError:
+        return written
+
+
+def _validate(model: type[Model], values: dict[str, Any], origins: dict[str, str]) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for details in error.errors(include_url=False):
+            key = str(details["loc"][0]) if details["loc"] else ""
+            origin = origins.get(key, "settings")
+            if details["type"] == "extra_forbidden":
+                known = list(model.model_fields)
+                what = f"unknown setting{hint(key, known) or '; known: ' + ', '.join(known)}"
+            elif details["type"] == "value_error":
+                what = str(details.get("ctx", {}).get("error", details["msg"]))
+            else:
+                what = details["msg"]
+            lines.append(f"{origin}: {key}: {what}")
+        raise SettingsError("\n".join([*lines, "Mend it and start again."])) from None
+
+
+def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
+    if not isinstance(settings, MasterSettings):
+        return
+    if settings.heartbeat_s * 2 > settings.lease_s:
+        origin = origins.get("lease_s") or origins.get("heartbeat_s") or "settings"
+        raise SettingsError(
+            f"{origin}: lease_s ({settings.lease_s:g} s) must be at least twice heartbeat_s "
+            f"({settings.heartbeat_s:g} s), or one lost message loses a job. Raise lease_s."
+        )
+    ports = ("control_port", "bulk_port", "feed_port", "http_port")
+    taken: dict[int, str] = {}
+    for name in ports:
+        port = getattr(settings, name)
+        if port and port in taken:
+            origin = origins.get(name) or origins.get(taken[port]) or "settings"
+            raise SettingsError(
+                f"{origin}: {name} and {taken[port]} are both {port}. Give each its own port."
+            )
+        taken[port] = name
+
+
+def master_settings(
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> MasterSettings:
+    """The master's settings; see `load_settings`."""
+    return load_settings(MasterSettings, file, env, flags)
+
+
+def worker_settings(
+    file: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> WorkerSettings:
+    """The worker's settings; see `load_settings`."""
+    return load_settings(WorkerSettings, file, env, flags)
