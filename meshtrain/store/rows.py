@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from typing import Any
 
@@ -368,8 +369,15 @@ def stream_of(row: Row) -> StreamSize:
 
 def load_jobs(connection: sqlite3.Connection) -> tuple[Job, ...]:
     """All jobs, by `order`, and by age where that is the same."""
-    attempts: dict[int, Row] = {row[0]: row for row in connection.execute(SELECT_LAST_ATTEMPTS)}
-    attempts.update({row[0]: row for row in connection.execute(SELECT_LIVE_ATTEMPTS)})
-    jobs = [job_of(row, attempts) for row in connection.execute(SELECT_JOBS)]
+    collecting = gc.isenabled()
+    # Nothing of this is garbage, and looking for some would take as long as all the rest.
+    gc.disable()
+    try:
+        attempts: dict[int, Row] = {row[0]: row for row in connection.execute(SELECT_LAST_ATTEMPTS)}
+        attempts.update({row[0]: row for row in connection.execute(SELECT_LIVE_ATTEMPTS)})
+        jobs = [job_of(row, attempts) for row in connection.execute(SELECT_JOBS)]
+    finally:
+        if collecting:
+            gc.enable()
     jobs.sort(key=lambda job: job.order)
     return tuple(jobs)
