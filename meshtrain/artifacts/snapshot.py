@@ -1,0 +1,176 @@
+"""Which files of a folder make the code of a job, and what they hold.
+
+In a git work tree: what git tracks, as it is on disk now, and what is new and
+not ignored; so that neither an uncommitted change nor a new module is missing.
+Elsewhere: everything but version control, caches and environments.
+
+A link is taken as the file that it points at when that lies inside the folder,
+since the snapshot then holds all that the link needs; any other link is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from meshtrain.artifacts.chunking import manifest_of
+from meshtrain.artifacts.failures import disk_errors
+from meshtrain.core.manifest import FILES_MAX, Manifest, path_problem
+from meshtrain.errors import UserError
+
+_LEFT_OUT_FOLDERS = {".git", "__pycache__", ".venv"}
+_LEFT_OUT_SUFFIX = ".pyc"
+_LARGEST_SHOWN = 10
+_GIT_TIMEOUT_S = 60.0
+_NESTED_MAX = 20
+"""Work trees inside work trees, such as submodules of submodules."""
+_GIT_PLACES = {
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+}
+"""What a hook sets; without them git looks at the folder itself."""
+_NO_WORK_TREE = ("not a git repository", "must be run in a work tree")
+
+
+def snapshot_files(folder: Path, size_max_bytes: int) -> list[str]:
+    """The files of a folder that its code consists of: relative paths, sorted.
+
+    Args:
+        folder: the folder of the code.
+        size_max_bytes: the limit of all files together.
+
+    Raises:
+        UserError: when the folder can't be read, a link leads outside or
+            nowhere, a name can't be kept, or the limit is passed: then with
+            the largest files.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder. Name the folder that holds the code")
+    # Nothing listed: the folder itself is ignored by a work tree around it.
+    found = _listed_by_git(folder, 0) or list(_walk(folder, ""))
+    sizes = {relpath: _checked(folder, relpath).stat().st_size for relpath in found}
+    total_bytes = sum(sizes.values())
+    if total_bytes > size_max_bytes or len(sizes) > FILES_MAX:
+        raise UserError(_too_large(folder, sizes, total_bytes, size_max_bytes))
+    return sorted(sizes)
+
+
+def snapshot_manifest(folder: Path, files: Sequence[str]) -> Manifest:
+    """The manifest of a snapshot.
+
+    Args:
+        folder: the folder of the code.
+        files: relative paths, as `snapshot_files` gives them.
+
+    Raises:
+        UserError: when a file is gone, or a link leads outside.
+        ArtifactError: when a file can't be read or changes meanwhile.
+    """
+    return manifest_of((relpath, _checked(folder, relpath)) for relpath in files)
+
+
+def file_digests(folder: Path, files: Sequence[str]) -> dict[str, str]:
+    """The xxh3-128 of each file's content, by relative path; it raises what its manifest does."""
+    return snapshot_manifest(folder, files).file_digests()
+
+
+def _listed_by_git(folder: Path, depth: int) -> list[str] | None:
+    """What git knows below a folder; None outside a work tree or without git."""
+    if depth > _NESTED_MAX:
+        raise UserError(f"{folder} is nested in {depth} git work trees. Flatten the tree")
+    command = ["git", "-C", str(folder), "ls-files", "-co", "--exclude-standard", "-z"]
+    try:
+        done = subprocess.run(
+            command, env=_git_env(), capture_output=True, timeout=_GIT_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError:
+        return None
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"git took more than {_GIT_TIMEOUT_S:.0f} s to list {folder}. Try `git status` there"
+        ) from error
+    if done.returncode:
+        why = os.fsdecode(done.stderr).strip()
+        if any(words in why for words in _NO_WORK_TREE):
+            return None
+        raise UserError(f"git can't list the files of {folder}: {why}. Mend that, and try again")
+    found: set[str] = set()
+    for name in filter(None, done.stdout.split(b"\0")):
+        relpath = os.fsdecode(name).rstrip("/")
+        path = folder / relpath
+        if path.is_symlink() or path.is_file():
+            found.add(relpath)
+        elif path.is_dir():
+            found.update(_nested(path, relpath, depth))
+        elif path.exists():
+            raise UserError(f"{path} is no regular file. Remove it, or list it in .gitignore")
+    return sorted(found)
+
+
+def _nested(path: Path, relpath: str, depth: int) -> Iterator[str]:
+    """The files of a work tree inside a work tree; one that wasn't checked out has none."""
+    if (path / ".git").exists():
+        for inner in _listed_by_git(path, depth + 1) or []:
+            yield f"{relpath}/{inner}"
+
+
+def _git_env() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+    return env | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[str]:
+    with disk_errors(f"listing {folder}"), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name not in _LEFT_OUT_FOLDERS:
+                    yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.name in _LEFT_OUT_FOLDERS or entry.name.endswith(_LEFT_OUT_SUFFIX):
+                continue
+            elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                yield prefix + entry.name
+            else:
+                raise UserError(f"{folder / entry.name} is no regular file. Remove it")
+
+
+def _checked(folder: Path, relpath: str) -> Path:
+    """Where a file's content is: itself, or what a link inside the folder points at."""
+    path = folder / relpath
+    problem = path_problem(relpath)
+    if problem is not None:
+        raise UserError(f"{str(path)!r} can't be part of a snapshot: {problem}")
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{path} can't be part of a snapshot: it, or what it points at, is not there. "
+            "Remove it, or list it in .gitignore"
+        ) from error
+    if not real.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{path} is a link to {real}, outside of {folder}, and would not travel with the "
+            "code. Copy the file into the folder, or list the link in .gitignore"
+        )
+    if not real.is_file():
+        raise UserError(
+            f"{path} is a link to a folder. Put the folder in its place, or list the link in "
+            ".gitignore"
+        )
+    return real
+
+
+def _too_large(folder: Path, sizes: dict[str, int], total_bytes: int, size_max_bytes: int) -> str:
+    largest = sorted(sizes, key=lambda relpath: (-sizes[relpath], relpath))[:_LARGEST_SHOWN]
+    lines = "\n".join(f"  {sizes[relpath]:>15,}  {relpath}" for relpath in largest)
+    return (
+        f"the snapshot of {folder} is too large: {total_bytes:,} bytes in {len(sizes):,} files, "
+        f"the limits are {size_max_bytes:,} and {FILES_MAX:,}. The largest, in bytes:\n{lines}\n"
+        "List what is not code in .gitignore, name a smaller folder, or raise the limit"
+    )
