@@ -1,0 +1,54 @@
+# The targets that people need; `make help` lists them from their own comments.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SEEDS ?= 2000
+FIRST ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format sim bench bench-peers bench-dispatch clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(READY) ## run one sweep on a mesh of four processes, and show what came out
+	@$(BIN)/meshtrain demo
+
+test: $(READY) ## run all tests (under 6 minutes on 2 cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(READY) ## lint, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## put the code into its form
+	@$(BIN)/ruff check --fix -q . || true
+	@$(BIN)/ruff format .
+
+sim: $(READY) ## simulate SEEDS meshes from seed FIRST on
+	@MESHTRAIN_SIM_SEEDS=$(SEEDS) MESHTRAIN_SIM_FIRST=$(FIRST) $(BIN)/python -m pytest -n 2 --timeout 3600 tests/sim
+
+bench: bench-dispatch ## measure what the README claims, beside the peers
+
+bench-peers: $(READY) ## install the systems that we measure ourselves against
+	@$(BIN)/python benchmarks/setup_peers.py
+
+bench-dispatch: bench-peers ## durable jobs per second, ours and theirs, in one run
+	@$(BIN)/python benchmarks/dispatch.py
+
+clean: ## remove the environment and what the demo left
+	@rm -rf $(VENV) .peers demo-output
+
+# Made once, and again when what it is made from changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "meshtrain needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || { echo "making the environment in $(VENV)"; $(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) can't make environments: install its venv package (Debian: python3-venv)"; exit 1; }; }
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	  $(BIN)/python -m pip install -q -e '.[train,plots,tui,dev]'
+	@touch $(READY)
