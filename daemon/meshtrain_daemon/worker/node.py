@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import meshtrain
@@ -84,7 +85,12 @@ class WorkerNode:
             on_control=self._on_control,
             on_bulk=self._on_bulk,
         )
-        self._streamer = Streamer(lambda message: self._sockets.send_bulk([message]))
+        # Removing a folder waits for the disk's journal: not in the event loop.
+        janitor = ThreadPoolExecutor(1, "janitor")
+        self._streamer = Streamer(
+            lambda message: self._sockets.send_bulk([message]),
+            remove=lambda folder: janitor.submit(folder.remove),
+        )
         hands = None
         try:
             http_url = await server.start()
@@ -130,6 +136,7 @@ class WorkerNode:
             self._sockets.close()
             await fetcher.close()
             await server.stop()
+            await asyncio.to_thread(janitor.shutdown)
             self._lock.release()
 
     def stop(self) -> None:

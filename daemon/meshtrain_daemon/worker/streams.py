@@ -44,10 +44,16 @@ class Streamer:
 
     Args:
         send: hands one message to the bulk socket; False when it can't take any now.
+        remove: removes an attempt's folder; may do so later.
     """
 
-    def __init__(self, send: Callable[[StreamBytes], bool]) -> None:
+    def __init__(
+        self,
+        send: Callable[[StreamBytes], bool],
+        remove: Callable[[AttemptFolder], object] = AttemptFolder.remove,
+    ) -> None:
         self._send = send
+        self._remove = remove
         self._streams: dict[tuple[str, str], _Stream] = {}
         #: attempts whose folder may go as soon as their bytes are stored
         self._dropped: dict[str, AttemptFolder] = {}
@@ -81,7 +87,7 @@ class Streamer:
         if self._has_unstored(attempt_id):
             self._dropped[attempt_id] = folder
         else:
-            folder.remove()
+            self._remove(folder)
 
     def stored(self, message: StreamStored) -> None:
         """The master has all bytes below an offset on its disk."""
@@ -98,7 +104,7 @@ class Streamer:
             folder = self._dropped.get(message.attempt_id)
             if folder is not None and not self._has_unstored(message.attempt_id):
                 del self._dropped[message.attempt_id]
-                folder.remove()
+                self._remove(folder)
 
     def rewind(self) -> None:
         """The link is a new one: all that isn't confirmed is sent again."""
