@@ -60,7 +60,7 @@ def run_seed(seed: int) -> SimMesh:
     mesh.run_for(LEFTOVERS_S)
     for name, host in mesh.hosts.items():
         assert not host.running, f"{name} still runs {list(host.running)}"
-        assert host.agent is not None and not host.agent.attempts, f"{name} forgot nothing"
+        assert host.agent is not None and not host.agent.held.by_id, f"{name} forgot nothing"
     return mesh
 
 
