@@ -1,0 +1,209 @@
+"""What people's commands ask the master, one question at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+
+from meshtrain.core.view import Change
+from meshtrain.errors import ProtocolError
+from meshtrain.ids import new_id
+from meshtrain.net.address import endpoint, split_address
+from meshtrain.net.base import MasterAwayError, SocketLimits
+from meshtrain.net.sockets import Context, Socket, open_dealer, send_frames
+from meshtrain.security.loopback import require_loopback
+from meshtrain.wire.codec import Decoder, encode
+from meshtrain.wire.messages import (
+    Answer,
+    Done,
+    FromPerson,
+    Port,
+    Query,
+    Refused,
+    Snapshot,
+    ToPerson,
+)
+
+NotRefused = Done | Answer | Snapshot
+
+PORTS_QUERY = "ports"
+SNAPSHOT_QUERY = "snapshot"
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Where a master listens: the one row that answers the query `ports`."""
+
+    control: Port
+    bulk: Port
+    feed: Port
+    http: Port | None = None
+
+
+class MasterClient:
+    """Asks a master, and waits for each answer.
+
+    `address` is HOST:PORT of its control socket; `timeout_s` is the patience with
+    one request, connecting included. Use it as a context manager, or close it.
+
+    Raises SettingsError when the address is malformed or not loopback.
+    """
+
+    def __init__(
+        self, address: str, timeout_s: float = 5.0, *, limits: SocketLimits | None = None
+    ) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._limits = limits = limits or SocketLimits()
+        host, port = split_address(address)
+        host = require_loopback(host, "meshtrain", "connect to")
+        self._decoder: Decoder[ToPerson] = Decoder(ToPerson, limits.control_message_bytes_max)
+        self._context: Context = zmq.Context()
+        self._socket: Socket = open_dealer(
+            self._context,
+            limits,
+            message_bytes_max=limits.control_message_bytes_max,
+            queued_max=limits.control_queued_max,
+        )
+        self._socket.connect(endpoint(host, port))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the link; harmless when closed."""
+        self._socket.close(0)
+        self._context.term()
+
+    def request(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
+        """The master's answer to `message`; its `error` is the caller's to look at.
+
+        `timeout_s` replaces the client's own patience. Raises MasterAwayError when
+        no answer comes in time, and ProtocolError when the master refuses the
+        message or answers with nonsense.
+        """
+        for answer in self._answers(message, timeout_s):
+            if isinstance(answer, Snapshot):
+                break
+            return answer
+        raise ProtocolError(
+            f"the master at {self._address} answered with a snapshot that was not asked for: "
+            "see that both sides run the same version"
+        )
+
+    def ports(self) -> Ports:
+        """Where the master listens. Raises as `request` does."""
+        question = Query(new_id("request"), PORTS_QUERY)
+        return read_ports(self.request(question), self._address)
+
+    def snapshot(self) -> tuple[int, int, list[Change]]:
+        """The whole picture: the master's incarnation, the feed's number, and the rows.
+
+        Raises as `request` does.
+        """
+        parts = SnapshotParts(self._address)
+        for answer in self._answers(Query(new_id("request"), SNAPSHOT_QUERY), None):
+            if parts.add(answer):
+                break
+        return parts.incarnation, parts.seq, parts.changes
+
+    def _answers(self, message: FromPerson, timeout_s: float | None) -> Iterator[NotRefused]:
+        """Every answer to `message` as it comes; answers to older requests are passed over."""
+        patience_s = self._timeout_s if timeout_s is None else timeout_s
+        data = encode(message, self._limits.control_message_bytes_max)
+        deadline_s = time.monotonic() + patience_s
+        if not self._wait(zmq.POLLOUT, deadline_s):
+            raise MasterAwayError(no_master(self._address, patience_s))
+        try:
+            send_frames(self._socket, [data])
+        except zmq.Again as error:
+            raise MasterAwayError(no_master(self._address, patience_s)) from error
+        while True:
+            if not self._wait(zmq.POLLIN, deadline_s):
+                raise MasterAwayError(no_answer(self._address, patience_s))
+            for frame in self._socket.recv_multipart():
+                answer = self._decoder.decode(frame)
+                if isinstance(answer, Refused):
+                    raise ProtocolError(refused(self._address, answer))
+                if answer.request_id == message.request_id:
+                    yield answer
+
+    def _wait(self, event: int, deadline_s: float) -> bool:
+        left_ms = max(0, round((deadline_s - time.monotonic()) * 1000))
+        return bool(self._socket.poll(left_ms, event))
+
+
+class SnapshotParts:
+    """Puts the parts of a snapshot together."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._seen = False
+        self.incarnation = 0
+        self.seq = 0
+        self.changes: list[Change] = []
+
+    def add(self, answer: ToPerson) -> bool:
+        """Take in one part; True when it was the last.
+
+        Raises ProtocolError when it is no snapshot or not of the same moment.
+        """
+        if not isinstance(answer, Snapshot):
+            error = getattr(answer, "error", "") or f"an answer of type {type(answer).__name__}"
+            raise ProtocolError(
+                f"the master at {self._address} gave no snapshot: {error}; "
+                "see that both sides run the same version"
+            )
+        if self._seen and (answer.incarnation, answer.seq) != (self.incarnation, self.seq):
+            raise ProtocolError(
+                f"the master at {self._address} sent a snapshot whose parts are of different "
+                "moments; ask again"
+            )
+        self._seen = True
+        self.incarnation, self.seq = answer.incarnation, answer.seq
+        self.changes.extend(answer.changes)
+        return answer.last
+
+
+def read_ports(answer: ToPerson, address: str) -> Ports:
+    """The ports in an answer to the query for them. Raises ProtocolError when it has none."""
+    problem = getattr(answer, "error", "")
+    if isinstance(answer, Answer) and answer.rows and not problem:
+        try:
+            return msgspec.convert(answer.rows[0], Ports)
+        except msgspec.ValidationError as error:
+            problem = str(error)
+    raise ProtocolError(
+        f"the master at {address} did not tell its ports ({problem or 'an empty answer'}): "
+        "see that both sides run the same version"
+    )
+
+
+def no_master(address: str, timeout_s: float) -> str:
+    return (
+        f"no master answers at {address} within {timeout_s:g} s: start one with "
+        "`meshtrain master`, or name another with --master"
+    )
+
+
+def no_answer(address: str, timeout_s: float) -> str:
+    return (
+        f"the master at {address} took the request but has not answered within {timeout_s:g} s: "
+        "it may still carry it out; look with `meshtrain jobs`, or wait longer with --timeout"
+    )
+
+
+def refused(address: str, answer: Refused) -> str:
+    return f"the master at {address} refused the request: {answer.error}"

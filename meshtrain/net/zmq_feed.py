@@ -1,0 +1,373 @@
+"""Follows a master's feed, and keeps a picture of the mesh that has no holes.
+
+It subscribes first, then takes a snapshot at some number of the feed, then
+applies what is newer: what comes in between waits in a buffer. Numbers are
+(incarnation, seq). A jump in them, another incarnation, a full buffer or
+silence means that something is missing: then it waits a moment of random
+length, so that a hundred dashboards don't ask at once, and begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from enum import Enum, auto
+
+import msgspec
+import zmq
+
+from meshtrain.clock import lease_now_s
+from meshtrain.core.view import Change, MeshView
+from meshtrain.errors import ProtocolError
+from meshtrain.ids import new_id
+from meshtrain.net.address import endpoint, split_address
+from meshtrain.net.base import MasterAwayError, SocketLimits
+from meshtrain.net.socket_reader import SocketReader
+from meshtrain.net.sockets import Context, Socket, open_dealer, open_socket, send_frames
+from meshtrain.net.zmq_client import (
+    PORTS_QUERY,
+    SNAPSHOT_QUERY,
+    SnapshotParts,
+    no_answer,
+    no_master,
+    read_ports,
+    refused,
+)
+from meshtrain.security.loopback import require_loopback
+from meshtrain.wire.codec import BadMessageError, Decoder, encode
+from meshtrain.wire.messages import Feed, Query, Refused, ToPerson
+
+GAP_DOUBLINGS_MAX = 5
+
+
+class FeedBatch(msgspec.Struct, frozen=True):
+    """News for a dashboard. `whole`: these rows replace all that was known."""
+
+    incarnation: int
+    seq: int
+    changes: tuple[Change, ...]
+    whole: bool
+
+
+class Order(Enum):
+    """Where a message of the feed stands after the last one applied."""
+
+    OLD = auto()
+    NEXT = auto()
+    GAP = auto()
+
+
+def order_of(feed: Feed, incarnation: int, seq: int) -> Order:
+    """Where `feed` stands when `seq` of `incarnation` was the last one applied."""
+    if feed.incarnation != incarnation:
+        return Order.OLD if feed.incarnation < incarnation else Order.GAP
+    if feed.seq <= seq:
+        return Order.OLD
+    return Order.NEXT if feed.seq == seq + 1 else Order.GAP
+
+
+class FeedSettings(msgspec.Struct, frozen=True):
+    """The patience of a dashboard."""
+
+    timeout_s: float = 5.0
+    """For one answer of the master."""
+    silence_s: float = 5.0
+    """Without a word from the feed, which beats each second, before beginning anew."""
+    retry_s: float = 1.0
+    """Before asking a master again that did not answer; times 0.5 to 1.5."""
+    gap_jitter_s: float = 0.5
+    """The most that is waited before a new snapshot; doubled while holes follow closely."""
+    gap_calm_s: float = 30.0
+    """A hole later than this after a snapshot counts as the first again."""
+    buffered_max: int = 10_000
+    """Messages of the feed that wait to be applied."""
+
+
+class FeedClient:
+    """A live picture of the mesh, for a dashboard.
+
+        client = FeedClient("127.0.0.1:7470")
+        async for batch in client.batches():
+            show(client.view)
+
+    Must be made within a running event loop. `view` is the picture, `trouble`
+    says why it isn't live ("" when it is), `last_heard_s` is when the master was
+    last heard, on the lease clock (None: never), `snapshots` counts them.
+
+    Raises SettingsError when the address is malformed or not loopback.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        settings: FeedSettings | None = None,
+        limits: SocketLimits | None = None,
+        jitter: Callable[[], float] = random.random,
+        now_s: Callable[[], float] = lease_now_s,
+    ) -> None:
+        self.view = MeshView()
+        self.trouble = "connecting"
+        self.last_heard_s: float | None = None
+        self.snapshots = 0
+        self._address = address
+        self._settings = settings or FeedSettings()
+        self._limits = limits = limits or SocketLimits()
+        self._jitter = jitter
+        self._now_s = now_s
+        host, port = split_address(address)
+        self._host = require_loopback(host, "the dashboard", "connect to")
+        asyncio.get_running_loop()
+        self._answer_decoder: Decoder[ToPerson] = Decoder(
+            ToPerson, limits.control_message_bytes_max
+        )
+        self._feed_decoder: Decoder[Feed] = Decoder(Feed, limits.feed_message_bytes_max)
+        self._incarnation = 0
+        self._seq = 0
+        self._holes = False
+        self._snapshot_s = -math.inf
+        self._gaps_in_row = 0
+        self._buffer: deque[Feed] = deque()
+        self._feed_came = asyncio.Event()
+        self._answers: deque[ToPerson | ProtocolError] = deque()
+        self._answer_came = asyncio.Event()
+        self._subscribed = asyncio.Event()
+        self._feed: Socket | None = None
+        self._feed_reader: SocketReader | None = None
+        self._feed_port: int | None = None
+        self._closed = False
+        self._context: Context = zmq.Context()
+        self._control = open_dealer(
+            self._context,
+            limits,
+            message_bytes_max=limits.control_message_bytes_max,
+            queued_max=limits.control_queued_max,
+        )
+        self._control.connect(endpoint(self._host, port))
+        self._control_reader = self._listen(self._control, self._take_answers)
+
+    async def batches(self) -> AsyncIterator[FeedBatch]:
+        """The news, already applied to `view`, until the client is closed.
+
+        The first batch, and each one after a hole in the feed, is a whole picture;
+        `view` is a new object then. A master that is away is asked again and
+        again; `trouble` tells.
+        """
+        while not self._closed:
+            try:
+                whole = await self._synchronise()
+            except (MasterAwayError, ProtocolError) as error:
+                self.trouble = str(error)
+                await asyncio.sleep(self._settings.retry_s * (0.5 + self._jitter()))
+                continue
+            self.trouble = ""
+            yield whole
+            while (batch := await self._next_batch()) is not None:
+                if batch.changes:
+                    yield batch
+            await asyncio.sleep(self._wait_for_snapshot_s())
+
+    def stale_s(self) -> float | None:
+        """Seconds since the master was last heard; None when it never was."""
+        return None if self.last_heard_s is None else self._now_s() - self.last_heard_s
+
+    def close(self) -> None:
+        """Close the links; `batches` ends. Harmless when closed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._close_feed()
+        self._control_reader.close()
+        self._control.close(0)
+        self._context.term()
+        self._feed_came.set()
+        self._answer_came.set()
+        self._subscribed.set()
+
+    def _wait_for_snapshot_s(self) -> float:
+        """Longer each time when snapshots follow each other closely: they cost the master."""
+        now_s = self._now_s()
+        close = now_s - self._snapshot_s < self._settings.gap_calm_s
+        self._gaps_in_row = min(self._gaps_in_row + 1, GAP_DOUBLINGS_MAX) if close else 0
+        return self._settings.gap_jitter_s * (1 << self._gaps_in_row) * self._jitter()
+
+    # --- a new picture ------------------------------------------------------------
+
+    async def _synchronise(self) -> FeedBatch:
+        ports = read_ports(await self._ask_once(PORTS_QUERY), self._address)
+        await self._subscribe(ports.feed)
+        if self._holes:
+            # What is in the buffer doesn't add up; all of it is older than the snapshot.
+            self._buffer.clear()
+            self._holes = False
+        parts = SnapshotParts(self._address)
+        async for answer in self._ask(SNAPSHOT_QUERY):
+            if parts.add(answer):
+                break
+        self.view = MeshView()
+        for change in parts.changes:
+            self.view.apply(change)
+        self._incarnation, self._seq = parts.incarnation, parts.seq
+        self._snapshot_s = self._now_s()
+        self.snapshots += 1
+        return FeedBatch(self._incarnation, self._seq, tuple(parts.changes), whole=True)
+
+    async def _subscribe(self, feed_port: int) -> None:
+        """Returns when the feed has greeted us, so that the snapshot can't be ahead of it."""
+        if feed_port != self._feed_port:
+            self._close_feed()
+            self._feed = open_socket(
+                self._context,
+                zmq.SUB,
+                self._limits,
+                message_bytes_max=self._limits.feed_message_bytes_max,
+                queued_max=self._limits.feed_queued_max,
+            )
+            self._feed.setsockopt(zmq.SUBSCRIBE, b"")
+            self._feed.connect(endpoint(self._host, feed_port))
+            self._feed_reader = self._listen(self._feed, self._take_feed)
+            self._feed_port = feed_port
+        timeout_s = self._settings.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._subscribed.wait()
+        except TimeoutError as error:
+            raise MasterAwayError(
+                f"the feed of the master at {self._address} (port {feed_port}) is silent for "
+                f"{timeout_s:g} s: see that the master is up and that nothing blocks the port"
+            ) from error
+
+    async def _ask_once(self, what: str) -> ToPerson:
+        async for answer in self._ask(what):
+            return answer
+        raise MasterAwayError("the client was closed")
+
+    async def _ask(self, what: str) -> AsyncIterator[ToPerson]:
+        request_id = new_id("request")
+        timeout_s = self._settings.timeout_s
+        self._answers.clear()
+        data = encode(Query(request_id, what), self._limits.control_message_bytes_max)
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await self._control_reader.wait_writable()
+        except TimeoutError as error:
+            raise MasterAwayError(no_master(self._address, timeout_s)) from error
+        if self._closed:
+            return
+        try:
+            send_frames(self._control, [data])
+        except zmq.Again as error:
+            raise MasterAwayError(no_master(self._address, timeout_s)) from error
+        self._control_reader.recheck()
+        while not self._closed:
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    answer = await self._next_answer()
+            except TimeoutError as error:
+                raise MasterAwayError(no_answer(self._address, timeout_s)) from error
+            if isinstance(answer, ProtocolError):
+                raise answer
+            if isinstance(answer, Refused):
+                raise ProtocolError(refused(self._address, answer))
+            if answer is not None and answer.request_id == request_id:
+                yield answer
+
+    async def _next_answer(self) -> ToPerson | ProtocolError | None:
+        while not self._answers and not self._closed:
+            self._answer_came.clear()
+            await self._answer_came.wait()
+        return self._answers.popleft() if self._answers else None
+
+    # --- following ------------------------------------------------------------------
+
+    async def _next_batch(self) -> FeedBatch | None:
+        """What came since, in one; None when something is missing or nothing comes."""
+        if not self._buffer and not self._holes:
+            self._feed_came.clear()
+            try:
+                async with asyncio.timeout(self._settings.silence_s):
+                    await self._feed_came.wait()
+            except TimeoutError:
+                self.trouble = (
+                    f"nothing heard from the master at {self._address} "
+                    f"for {self._settings.silence_s:g} s"
+                )
+                # A link that hangs would stay silent for ever.
+                self._close_feed()
+                return None
+        changes: list[Change] = []
+        applied = False
+        while self._buffer:
+            feed = self._buffer.popleft()
+            match order_of(feed, self._incarnation, self._seq):
+                case Order.OLD:
+                    continue
+                case Order.GAP:
+                    self._holes = True
+                    break
+                case Order.NEXT:
+                    self._seq = feed.seq
+                    changes.extend(feed.changes)
+                    applied = True
+        if self._closed or (self._holes and not applied):
+            return None
+        for change in changes:
+            self.view.apply(change)
+        return FeedBatch(self._incarnation, self._seq, tuple(changes), whole=False)
+
+    # --- the sockets ------------------------------------------------------------------
+
+    def _listen(self, socket: Socket, deliver: Callable[[list[list[bytes]]], None]) -> SocketReader:
+        return SocketReader(
+            socket,
+            deliver,
+            sends_max=self._limits.sends_per_turn_max,
+            bytes_max=self._limits.bytes_per_turn_max,
+            frames_max=self._limits.messages_per_send_max,
+        )
+
+    def _close_feed(self) -> None:
+        reader, socket = self._feed_reader, self._feed
+        self._feed_reader = self._feed = self._feed_port = None
+        self._subscribed.clear()
+        if reader is not None:
+            reader.close()
+        if socket is not None:
+            socket.close(0)
+
+    def _take_answers(self, multiparts: list[list[bytes]]) -> None:
+        self.last_heard_s = self._now_s()
+        for frames in multiparts:
+            for data in frames:
+                try:
+                    self._answers.append(self._answer_decoder.decode(data))
+                except BadMessageError as error:
+                    self._answers.append(error)
+        self._answer_came.set()
+
+    def _take_feed(self, multiparts: list[list[bytes]]) -> None:
+        self.last_heard_s = self._now_s()
+        greeted = self._subscribed.is_set()
+        for frames in multiparts:
+            for data in frames:
+                if len(self._buffer) >= self._settings.buffered_max:
+                    self._buffer.clear()
+                    self._holes = True
+                try:
+                    feed = self._feed_decoder.decode(data)
+                except BadMessageError as error:
+                    self.trouble = str(error)
+                    self._holes = True
+                    continue
+                if feed.seq > 0:
+                    self._buffer.append(feed)
+                elif greeted:
+                    # Greeted again: the link broke, or the master was restarted.
+                    self._holes = True
+                greeted = True
+        self._subscribed.set()
+        self._feed_came.set()

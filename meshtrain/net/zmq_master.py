@@ -1,0 +1,317 @@
+"""The master's three sockets: control, bulk and the feed.
+
+What a slow or vanished peer doesn't take is dropped and counted, never waited
+for. Each peer has its own queue of `control_queued_max` sends in ZeroMQ, so
+that one slow node costs no other anything. Dropping is right here: the
+scheduler repeats a node's commands until it has seen them, a person's command
+asks again, and a node offers its bytes again until they are acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from meshtrain.errors import SettingsError
+from meshtrain.net.address import endpoint
+from meshtrain.net.base import (
+    BulkBatch,
+    ControlBatch,
+    SocketLimits,
+    TakeBulk,
+    TakeControl,
+    TransportCounts,
+)
+from meshtrain.net.socket_reader import SocketReader
+from meshtrain.net.sockets import Context, Socket, bound_port, open_socket, send_frames, split
+from meshtrain.security.loopback import require_loopback
+from meshtrain.wire.codec import BadMessageError, BadMessageKind, Decoder, encode
+from meshtrain.wire.messages import (
+    BulkToMaster,
+    BulkToNode,
+    Feed,
+    Message,
+    Refused,
+    ToMaster,
+    ToNode,
+    ToPerson,
+)
+
+logger = logging.getLogger(__name__)
+
+FEED_GREETING = Feed(incarnation=0, seq=0)
+"""What a dashboard hears first when its link to the feed stands; no real feed is number 0."""
+
+
+class MasterSockets:
+    """Binds control, bulk and feed, and delivers what comes in batches.
+
+    Must be made within a running event loop. Port 0 takes any free port; the
+    real ones are `control_port`, `bulk_port` and `feed_port`. `on_control` and
+    `on_bulk` are called from the loop, once per drained batch, with
+    (peer, message) pairs; bad messages never reach them: they are counted and
+    answered with Refused. A peer is known by the same bytes on both sockets.
+    What the callbacks raise goes to the loop's exception handler.
+
+    Raises SettingsError when `host` is not loopback or a port can't be bound.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        control_port: int,
+        bulk_port: int,
+        feed_port: int,
+        *,
+        on_control: TakeControl,
+        on_bulk: TakeBulk,
+        limits: SocketLimits | None = None,
+    ) -> None:
+        self.counts = TransportCounts()
+        self._limits = limits = limits or SocketLimits()
+        self._on_control = on_control
+        self._on_bulk = on_bulk
+        self._subscribers = 0
+        self._closed = False
+        address = require_loopback(host, "the master")
+        asyncio.get_running_loop()
+        self._control_decoder: Decoder[ToMaster] = Decoder(
+            ToMaster, limits.control_message_bytes_max
+        )
+        self._bulk_decoder: Decoder[BulkToMaster] = Decoder(
+            BulkToMaster, limits.bulk_message_bytes_max
+        )
+        self._readers: list[SocketReader] = []
+        self._sockets: list[Socket] = []
+        self._context: Context = zmq.Context()
+        try:
+            self._control = self._open_router(
+                limits.control_message_bytes_max, limits.control_queued_max
+            )
+            self.control_port = _bind(self._control, address, control_port, "control")
+            self._bulk = self._open_router(limits.bulk_message_bytes_max, limits.bulk_queued_max)
+            self.bulk_port = _bind(self._bulk, address, bulk_port, "bulk")
+            self._feed = self._open_feed()
+            self.feed_port = _bind(self._feed, address, feed_port, "feed")
+            self._control_reader = self._listen(self._control, self._take_control)
+            self._bulk_reader = self._listen(self._bulk, self._take_bulk)
+            self._feed_reader = self._listen(self._feed, self._take_subscriptions)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def subscribers(self) -> int:
+        """How many dashboards listen to the feed."""
+        return self._subscribers
+
+    def send_control(self, peer: bytes, messages: Sequence[ToNode | ToPerson]) -> bool:
+        """Send messages to a peer in one multipart, which arrives whole or not at all.
+
+        Never waits. Returns False when the peer's queue is full or it is gone:
+        then the messages are dropped and counted. A message that breaks a limit
+        is replaced by Refused, which says so. More than
+        `messages_per_send_max` messages are split.
+        """
+        reader, limits = self._control_reader, self._limits
+        return self._send(reader, self._control, peer, messages, limits.control_message_bytes_max)
+
+    def send_bulk(self, peer: bytes, messages: Sequence[BulkToNode]) -> bool:
+        """The same as `send_control`, on the bulk socket."""
+        reader, limits = self._bulk_reader, self._limits
+        return self._send(reader, self._bulk, peer, messages, limits.bulk_message_bytes_max)
+
+    def publish(self, feed: Feed) -> bool:
+        """Tell all dashboards; encodes nothing and returns False when there is none.
+
+        A dashboard that is too slow misses some, and notices by their numbers.
+        """
+        if self._closed:
+            return False
+        if not self._subscribers:
+            # A subscription may wait in the socket, ahead of the snapshot it comes with.
+            self._feed_reader.drain()
+            if not self._subscribers:
+                return False
+        try:
+            data = encode(feed, self._limits.feed_message_bytes_max)
+        except BadMessageError as error:
+            self.counts.unsendable += 1
+            logger.error("feed %d was left out: %s", feed.seq, error)
+            return False
+        send_frames(self._feed, [data])
+        self._feed_reader.recheck()
+        self.counts.published += 1
+        return True
+
+    def pause_bulk(self) -> None:
+        """Read no more bulk: queues fill, and the nodes' `send_bulk` says to wait."""
+        self._bulk_reader.pause()
+
+    def resume_bulk(self) -> None:
+        """Read bulk again."""
+        self._bulk_reader.resume()
+
+    def close(self) -> None:
+        """Close at once, what is unsent is dropped; the ports are free when it returns."""
+        if self._closed:
+            return
+        self._closed = True
+        for reader in self._readers:
+            reader.close()
+        for socket in self._sockets:
+            socket.close(0)
+        self._context.term()
+
+    # --- opening ------------------------------------------------------------------
+
+    def _open_router(self, message_bytes_max: int, queued_max: int) -> Socket:
+        socket = self._open(zmq.ROUTER, message_bytes_max, queued_max)
+        # A full or vanished peer is told to us instead of dropped in silence, so
+        # that it can be counted.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A node whose old link died unnoticed must be able to come back at once.
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        return socket
+
+    def _open_feed(self) -> Socket:
+        limits = self._limits
+        socket = self._open(zmq.XPUB, limits.feed_message_bytes_max, limits.feed_queued_max)
+        # Each subscription is told, not only the first: they are counted.
+        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+        socket.setsockopt(zmq.XPUB_WELCOME_MSG, encode(FEED_GREETING))
+        return socket
+
+    def _open(self, kind: int, message_bytes_max: int, queued_max: int) -> Socket:
+        socket = open_socket(
+            self._context,
+            kind,
+            self._limits,
+            message_bytes_max=message_bytes_max,
+            queued_max=queued_max,
+        )
+        self._sockets.append(socket)
+        return socket
+
+    def _listen(self, socket: Socket, deliver: Any) -> SocketReader:
+        limits = self._limits
+        reader = SocketReader(
+            socket,
+            deliver,
+            sends_max=limits.sends_per_turn_max,
+            bytes_max=limits.bytes_per_turn_max,
+            frames_max=limits.messages_per_send_max + 1,
+        )
+        self._readers.append(reader)
+        return reader
+
+    # --- coming in ----------------------------------------------------------------
+
+    def _take_control(self, multiparts: list[list[bytes]]) -> None:
+        batch: ControlBatch = []
+        refusals = self._decode(multiparts, self._control_decoder, batch)
+        for peer, refusal in refusals:
+            self.send_control(peer, [refusal])
+        if batch:
+            self._on_control(batch)
+
+    def _take_bulk(self, multiparts: list[list[bytes]]) -> None:
+        batch: BulkBatch = []
+        refusals = self._decode(multiparts, self._bulk_decoder, batch)
+        for peer, refusal in refusals:
+            self.send_bulk(peer, [refusal])
+        if batch:
+            self._on_bulk(batch)
+
+    def _decode(
+        self, multiparts: list[list[bytes]], decoder: Decoder[Any], batch: list[Any]
+    ) -> list[tuple[bytes, Refused]]:
+        """Decodes into `batch`; at most one refusal a multipart, however bad it is."""
+        refusals: list[tuple[bytes, Refused]] = []
+        decode = decoder.decode
+        frames_max = self._limits.messages_per_send_max + 1
+        for frames in multiparts:
+            peer = frames[0]
+            if len(frames) > frames_max:
+                self.counts.refused[BadMessageKind.TOO_MANY] += 1
+                refusals.append((peer, Refused(f"at most {frames_max - 1} messages at once")))
+                continue
+            error_first: BadMessageError | None = None
+            for data in frames[1:]:
+                try:
+                    batch.append((peer, decode(data)))
+                except BadMessageError as error:
+                    self.counts.refused[error.kind] += 1
+                    error_first = error_first or error
+            if error_first is not None:
+                refusals.append((peer, Refused(str(error_first))))
+        self.counts.received += len(batch)
+        return refusals
+
+    def _take_subscriptions(self, multiparts: list[list[bytes]]) -> None:
+        for frames in multiparts:
+            match frames[0][:1]:
+                case b"\x01":
+                    self._subscribers += 1
+                case b"\x00":
+                    self._subscribers = max(0, self._subscribers - 1)
+                case _:
+                    self.counts.refused[BadMessageKind.MALFORMED] += 1
+
+    # --- going out ----------------------------------------------------------------
+
+    def _send(
+        self,
+        reader: SocketReader,
+        socket: Socket,
+        peer: bytes,
+        messages: Sequence[Message],
+        size_bytes_max: int,
+    ) -> bool:
+        if self._closed:
+            return False
+        frames = [self._encoded(message, size_bytes_max) for message in messages]
+        sent = 0
+        try:
+            for part in split(frames, self._limits.messages_per_send_max):
+                if part:
+                    send_frames(socket, [peer, *part])
+                    sent += len(part)
+        except zmq.Again:
+            self.counts.dropped_full += len(frames) - sent
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self.counts.dropped_gone += len(frames) - sent
+        reader.recheck()
+        self.counts.sent += sent
+        return sent == len(frames)
+
+    def _encoded(self, message: Message, size_bytes_max: int) -> bytes:
+        try:
+            return encode(message, size_bytes_max)
+        except BadMessageError as error:
+            self.counts.unsendable += 1
+            logger.error("%s", error)
+            return encode(Refused(str(error)))
+
+
+def _bind(socket: Socket, address: str, port: int, name: str) -> int:
+    try:
+        socket.bind(endpoint(address, port))
+    except zmq.ZMQError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"the {name} port {port} on {address} is taken: another master may run there; "
+                "stop it, or choose another port"
+            ) from error
+        raise SettingsError(
+            f"the {name} port {port} on {address} can't be bound: {error.strerror or error}; "
+            "choose another port"
+        ) from error
+    return bound_port(socket)
