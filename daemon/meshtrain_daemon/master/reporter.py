@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from meshtrain.artifacts.files import ArtifactStore
-from meshtrain.core.job import Base, BaseState, Job, JobKind, JobState, Sweep
+from meshtrain.core.job import Attempt, Base, BaseState, Job, JobKind, JobState, Sweep
 from meshtrain.core.state import MeshState
 from meshtrain.errors import MeshtrainError
 from meshtrain.results.folder import cell_folder, place_result, sweep_folder
@@ -317,7 +317,9 @@ class Reporter:
     def _experiment_record(self, job: Job) -> ExperimentRecord:
         attempt = job.attempt
         work = job.spec.work
-        history = self._store.attempts_of(job.job_id) if attempt is not None else ()
+        history: tuple[Attempt, ...] = (attempt,) if attempt is not None else ()
+        if job.retries_used or job.losses or job.generation > 1:
+            history = self._store.attempts_of(job.job_id)
         mode = str(work.config["mode"]) if isinstance(work, TrainingWork) else "command"
         return ExperimentRecord(
             job_id=job.job_id,
