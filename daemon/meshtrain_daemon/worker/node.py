@@ -248,5 +248,6 @@ class WorkerNode:
 
     async def _ship_the_last(self) -> None:
         until_s = lease_now_s() + STREAMS_LAST_S
-        while self._streamer.waiting and lease_now_s() < until_s:
+        # What is waited for is a file system and a peer: neither tells.
+        while self._streamer.waiting and lease_now_s() < until_s:  # noqa: ASYNC110
             await asyncio.sleep(SHIP_EVERY_S)
