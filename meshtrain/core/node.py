@@ -50,6 +50,7 @@ class Node:
         "grant",
         "heard_s",
         "holds",
+        "left",
         "live",
         "memory_used_bytes",
         "note",
@@ -65,6 +66,8 @@ class Node:
         self.spec = spec
         self.session = session
         self.connected = True
+        #: It said goodbye: what comes late of this session doesn't bring it back.
+        self.left = False
         self.drained = False
         self.accepting = True
         #: Why it takes no jobs, in its own words.

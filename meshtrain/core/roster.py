@@ -65,7 +65,7 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     if node is None or node.session != event.session:
         state.out.append(fx.AskHello(event.node_id))
         return
-    if event.beat <= node.beat:
+    if event.beat <= node.beat or node.left:
         return
     node.beat = event.beat
     _heard(state, node)
@@ -125,6 +125,7 @@ def on_left(state: MeshState, event: NodeLeft) -> None:
     node = state.nodes.get(event.node_id)
     if node is None or node.session != event.session:
         return
+    node.left = True
     node.connected = False
     state.touched_nodes[node.node_id] = None
     state.note(f"node {node.node_id} left")
