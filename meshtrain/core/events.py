@@ -71,6 +71,8 @@ class LiveAttempt(msgspec.Struct, frozen=True):
     attempt_id: str
     epoch: int
     started: bool
+    over: bool = False
+    """Nothing of it runs any more: it holds no slot, and its end is told."""
 
 
 class NodeSaidHello(msgspec.Struct, frozen=True):

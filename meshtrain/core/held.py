@@ -85,7 +85,8 @@ class HeldAttempts:
             LiveAttempt(
                 attempt_id,
                 held.assignment.epoch,
-                held.phase in (Phase.RUNNING, Phase.STORING, Phase.ENDED),
+                started=held.phase in (Phase.RUNNING, Phase.STORING, Phase.ENDED),
+                over=held.phase in (Phase.STORING, Phase.ENDED),
             )
             for attempt_id, held in self.by_id.items()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Annotated
 
 import msgspec
 
@@ -12,26 +13,42 @@ from meshtrain.core.job import Placement
 MASTER_NODE_ID = "master"
 """The master is one holder of artifacts among others, under this name."""
 
+NodeName = Annotated[
+    str, msgspec.Meta(pattern=rf"\A(?!{MASTER_NODE_ID}\Z)[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}\Z")
+]
+"""As the settings take it; nobody else may be called what the master is."""
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+GpuIndex = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
+Slots = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
+
 
 class Gpu(msgspec.Struct, frozen=True):
-    index: int
+    index: GpuIndex
     model: str
-    memory_bytes: int
+    memory_bytes: Bytes
 
 
 class NodeSpec(msgspec.Struct, frozen=True):
-    """What a node says it is when it says hello."""
+    """What a node says it is when it says hello.
 
-    node_id: str
+    A hello that breaks these limits is refused where it is decoded.
+    """
+
+    node_id: NodeName
     http_url: str
     """Where its artifacts are served."""
-    cpu_slots: int
-    memory_bytes: int = 0
+    cpu_slots: Slots
+    memory_bytes: Bytes = 0
     gpus: tuple[Gpu, ...] = ()
     labels: dict[str, str] = {}
     version: str = ""
     trains: bool = True
     """Whether the built-in training is installed there."""
+
+    def __post_init__(self) -> None:
+        # A GPU that is listed twice would be given out twice.
+        if len({gpu.index for gpu in self.gpus}) < len(self.gpus):
+            raise ValueError("a GPU is listed twice; each index once")
 
 
 class Node:

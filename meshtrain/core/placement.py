@@ -65,7 +65,9 @@ def fit(node: Node, needs: Resources) -> Placement | str:
         return node.note or "takes no jobs"
     gpus = gpus_needed(node.spec, needs)
     memory = needs.memory_bytes
-    if memory and node.spec.memory_bytes - node.memory_used_bytes < memory:
+    # A node that doesn't know its memory says 0: that forbids nothing.
+    known = node.spec.memory_bytes
+    if memory and known and known - node.memory_used_bytes < memory:
         return "its free memory is too small"
     if gpus:
         free = [

@@ -18,6 +18,10 @@ from meshtrain.spec.jobs import Resources
 Entry = tuple[int, int, int, str]
 
 
+OUTDATED_MIN = 1024
+"""So many outdated entries are kept before it is looked whether they outnumber the others."""
+
+
 class Shape(msgspec.Struct, frozen=True):
     """What placement can tell jobs apart by."""
 
@@ -31,6 +35,8 @@ class WaitingQueue:
         self._heaps: dict[Shape, list[Entry]] = {}
         #: The one valid entry of each waiting job; heaps may hold outdated ones.
         self._valid: dict[str, tuple[Shape, Entry]] = {}
+        #: Entries in all heaps, outdated ones too.
+        self._entries = 0
 
     def __len__(self) -> int:
         return len(self._valid)
@@ -43,8 +49,13 @@ class WaitingQueue:
     ) -> None:
         """Add a job, or move it if it waits already."""
         entry = (-priority, 0 if is_base else 1, order, job_id)
+        if self._valid.get(job_id) == (shape, entry):
+            return
         self._valid[job_id] = (shape, entry)
         heapq.heappush(self._heaps.setdefault(shape, []), entry)
+        self._entries += 1
+        if self._entries > 2 * len(self._valid) + OUTDATED_MIN:
+            self._drop_outdated()
 
     def discard(self, job_id: str) -> None:
         """Take a job out; harmless when it isn't in."""
@@ -64,7 +75,7 @@ class WaitingQueue:
         heapq.heapify(heads)
         while heads:
             entry, number, shape = heapq.heappop(heads)
-            turn = _Turn(self, entry, shape)
+            turn = _Turn(self, entry)
             yield entry[3], shape, turn
             if turn.taken:
                 following = self._head(shape)
@@ -72,29 +83,40 @@ class WaitingQueue:
                     heapq.heappush(heads, (following, number, shape))
 
     def _head(self, shape: Shape) -> Entry | None:
-        heap = self._heaps[shape]
+        heap = self._heaps.get(shape)
+        if heap is None:
+            return None
         while heap:
             entry = heap[0]
             if self._valid.get(entry[3]) == (shape, entry):
                 return entry
             heapq.heappop(heap)
+            self._entries -= 1
         del self._heaps[shape]
         return None
 
-    def _take(self, entry: Entry, shape: Shape) -> None:
+    def _take(self, entry: Entry) -> None:
+        # Its entry goes when it comes to the head: whatever was pushed meanwhile stays.
         del self._valid[entry[3]]
-        heapq.heappop(self._heaps[shape])
+
+    def _drop_outdated(self) -> None:
+        """Build the heaps anew from what waits: jobs moved often must not fill the memory."""
+        self._heaps = {}
+        for shape, entry in self._valid.values():
+            self._heaps.setdefault(shape, []).append(entry)
+        for heap in self._heaps.values():
+            heapq.heapify(heap)
+        self._entries = len(self._valid)
 
 
 class _Turn:
-    __slots__ = ("_entry", "_queue", "_shape", "taken")
+    __slots__ = ("_entry", "_queue", "taken")
 
-    def __init__(self, queue: WaitingQueue, entry: Entry, shape: Shape) -> None:
+    def __init__(self, queue: WaitingQueue, entry: Entry) -> None:
         self._queue = queue
         self._entry = entry
-        self._shape = shape
         self.taken = False
 
     def take(self) -> None:
-        self._queue._take(self._entry, self._shape)
+        self._queue._take(self._entry)
         self.taken = True

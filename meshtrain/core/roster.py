@@ -50,7 +50,7 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
             continue
         state.leases[live.attempt_id] = state.now_s + state.config.lease_s
         attempt = job_or_none.attempt
-        if attempt is not None and attempt.ended_wall_s is None:
+        if attempt is not None and not live.over:
             for placement in attempt.placements:
                 if placement.node_id == node_id:
                     node.occupy(attempt.attempt_id, placement)

@@ -7,6 +7,8 @@ the same life of the daemon is known by its number.
 
 from __future__ import annotations
 
+NUMBER_DIGITS_MAX = 18
+
 
 def session_name(life: str, number: int) -> str:
     """The name of a daemon's n-th session; `life` is drawn anew at each start of the daemon."""
@@ -16,4 +18,6 @@ def session_name(life: str, number: int) -> str:
 def split_session(session: str) -> tuple[str, int]:
     """The life and the number in a session's name; a malformed number counts as 0."""
     life, _, number = session.rpartition("/")
-    return life, int(number) if number.isdecimal() else 0
+    # Python refuses to read numbers of thousands of digits; nobody opens so many sessions.
+    sane = number.isdecimal() and len(number) <= NUMBER_DIGITS_MAX
+    return life, int(number) if sane else 0

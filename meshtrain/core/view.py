@@ -5,6 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from meshtrain.core.job import BaseState, JobKind, JobState
+from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.tally import SweepTally, Tally
+from meshtrain.ids import short
 
 
 class JobRow(msgspec.Struct, frozen=True, tag="job"):
@@ -94,11 +97,41 @@ NOTES_MAX = 500
 TRANSFERS_MAX = 1000
 
 
+class Moved(msgspec.Struct, frozen=True):
+    """Bytes of artifacts that arrived, by who sent and who took them."""
+
+    between_nodes_bytes: int = 0
+    from_master_bytes: int = 0
+    to_master_bytes: int = 0
+
+    def plus(self, transfer: TransferRow) -> Moved:
+        """These, and what `transfer` brought."""
+        total = sum(transfer.bytes_by_node.values())
+        by_master = transfer.bytes_by_node.get(MASTER_NODE_ID, 0)
+        if transfer.to_node == MASTER_NODE_ID:
+            return msgspec.structs.replace(self, to_master_bytes=self.to_master_bytes + total)
+        return msgspec.structs.replace(
+            self,
+            between_nodes_bytes=self.between_nodes_bytes + total - by_master,
+            from_master_bytes=self.from_master_bytes + by_master,
+        )
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What training each base once has saved up to now."""
+
+    trainings: int
+    """Base trainings that no job had to do again."""
+    training_s: float
+    """What those would have taken, as far as the time of one is known."""
+
+
 class MeshView:
     """The picture at one moment, kept up to date by changes.
 
     A subscriber starts from a snapshot (itself a list of changes) and applies
-    what is newer.
+    what is newer. Sums are kept as rows change, so that reading them costs
+    nothing however many jobs there are.
     """
 
     def __init__(self) -> None:
@@ -108,10 +141,14 @@ class MeshView:
         self.nodes: dict[str, NodeRow] = {}
         self.transfers: list[TransferRow] = []
         self.notes: list[Note] = []
+        self.moved = Moved()
+        """All transfers heard of, also those that `transfers` has forgotten."""
+        self.tally = Tally()
 
     def apply(self, change: Change) -> None:
         match change:
             case JobRow():
+                self.tally.replace(self.jobs.get(change.job_id), change)
                 self.jobs[change.job_id] = change
             case SweepRow():
                 self.sweeps[change.sweep_id] = change
@@ -120,8 +157,46 @@ class MeshView:
             case NodeRow():
                 self.nodes[change.node_id] = change
             case TransferRow():
+                self.moved = self.moved.plus(change)
                 self.transfers.append(change)
                 del self.transfers[:-TRANSFERS_MAX]
             case Note():
                 self.notes.append(change)
                 del self.notes[:-NOTES_MAX]
+
+    def inherit(self, older: MeshView) -> None:
+        """Take over what only an older picture has: a snapshot tells rows, not what happened."""
+        assert not self.transfers and not self.notes, "a picture inherits before it is changed"
+        self.transfers = older.transfers
+        self.notes = older.notes
+        self.moved = older.moved
+
+    def running_on(self, node_id: str) -> list[JobRow]:
+        """The jobs that a node holds a lease of, in the order in which they came."""
+        return [self.jobs[job_id] for job_id in self.tally.on_node.get(node_id, ())]
+
+    def progress(self, sweep_id: str) -> SweepTally:
+        """How far a sweep is."""
+        return self.tally.sweeps.get(sweep_id) or SweepTally()
+
+    def saved(self) -> Saved:
+        """What training each base once has saved up to now."""
+        trainings, training_s = 0, 0.0
+        for base in self.bases.values():
+            avoided = self.tally.avoided(base)
+            trainings += avoided
+            training_s += avoided * (base.trained_s or 0.0)
+        return Saved(trainings, training_s)
+
+    def base_arrival(self, transfer: TransferRow) -> str:
+        """A transfer in words, when it brought a base to a node; else ""."""
+        if transfer.to_node == MASTER_NODE_ID or not transfer.bytes_by_node:
+            return ""
+        for base in self.bases.values():
+            if base.artifact_id == transfer.artifact_id:
+                sources = " and ".join(sorted(transfer.bytes_by_node))
+                return (
+                    f"base {short(base.recipe_hash)} came to {transfer.to_node} "
+                    f"from {sources} in {transfer.duration_s:.1f} s"
+                )
+        return ""
