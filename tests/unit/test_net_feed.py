@@ -382,3 +382,20 @@ async def test_nothing_but_loopback() -> None:
 )
 def test_the_order_of_the_feed(incarnation: int, seq: int, order: Order) -> None:
     assert order_of(wire.Feed(incarnation, seq), 2, 10) is order
+
+
+async def test_snapshots_that_follow_closely_wait_longer(stations: Stations) -> None:
+    now_s = 0.0
+    client = FeedClient(
+        stations().address,
+        settings=FeedSettings(gap_jitter_s=0.5, gap_calm_s=30.0),
+        jitter=lambda: 1.0,
+        now_s=lambda: now_s,
+    )
+    batches = client.batches()
+    await anext(batches)
+    assert [client._wait_for_snapshot_s() for _ in range(7)] == [1, 2, 4, 8, 16, 16, 16]
+    now_s = 31.0
+    assert client._wait_for_snapshot_s() == 0.5
+    client.close()
+    await batches.aclose()  # type: ignore[attr-defined]

@@ -429,9 +429,9 @@ async def test_too_many_at_once_are_refused(mesh: Mesh) -> None:
 
 
 async def test_a_frame_that_is_too_large_never_reaches_memory(mesh: Mesh) -> None:
-    """Its sender loses its link for it, and may come back; nobody else notices."""
+    """Its sender loses its link for it; nobody else notices."""
     master = mesh.master(limits=SocketLimits(control_message_bytes_max=1000))
-    rude = mesh.peer(master.control_port, b"rude")
+    rude = mesh.peer(master.control_port, b"rude", RECONNECT_IVL=-1)
     kind = mesh.peer(master.control_port, b"kind")
     await kind.send(encode(goodbye(1)))
     await rude.send(encode(goodbye(2)))
