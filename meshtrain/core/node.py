@@ -18,7 +18,7 @@ NodeName = Annotated[
 ]
 """As the settings take it; nobody else may be called what the master is."""
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-GpuIndex = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
+GpuIndex = Annotated[int, msgspec.Meta(ge=0, le=1023)]
 Slots = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
 
 
