@@ -316,7 +316,7 @@ def _time_to_finish(
             ready_s[base.recipe_hash] = 0.0
             continue
         if base.estimated_s is None:
-            return slots, None, "how long a base takes isn't known: say --base-hours"
+            return slots, None, "say --base-hours"
         if base.is_new:
             spec = specs[base.recipe_hash]
             needs = needs_of(spec.resources, spec.work)
@@ -327,7 +327,7 @@ def _time_to_finish(
     for job in sweep.jobs:
         time_s = times.job_s(job)
         if time_s is None:
-            return slots, None, "how long a job takes isn't known: say --job-hours"
+            return slots, None, "say --job-hours"
         task = _Task(needs_of(job.resources, job.work), time_s)
         then.setdefault(job.recipe_hash, []).append(task)
     mesh = [_idle_node(node, idle=slots.busy) for node in usable]

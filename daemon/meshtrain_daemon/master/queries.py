@@ -174,6 +174,7 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
             "states": dict(states),
             "recipe_hashes": sweep.recipe_hashes,
             "reused_hashes": sweep.reused,
+            "metric": sweep.results.metric,
             "folder": surroundings.results_folder(sweep),
         }
 
