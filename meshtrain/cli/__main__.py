@@ -1,0 +1,5 @@
+"""`python -m meshtrain.cli`."""
+
+from meshtrain.cli.main import main
+
+main()

@@ -1,0 +1,152 @@
+"""`meshtrain jobs`: sweeps and their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from meshtrain.cli import words
+from meshtrain.cli.context import Cli, Link, ask, ask_all, cli_of
+from meshtrain.cli.output import Column, painted, print_json, print_table, say
+from meshtrain.cli.watch import metrics_text
+from meshtrain.clock import wall_now_s
+from meshtrain.core.job import JobState
+from meshtrain.core.view import JobRow
+from meshtrain.errors import UserError
+from meshtrain.results.formats import plain_text
+from meshtrain.spec.problems import hint
+
+ROWS_DEFAULT = 200
+NO_SWEEP = "base models"
+_STATES = tuple(str(state) for state in JobState)
+_COLUMNS = (
+    Column("JOB", flexible=True),
+    Column("STATE"),
+    Column("NODE"),
+    Column("TIME", right=True),
+    Column("", flexible=True),
+)
+
+
+def command(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Sweeps or jobs; all if none.")
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help=f"Only these: {', '.join(_STATES)}."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Jobs shown; 0 for all. JSON has all.")
+    ] = ROWS_DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List sweeps and their jobs, the newest sweep first.
+
+    A name is a sweep, a job, the first characters of an id, a name with *, or
+    some of a job's pairs: few_shot/shots=5 names all jobs with 5 shots.
+
+    \b
+    Examples:
+      meshtrain jobs
+      meshtrain jobs few_shot --state failed
+      meshtrain jobs 'few_shot/*fold=2'
+    """
+    cli = cli_of(ctx)
+    wanted = _states(state or [])
+    shown_max = limit if limit and not as_json else None
+    with cli.link() as link:
+        fetch_max = shown_max if not wanted else None
+        rows, total = ask_all(link, "jobs", names or [], rows_max=fetch_max)
+        if wanted:
+            rows = [row for row in rows if row["state"] in wanted]
+            total = len(rows)
+            rows = rows[:shown_max]
+        if as_json:
+            print_json(rows)
+            return
+        if not rows:
+            say(_nothing(cli, link, filtered=bool(wanted or names)))
+            return
+        sweeps = _sweeps(link, rows)
+    print_jobs(rows, sweeps)
+    if total > len(rows):
+        say(f"\n… and {total - len(rows):,} more jobs: --limit 0 shows all")
+
+
+def _states(given: Sequence[str]) -> set[str]:
+    for word in given:
+        if word not in _STATES:
+            raise UserError(
+                f"no job has the state {word}{hint(word, _STATES) or ';'} "
+                f"states: {', '.join(_STATES)}"
+            )
+    return set(given)
+
+
+def _sweeps(link: Link, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    ids = list(dict.fromkeys(row["sweep_id"] for row in rows if row["sweep_id"]))
+    if not ids:
+        return {}
+    sweeps, _ = ask_all(link, "sweeps", ids)
+    return {sweep["sweep_id"]: sweep for sweep in sweeps}
+
+
+def _nothing(cli: Cli, link: Link, *, filtered: bool) -> str:
+    if filtered:
+        return "No such jobs."
+    (ports,) = ask(link, "ports").rows
+    return f"No jobs yet: drop a file into {ports['inbox']}, or meshtrain submit FILE"
+
+
+def print_jobs(rows: Sequence[dict[str, Any]], sweeps: dict[str, dict[str, Any]]) -> None:
+    """A block for each sweep: how far it is, then its jobs."""
+    blocks: dict[str | None, list[JobRow]] = {}
+    for row in rows:
+        blocks.setdefault(row["sweep_id"], []).append(msgspec.convert(row, JobRow))
+    for place, (sweep_id, jobs) in enumerate(blocks.items()):
+        if place:
+            say()
+        sweep = sweeps.get(sweep_id) if sweep_id else None
+        say(_head(sweep) if sweep else painted(NO_SWEEP, bold=True))
+        prefix = f"{sweep['name']}/" if sweep else ""
+        metric = sweep["metric"] if sweep else None
+        lines = [_line(job, prefix, metric) for job in jobs]
+        print_table(_COLUMNS, lines, state_column=1, indent="  ")
+
+
+def _head(sweep: dict[str, Any]) -> str:
+    states = sweep["states"]
+    ended = sum(number for state, number in states.items() if JobState(state).is_terminal)
+    told = [f"{ended} of {words.count(sweep['jobs'], 'job')} ended"]
+    order = ("running", "collecting", "assigned", "waiting", "failed", "cancelled")
+    told += [f"{states[state]} {state}" for state in order if states.get(state)]
+    return f"{painted(sweep['sweep_id'], bold=True)}   {' · '.join(told)}"
+
+
+def _line(job: JobRow, prefix: str, metric: str | None) -> list[str]:
+    detail = job.failure or job.reason
+    if job.state is JobState.SUCCEEDED:
+        detail = metrics_text(job, metric)
+    if job.retries and not job.failure:
+        detail = f"{detail}  run {job.retries + 1}".strip()
+    return [
+        job.name.removeprefix(prefix),
+        str(job.state),
+        job.node_id or "",
+        _time_text(job),
+        plain_text(detail),
+    ]
+
+
+def _time_text(job: JobRow) -> str:
+    if job.started_wall_s is None or job.state is JobState.WAITING:
+        return ""
+    end_s = job.ended_wall_s
+    if end_s is None:
+        end_s = wall_now_s()
+    return words.duration(max(end_s - job.started_wall_s, 0.0))

@@ -1,0 +1,216 @@
+"""`meshtrain`: the commands, each loaded when it is asked for.
+
+A command is a module with a `command`: a function with typer's annotations, or
+a typer app where it has commands of its own. Those of the daemons and the
+dashboard come through the entry points `meshtrain.commands`.
+
+Exit codes: 0 done, 1 failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+import meshtrain
+from meshtrain.errors import MeshtrainError, UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+ENTRY_POINTS = "meshtrain.commands"
+FAILED = 1
+WRONG_USE = 2
+
+
+class _Entry(NamedTuple):
+    panel: str
+    summary: str
+    module: str | None = None
+    """None: it comes through an entry point."""
+
+
+COMMANDS: dict[str, _Entry] = {
+    "demo": _Entry("Try", "Run a whole mesh on this machine, and a sweep on it.", "demo"),
+    "plan": _Entry("Submit", "Show what a job file comes to; start nothing.", "plan"),
+    "submit": _Entry("Submit", "Give a job file to the mesh.", "submit"),
+    "schema": _Entry("Submit", "Print the JSON Schema of job files.", "schema"),
+    "jobs": _Entry("Watch", "List sweeps and their jobs.", "jobs"),
+    "logs": _Entry("Watch", "Print what a job wrote.", "logs"),
+    "results": _Entry("Watch", "Merge a sweep's results into a table.", "results"),
+    "top": _Entry("Watch", "Watch the mesh in a dashboard."),
+    "cancel": _Entry("Change", "Cancel jobs or whole sweeps.", "cancel"),
+    "retry": _Entry("Change", "Run failed and cancelled jobs again.", "retry"),
+    "nodes": _Entry("Mesh", "List the nodes.", "nodes"),
+    "drain": _Entry("Mesh", "Let a node take no new jobs.", "drain"),
+    "bases": _Entry("Mesh", "List the base models, or rebuild one.", "bases"),
+    "master": _Entry("Run", "Run the master: broker, scheduler, job store and inbox."),
+    "worker": _Entry("Run", "Run a node: it takes jobs, runs them and serves artifacts."),
+}
+"""All commands that are known by name, in the order of the help."""
+
+
+class MeshGroup(TyperGroup):
+    """Finds commands by name, and tells expected failures in one message."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        found = _entry_points()
+        own = [name for name, entry in COMMANDS.items() if entry.module or name in found]
+        return own + sorted(set(found) - set(COMMANDS))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, loaded; a usage error with a did-you-mean for an unknown name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is not None and entry.module:
+            loaded = import_module(f"meshtrain.cli.{entry.module}").command
+        else:
+            found = _entry_points().get(cmd_name)
+            if found is None:
+                if ctx.resilient_parsing:
+                    return None
+                return ctx.fail(_unknown(cmd_name, self.list_commands(ctx), entry))
+            loaded = found.load()
+        return as_command(cmd_name, loaded)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands by what they are for; none of them is loaded for it."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            entry = COMMANDS.get(name)
+            if entry is None:
+                command = self.get_command(ctx, name)
+                entry = _Entry("More", command.get_short_help_str(60))
+            panels.setdefault(entry.panel, []).append((name, entry.summary))
+        width = max((len(name) for rows in panels.values() for name, _ in rows), default=0)
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in rows])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; a MeshtrainError becomes its message and an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except MeshtrainError as error:
+            typer.echo(str(error), err=True)
+            code = WRONG_USE if isinstance(error, UserError) else FAILED
+            raise typer.Exit(code) from error
+        except BrokenPipeError:
+            # Whoever read the output has read enough: `meshtrain jobs | head`.
+            _forget_stdout()
+            raise typer.Exit(0) from None
+
+
+def as_command(name: str, loaded: Any) -> Any:
+    """A function or a typer app as a command of the group."""
+    if isinstance(loaded, typer.Typer):
+        app = loaded
+    else:
+        app = plain_app()
+        app.command(name)(loaded)
+    command = typer.main.get_command(app)
+    command.name = name
+    return command
+
+
+def plain_app(**options: Any) -> typer.Typer:
+    """A typer app in the style of all commands: plain help, errors as they are."""
+    return typer.Typer(
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _unknown(name: str, known: list[str], entry: _Entry | None) -> str:
+    if entry is not None:
+        return f"{name} is not installed here: pip install meshtrain"
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'no command is called "{name}"' + (f'; did you mean "{close[0]}"?' if close else ".")
+
+
+def _forget_stdout() -> None:
+    """Lets the interpreter's last flush go nowhere."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"meshtrain {meshtrain.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    ctx: typer.Context,
+    master: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="MESHTRAIN_MASTER",
+            help="The master to ask; by default the one of --home, else 127.0.0.1:7470.",
+        ),
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", envvar="MESHTRAIN_HOME", help="Folder that all state lies in."
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Patience with each answer.")
+    ] = 10.0,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
+    ] = False,
+) -> None:
+    """Trains each base model once and runs all experiments on it, across a handful of hosts.
+
+    \b
+    See it work:      meshtrain demo
+    See a plan:       meshtrain plan sweep.yaml
+    Give it work:     meshtrain submit sweep.yaml
+    """
+    if ctx.invoked_subcommand is None:
+        return
+    from meshtrain.cli.context import Cli, cli_from
+
+    ctx.obj = cli_from(master, home, timeout, ctx.obj if isinstance(ctx.obj, Cli) else None)
+
+
+def build() -> typer.Typer:
+    """The whole command line as a typer app."""
+    app = plain_app(cls=MeshGroup, no_args_is_help=True)
+    callback: Callable[..., Any] = app.callback()
+    callback(_options)
+    return app
+
+
+def main() -> None:
+    """Run the command line, and exit."""
+    build()(prog_name="meshtrain")
+
+
+if __name__ == "__main__":
+    main()

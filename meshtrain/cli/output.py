@@ -1,0 +1,134 @@
+"""What the commands print: lines, tables, JSON. Colours are for terminals alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import typer
+from rich.cells import cell_len
+
+from meshtrain.results.formats import clip, clip_middle, pad, plain_text
+
+GAP = "  "
+COLUMN_WIDTH_MIN = 8
+
+_STATE_COLOURS = {
+    **dict.fromkeys(("succeeded", "committed", "ready", "reused"), "green"),
+    **dict.fromkeys(("running", "collecting", "training"), "cyan"),
+    **dict.fromkeys(("failed", "away"), "red"),
+    **dict.fromkeys(("cancelled", "drained"), "yellow"),
+}
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    title: str
+    flexible: bool = False
+    """Whether it may be cut so that the table fits a terminal."""
+    right: bool = False
+
+
+def say(text: str = "") -> None:
+    """A line for whoever reads the result."""
+    typer.echo(text)
+
+
+def tell(text: str) -> None:
+    """A line beside the result: on stderr."""
+    typer.echo(text, err=True)
+
+
+def print_json(document: Any) -> None:
+    """Plain data, or records, as indented JSON."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that is written to; None where it is none: nothing is cut."""
+    if not sys.stdout.isatty():
+        return None
+    return max(shutil.get_terminal_size().columns, 40)
+
+
+def text_width(width_max: int = 100) -> int:
+    """Columns for running text and for tables that lay themselves out."""
+    return min(terminal_width() or 80, width_max)
+
+
+def painted(text: str, colour: str | None = None, *, bold: bool = False, dim: bool = False) -> str:
+    """`text` in a colour, where colours are shown."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return typer.style(text, fg=colour, bold=bold or None, dim=dim or None)
+
+
+def state_painted(text: str, state: str) -> str:
+    """`text` in the colour of a state; the colour says nothing that the words don't."""
+    colour = _STATE_COLOURS.get(state)
+    return painted(text, colour) if colour else text
+
+
+def print_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    state_column: int | None = None,
+    indent: str = "",
+) -> None:
+    """Aligned columns under their titles.
+
+    Args:
+        state_column: the column whose first word is a state, and is painted.
+        indent: put before each line.
+    """
+    for line in table_lines(columns, rows, state_column=state_column, width=terminal_width()):
+        say(indent + line)
+
+
+def table_lines(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    state_column: int | None = None,
+    width: int | None = None,
+) -> list[str]:
+    """The lines of a table, cut to `width` columns where one is given."""
+    texts = [[plain_text(text) for text in row] for row in rows]
+    widths = [
+        max([cell_len(column.title), *(cell_len(row[place]) for row in texts)])
+        for place, column in enumerate(columns)
+    ]
+    if width is not None:
+        widths = _fitted(columns, widths, width - 2)
+    titles = [_cell(column.title, columns[i], widths[i]) for i, column in enumerate(columns)]
+    lines = [painted(GAP.join(titles).rstrip(), dim=True)]
+    for row in texts:
+        cells = [_cell(text, columns[i], widths[i]) for i, text in enumerate(row)]
+        if state_column is not None:
+            words = row[state_column].split()
+            cells[state_column] = state_painted(cells[state_column], words[0] if words else "")
+        lines.append(GAP.join(cells).rstrip())
+    return lines
+
+
+def _cell(text: str, column: Column, width: int) -> str:
+    text = clip_middle(text, width) if column.flexible else clip(text, width)
+    return " " * (width - cell_len(text)) + text if column.right else pad(text, width)
+
+
+def _fitted(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:
+    """Takes from the widest flexible column until the line fits."""
+    fitted = list(widths)
+    flexible = [place for place, column in enumerate(columns) if column.flexible]
+    while flexible and sum(fitted) + len(GAP) * (len(fitted) - 1) > room:
+        widest = max(flexible, key=lambda place: fitted[place])
+        if fitted[widest] <= COLUMN_WIDTH_MIN:
+            break
+        fitted[widest] -= 1
+    return fitted

@@ -1,0 +1,345 @@
+"""`meshtrain plan`: what a job file comes to, before anything runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from meshtrain.cli import words
+from meshtrain.cli.context import Cli, ask_all, cli_of
+from meshtrain.cli.output import painted, print_json, say, text_width
+from meshtrain.cli.submission import Submission, prepare
+from meshtrain.core.job import BaseState
+from meshtrain.core.plan import (
+    KnownBase,
+    PastRuns,
+    Plan,
+    PlannedBase,
+    PlanNode,
+    make_plan,
+    work_kind,
+)
+from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.ids import short
+from meshtrain.results.formats import clip
+from meshtrain.spec.forms import CommandSweep
+from meshtrain.spec.jobs import SweepSpec
+from meshtrain.spec.matrix import scalar_text
+
+MASTER_TIMEOUT_S = 2.0
+"""A plan works without a master: none is waited for any longer."""
+RECIPES_MAX = 200
+"""Known recipes that a new base is compared with, the newest."""
+BASES_SHOWN_MAX = 12
+DIFFERENCES_SHOWN_MAX = 2
+VALUE_SHOWN_MAX = 40
+FACT_WIDTH = 18
+
+_WORK_WORDS = {
+    "full_fine_tuning": ("fine-tune", "fine-tunes"),
+    "target_only_fine_tuning": ("target-only fine-tune", "target-only fine-tunes"),
+    "target_only": ("run on the target alone", "runs on the target alone"),
+    "base_alone": ("test of the base alone", "tests of the base alone"),
+    "command": ("command", "commands"),
+}
+
+
+class Mesh(msgspec.Struct, frozen=True):
+    """What a master knows that a plan needs; all empty when there is none."""
+
+    known: dict[str, KnownBase] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    nodes: tuple[PlanNode, ...] = ()
+    history: tuple[PastRuns, ...] = ()
+    away: str = ""
+    """Why nothing is known."""
+
+
+def command(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A job file.")],
+    base_hours: Annotated[
+        float | None,
+        typer.Option(metavar="HOURS", min=0, help="Hours that the training of a base takes."),
+    ] = None,
+    job_hours: Annotated[
+        float | None, typer.Option(metavar="HOURS", min=0, help="Hours that a job takes.")
+    ] = None,
+    bases_only: Annotated[bool, typer.Option(help="Plan just the bases.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a job file comes to: jobs, bases, what is reused, time and disk.
+
+    Nothing is started. Durations come from earlier runs; give them where there
+    are none. Without a master no base counts as there.
+
+    \b
+    Example:
+      meshtrain plan batch_composition.yaml --base-hours 2 --job-hours 1
+    """
+    cli = cli_of(ctx)
+    submission = prepare(file)
+    sweep = submission.sweep(bases_only=bases_only)
+    mesh = look_up(cli)
+    plan = make_plan(
+        sweep,
+        known=mesh.known,
+        recipes=mesh.recipes,
+        nodes=mesh.nodes,
+        history=mesh.history,
+        base_s=None if base_hours is None else base_hours * 3600,
+        job_s=None if job_hours is None else job_hours * 3600,
+    )
+    if as_json:
+        print_json(plan_document(plan, mesh))
+        return
+    given = [
+        f"{flag} {value:g}"
+        for flag, value in (("--base-hours", base_hours), ("--job-hours", job_hours))
+        if value is not None
+    ]
+    for line in plan_lines(plan, sweep, submission, mesh, given=given):
+        say(line)
+
+
+def look_up(cli: Cli) -> Mesh:
+    """What the master knows of bases, nodes and earlier runs, if there is one."""
+    try:
+        with cli.link(min(cli.timeout_s, MASTER_TIMEOUT_S)) as link:
+            bases, _ = ask_all(link, "bases")
+            recipes, _ = ask_all(link, "recipes", rows_max=RECIPES_MAX)
+            nodes, _ = ask_all(link, "nodes")
+            history, _ = ask_all(link, "history")
+    except UserError:
+        raise
+    except MeshtrainError as error:
+        return Mesh(away=str(error))
+    return Mesh(
+        known={row["recipe_hash"]: msgspec.convert(row, KnownBase) for row in bases},
+        recipes={row["recipe_hash"]: row["recipe"] for row in recipes},
+        nodes=tuple(msgspec.convert(row, PlanNode) for row in nodes),
+        history=tuple(msgspec.convert(row, PastRuns) for row in history),
+    )
+
+
+# --- as JSON --------------------------------------------------------------------------
+
+
+def plan_document(plan: Plan, mesh: Mesh) -> dict[str, Any]:
+    """The plan as `--json` prints it."""
+    return {
+        "sweep": plan.sweep,
+        "sweep_id": plan.sweep_id,
+        "jobs": plan.jobs,
+        "bases": [
+            {
+                "hash": base.recipe_hash,
+                "jobs": base.jobs,
+                "cached": base.cached,
+                "state": None if base.state is None else str(base.state),
+                "label": base.label,
+                "nearest": None if base.nearest is None else msgspec.to_builtins(base.nearest),
+                "estimated_s": base.estimated_s,
+            }
+            for base in plan.bases
+        ],
+        "base_trainings_avoided": plan.base_trainings_avoided,
+        "compute_saved_pct": plan.compute_saved_pct,
+        "trainings": plan.trainings,
+        "trainings_without_reuse": plan.instead_of,
+        "compute_s": plan.compute_s,
+        "compute_without_reuse_s": plan.compute_without_s,
+        "finish_s": plan.finish_s,
+        "finish_unknown": plan.finish_unknown or None,
+        "slots": msgspec.to_builtins(plan.slots),
+        "disk_bytes": plan.disk_bytes,
+        "works": plan.works,
+        "axes": {axis.name: axis.values for axis in plan.axes},
+        "master_away": mesh.away or None,
+    }
+
+
+# --- for people ------------------------------------------------------------------------
+
+
+def plan_lines(
+    plan: Plan, sweep: SweepSpec, submission: Submission, mesh: Mesh, *, given: list[str]
+) -> list[str]:
+    """The plan as people read it."""
+    bases = words.count(len(plan.bases), "base model")
+    head = f"{words.count(plan.jobs, 'job')} on {bases}" if plan.jobs else bases
+    lines = [painted(f"{plan.sweep}: {head}", bold=True), ""]
+    lines += _base_lines(plan, sweep)
+    lines.append("")
+    lines += _facts(plan, submission, mesh, given)
+    lines.append("")
+    if mesh.away:
+        told = (
+            "No master answered, so nothing is known of bases that are there, of earlier runs "
+            f"or of nodes: {mesh.away}."
+        )
+        lines += [*textwrap.wrap(told, text_width()), ""]
+    lines.append(f"Nothing was started. Start it: meshtrain submit {submission.path}")
+    return lines
+
+
+def _base_lines(plan: Plan, sweep: SweepSpec) -> list[str]:
+    works: dict[str | None, Counter[str]] = {}
+    for job in sweep.jobs:
+        works.setdefault(job.recipe_hash, Counter())[work_kind(job.work)] += 1
+    axes = f"   {_axes_text(plan)}" if _is_one_group(plan) else ""
+    lines: list[str] = []
+    for base in plan.bases[:BASES_SHOWN_MAX]:
+        lines += _one_base(base)
+        jobs = works.get(base.recipe_hash)
+        if jobs:
+            lines.append(f"    └─ {_works_text(jobs)}{axes}")
+    if len(plan.bases) > BASES_SHOWN_MAX:
+        more = plan.bases[BASES_SHOWN_MAX:]
+        cached = sum(base.cached for base in more)
+        lines.append(f"  … and {len(more)} more bases, {cached} of them there: --json lists all")
+    if works.get(None):
+        lines += ["  no base", f"    └─ {_works_text(works[None])}{axes}"]
+    return lines
+
+
+def _is_one_group(plan: Plan) -> bool:
+    """Whether the matrix is of all jobs there are, on one base or none."""
+    return len(plan.works) == 1 and len(plan.bases) <= 1
+
+
+def _one_base(base: PlannedBase) -> list[str]:
+    line = f"  base {short(base.recipe_hash)}  {base.label}"
+    why = _why_text(base)
+    if len(line) + 5 + len(why) <= text_width():
+        return [f"{line}     {why}"]
+    return [clip(line, text_width()), f"       {clip(why, text_width() - 7)}"]
+
+
+def _why_text(base: PlannedBase) -> str:
+    if base.state is BaseState.COMMITTED:
+        return "cached: it is there"
+    if base.state is BaseState.NEEDED:
+        return "in training: it is waited for"
+    if base.state is not None:
+        return f"new: it was {base.state} before"
+    if base.nearest is None:
+        return "new"
+    told = []
+    for difference in base.nearest.differences[:DIFFERENCES_SHOWN_MAX]:
+        theirs = _value_text(difference.theirs)
+        told.append(f"{difference.field} differs{f' ({theirs})' if theirs else ''}")
+    rest = len(base.nearest.differences) - DIFFERENCES_SHOWN_MAX
+    if rest > 0:
+        told.append(f"{rest} more differ")
+    if len(told) == 1:
+        first = base.nearest.differences[0]
+        theirs = _value_text(first.theirs)
+        shown = f" ({theirs})" if theirs else ""
+        return f"new: {first.field} differs from {short(base.nearest.recipe_hash)}{shown}"
+    return f"new: unlike {short(base.nearest.recipe_hash)}, {', '.join(told)}"
+
+
+def _value_text(value: Any) -> str:
+    """A value of another recipe; nothing for a digest, which tells people nothing."""
+    if isinstance(value, list):
+        text = " ".join(str(item) for item in value)
+    elif isinstance(value, bool | int | float | str):
+        text = scalar_text(value)
+    else:
+        return ""
+    is_digest = len(text) == 32 and all(char in "0123456789abcdef" for char in text)
+    return "" if is_digest else clip(text, VALUE_SHOWN_MAX)
+
+
+def _works_text(jobs: Counter[str]) -> str:
+    return words.listed(
+        [
+            words.count(number, *_WORK_WORDS.get(kind, ("run", "runs")))
+            for kind, number in jobs.items()
+        ]
+    )
+
+
+def _axes_text(plan: Plan) -> str:
+    names = " × ".join(axis.name for axis in plan.axes)
+    if len(plan.axes) < 2:
+        return names
+    sizes = " × ".join(str(axis.values) for axis in plan.axes)
+    return f"{names} = {sizes}{'' if plan.full_matrix else ', not all of it'}"
+
+
+def _facts(plan: Plan, submission: Submission, mesh: Mesh, given: list[str]) -> list[str]:
+    facts = [("trainings", _trainings_text(plan)), ("compute", _compute_text(plan, given))]
+    if not _is_one_group(plan):
+        facts.insert(0, ("matrix", _axes_text(plan)))
+    if not mesh.away:
+        facts.append(("to finish", _finish_text(plan)))
+    if plan.disk_bytes is not None:
+        facts.append(("disk", f"about {words.size(plan.disk_bytes)}"))
+    code = _code_texts(submission)
+    if len("     ".join(code)) + FACT_WIDTH <= text_width():
+        code = ["     ".join(code)]
+    facts += [("code" if place == 0 else "", text) for place, text in enumerate(code)]
+    return [f"  {name:<{FACT_WIDTH - 2}}{text}" for name, text in facts if text]
+
+
+def _trainings_text(plan: Plan) -> str:
+    avoided = plan.base_trainings_avoided
+    if not avoided:
+        return str(plan.trainings)
+    trainings = words.count(avoided, "base training")
+    return f"{plan.trainings} instead of {plan.instead_of} ({trainings} avoided)"
+
+
+def _compute_text(plan: Plan, given: list[str]) -> str:
+    if plan.compute_s is None or plan.compute_without_s is None:
+        flags = [flag for flag in ("--base-hours", "--job-hours") if flag not in " ".join(given)]
+        return f"not known before any run: say {' and '.join(flags) or '--job-hours'}"
+    source = [*given]
+    if plan.past_runs:
+        source.append(words.count(plan.past_runs, "earlier run"))
+    told = f"      from {' '.join(source)}" if source else ""
+    spent, without = words.hours(plan.compute_s), words.hours(plan.compute_without_s)
+    if not plan.compute_saved_pct:
+        return f"{spent}{told}"
+    return f"{spent} instead of {without} ({plan.compute_saved_pct:.0f}% saved){told}"
+
+
+def _finish_text(plan: Plan) -> str:
+    slots = []
+    kind = "" if plan.slots.busy else "free "
+    if plan.slots.gpus:
+        slots.append(words.count(plan.slots.gpus, f"{kind}GPU"))
+    if plan.slots.cpus:
+        slots.append(words.count(plan.slots.cpus, f"{kind}CPU slot"))
+    on = f" on {' and '.join(slots)}" if slots else ""
+    if plan.finish_s is None:
+        return f"not known{on}: {plan.finish_unknown}"
+    busy = ", once they are free" if plan.slots.busy else ""
+    return f"about {words.duration(plan.finish_s)}{on}{busy}"
+
+
+def _code_texts(submission: Submission) -> list[str]:
+    texts = []
+    form = submission.job_file.form
+    for snapshot in submission.snapshots.values():
+        files = words.count(len(snapshot.files), "file")
+        folder = snapshot.written.rstrip("/") + "/"
+        text = f"snapshot of {folder} {words.size(snapshot.size_bytes)} in {files}"
+        texts.append(text)
+    if isinstance(form, CommandSweep) and form.base is not None and form.code is not None:
+        if form.base.code is None:
+            texts.append("the base is made again when anything in it changes;")
+            texts.append("with base.code: [FILES], when those change")
+        else:
+            verb = (
+                "change" if len(form.base.code) > 1 or form.base.code[0][-1:] == "/" else "changes"
+            )
+            texts.append(f"the base is made again when {words.listed(form.base.code)} {verb}")
+    return texts

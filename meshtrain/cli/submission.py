@@ -1,0 +1,159 @@
+"""A job file on this host, with what only this host knows of it: its code and its data.
+
+submission = prepare(Path("sweep.yaml"))
+sweep = submission.sweep()                       # what it comes to, as the master will see it
+asyncio.run(upload(submission, "http://127.0.0.1:7473"))
+link.request(submission.message())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshtrain.artifacts.snapshot import snapshot_files, snapshot_manifest
+from meshtrain.artifacts.tree import hash_file
+from meshtrain.core.manifest import artifact_id
+from meshtrain.errors import ArtifactError, UserError
+from meshtrain.ids import new_id, short
+from meshtrain.spec.expand import Digests, expand, needed
+from meshtrain.spec.jobfile import JobFile, parse_job_file
+from meshtrain.spec.jobs import CodeDigests, SweepSpec
+from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
+from meshtrain.wire.messages import Submit
+
+CODE_BYTES_MAX = 200_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A folder of code as it is now."""
+
+    written: str
+    """As the job file writes it."""
+    folder: Path
+    files: tuple[str, ...]
+    size_bytes: int
+    digests: CodeDigests
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job file without problems, ready to be sent."""
+
+    path: Path
+    data: bytes
+    job_file: JobFile
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    """Folder as the job file writes it → its snapshot."""
+    data_digests: Mapping[str, str] = field(default_factory=dict)
+    """Participant → the digest of its file; empty where the data is built in."""
+
+    def sweep(self, *, bases_only: bool = False) -> SweepSpec:
+        """What the file comes to.
+
+        Raises JobFileError for what only digests show, UserError for a sweep
+        without bases of which only those are asked for.
+        """
+        code = {written: snapshot.digests for written, snapshot in self.snapshots.items()}
+        digests = Digests(code=code, data=dict(self.data_digests))
+        return expand(self.job_file, digests, bases_only=bases_only)
+
+    def message(
+        self, *, bases_only: bool = False, allow_pending: bool = False, again: bool = False
+    ) -> Submit:
+        """The message that submits it; its snapshots must have been uploaded."""
+        return Submit(
+            request_id=new_id("submit"),
+            name=self.path.name,
+            data=self.data,
+            code={written: snapshot.digests for written, snapshot in self.snapshots.items()},
+            data_digests=dict(self.data_digests),
+            bases_only=bases_only,
+            allow_pending=allow_pending,
+            again=again,
+        )
+
+
+def prepare(path: Path, *, code_bytes_max: int = CODE_BYTES_MAX) -> Submission:
+    """Reads and checks a job file, takes stock of its code and digests its data.
+
+    Args:
+        path: the job file; folders in it are looked for beside it.
+        code_bytes_max: the largest snapshot of code.
+
+    Raises JobFileError with every problem of the file; UserError when it, its
+    code or its data can't be read.
+    """
+    data = _read(path)
+    job_file = parse_job_file(data, path.name)
+    wanted = needed(job_file)
+    snapshots = {
+        written: _snapshot(path.parent, written, code_bytes_max) for written in wanted.code
+    }
+    digests: dict[str, str] = {}
+    if wanted.data_folder is not None:
+        digests = _data_digests(Path(wanted.data_folder), wanted.participants)
+    return Submission(path, data, job_file, snapshots, digests)
+
+
+async def upload(submission: Submission, http_url: str) -> None:
+    """Puts the snapshots of code into the master's store; only what it lacks travels.
+
+    Raises ArtifactError when it can't be reached or refuses, UserError when a
+    file has changed since the snapshot was taken.
+    """
+    from meshtrain.artifacts.upload import upload_tree
+
+    for snapshot in submission.snapshots.values():
+        sent = await upload_tree(snapshot.folder, http_url, files=snapshot.files)
+        if sent != snapshot.digests.artifact_id:
+            raise UserError(
+                f"{snapshot.folder} changed while it was being submitted "
+                f"({short(snapshot.digests.artifact_id)} became {short(sent)}). Nothing was "
+                "started: submit again when nothing writes to it"
+            )
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        names = f": it holds {', '.join(inside[:5])}" if inside else ""
+        raise UserError(f"{path} is a folder; name the job file in it{names}")
+    try:
+        with path.open("rb") as file:
+            # One more than is allowed: the parser tells that it is too large.
+            return file.read(FILE_SIZE_MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(
+            f"the job file {path} can't be read: {error.strerror or error}. Check its path"
+        ) from error
+
+
+def _snapshot(beside: Path, written: str, code_bytes_max: int) -> Snapshot:
+    folder = (beside / Path(written).expanduser()).resolve()
+    try:
+        files = snapshot_files(folder, code_bytes_max)
+        manifest = snapshot_manifest(folder, files)
+    except ArtifactError as error:
+        raise UserError(f"no snapshot of the code in {folder}: {error}") from error
+    digests = CodeDigests(artifact_id(manifest), manifest.file_digests())
+    return Snapshot(written, folder, tuple(files), manifest.size_bytes, digests)
+
+
+def _data_digests(folder: Path, participants: tuple[str, ...]) -> dict[str, str]:
+    """The digests of the files that are there; whose is missing, the job file's check tells."""
+    digests = {}
+    for participant in participants:
+        path = folder / f"{participant}.npz"
+        try:
+            digests[participant] = hash_file(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(
+                f"the data of {participant} can't be read: {path}: {error.strerror}. "
+                "Mend its permissions, or name another folder under data:"
+            ) from error
+    return digests

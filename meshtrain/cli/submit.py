@@ -1,0 +1,167 @@
+"""`meshtrain submit`: a job file to the mesh, with its code."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meshtrain.cli import words
+from meshtrain.cli.context import Cli, Link, act, ask, cli_of
+from meshtrain.cli.output import painted, print_json, say, state_painted, tell, text_width
+from meshtrain.cli.submission import Submission, prepare, upload
+from meshtrain.errors import UserError
+from meshtrain.ids import short
+from meshtrain.net.address import split_address
+from meshtrain.results.formats import clip
+from meshtrain.spec.jobs import SweepSpec
+
+SUBMIT_TIMEOUT_S = 120.0
+"""A large matrix takes the master seconds."""
+BASES_SHOWN_MAX = 8
+SWEEP_FAILED = 1
+
+
+def command(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A job file.")],
+    bases_only: Annotated[
+        bool, typer.Option("--bases-only", help="Train just the bases, and no job.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show progress to the end, and exit with its outcome.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run it anew, also if the same was submitted before.")
+    ] = False,
+    allow_pending: Annotated[
+        bool, typer.Option("--allow-pending", help="Accept jobs that no known node could run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")] = False,
+) -> None:
+    """Give a job file to the mesh, with a snapshot of its code.
+
+    With --wait, exits 0 when every job succeeded and 1 when one did not.
+
+    \b
+    Examples:
+      meshtrain submit batch_composition.yaml
+      meshtrain submit few_shot.yaml --wait
+    """
+    cli = cli_of(ctx)
+    submission = prepare(file)
+    sweep = submission.sweep(bases_only=bases_only)
+    with cli.link() as link:
+        if submission.snapshots:
+            asyncio.run(upload(submission, http_url(cli, link)))
+        message = submission.message(
+            bases_only=bases_only, allow_pending=allow_pending, again=again
+        )
+        done = act(link, message, max(SUBMIT_TIMEOUT_S, cli.timeout_s))
+        (row,) = ask(link, "sweeps", done.done[:1]).rows
+    if as_json:
+        print_json(receipt_document(row, done.notes))
+    else:
+        for line in receipt_lines(row, sweep, submission, done.notes):
+            say(line)
+    if wait:
+        _wait(cli, row, to_stderr=as_json)
+
+
+def http_url(cli: Cli, link: Link) -> str:
+    """Where the master takes uploads.
+
+    Raises UserError when it doesn't say.
+    """
+    (ports,) = ask(link, "ports").rows
+    if not ports.get("http"):
+        raise UserError(f"the master at {cli.address} serves no artifacts: start it with http_port")
+    host, _ = split_address(cli.address)
+    return f"http://{f'[{host}]' if ':' in host else host}:{ports['http']}"
+
+
+# --- the receipt ---------------------------------------------------------------------
+
+
+def receipt_document(row: dict[str, Any], notes: tuple[str, ...]) -> dict[str, Any]:
+    """The receipt as `--json` prints it."""
+    reused = set(row["reused_hashes"])
+    return {
+        "sweep_id": row["sweep_id"],
+        "sweep": row["name"],
+        "jobs": row["jobs"],
+        "bases": [{"hash": h, "reused": h in reused} for h in row["recipe_hashes"]],
+        "results": row["folder"],
+        "notes": list(notes),
+    }
+
+
+def receipt_lines(
+    row: dict[str, Any], sweep: SweepSpec, submission: Submission, notes: tuple[str, ...]
+) -> list[str]:
+    """What was submitted, where its results will lie, and what to do next."""
+    sweep_id, name = row["sweep_id"], row["name"]
+    bases = words.count(row["bases"], "base model")
+    lines = [
+        f"sweep    {painted(sweep_id, bold=True)}",
+        f"jobs     {row['jobs']:,} on {bases}" if row["jobs"] else f"bases    {bases}, no job",
+    ]
+    labels = {base.recipe_hash: base.label for base in sweep.bases}
+    reused = set(row["reused_hashes"])
+    for recipe_hash in row["recipe_hashes"][:BASES_SHOWN_MAX]:
+        state = "reused" if recipe_hash in reused else "new"
+        known = state_painted(f"{state:<6}", state)
+        label = clip(labels.get(recipe_hash, ""), text_width() - 27)
+        lines.append(f"base     {short(recipe_hash)}  {known}  {label}".rstrip())
+    if len(row["recipe_hashes"]) > BASES_SHOWN_MAX:
+        lines.append(f"         … and {len(row['recipe_hashes']) - BASES_SHOWN_MAX} more")
+    for snapshot in submission.snapshots.values():
+        size = words.size(snapshot.size_bytes)
+        files = words.count(len(snapshot.files), "file")
+        lines.append(f"code     {short(snapshot.digests.artifact_id)}  {size} in {files}")
+    lines.append(f"results  {row['folder']}")
+    lines += [f"note     {note}" for note in notes]
+    lines += [
+        "",
+        f"watch    meshtrain jobs {sweep_id}",
+        f"         meshtrain logs -f '{name}/…'" if row["jobs"] else "         meshtrain bases",
+        f"stop     meshtrain cancel {sweep_id}",
+    ]
+    if row["jobs"]:
+        lines.append(f"table    meshtrain results {sweep_id}")
+    return lines
+
+
+# --- waiting --------------------------------------------------------------------------
+
+
+def _wait(cli: Cli, row: dict[str, Any], *, to_stderr: bool) -> None:
+    """Show the sweep until it has ended, and exit with its outcome."""
+    from meshtrain.cli.watch import Outcome, watch
+
+    sweep_id = row["sweep_id"]
+    asked = () if row["jobs"] else tuple(row["recipe_hashes"])
+
+    async def follow() -> Outcome:
+        feed = cli.follow(cli.address)
+        return await watch(
+            feed, sweep_id, asked, say=tell if to_stderr else say, live=False if to_stderr else None
+        )
+
+    tell("")
+    try:
+        outcome = asyncio.run(follow())
+    except KeyboardInterrupt:
+        tell(
+            f"\n{sweep_id} goes on without this terminal. Watch: meshtrain jobs {sweep_id}   "
+            f"Stop: meshtrain cancel {sweep_id}"
+        )
+        raise
+    tell(f"{sweep_id}: {outcome.words()}")
+    if not outcome.is_good:
+        tell(f"See why: meshtrain jobs {sweep_id} --state failed")
+        raise typer.Exit(SWEEP_FAILED)
+    if row["jobs"]:
+        tell(f"See the table: meshtrain results {sweep_id}")

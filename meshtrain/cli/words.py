@@ -1,0 +1,66 @@
+"""How the command line writes times, sizes, counts and digests."""
+
+from __future__ import annotations
+
+from meshtrain.ids import short
+
+_SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: `8.1 s`, `1 min 12 s`, `5 h 10 min`, `2 d 3 h`."""
+    if seconds < 0.95:
+        return f"{max(seconds, 0.0) * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two(whole // 60, "min", whole % 60, "s")
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return _two(minutes // 60, "h", minutes % 60, "min")
+    hours = round(seconds / 3600)
+    return _two(hours // 24, "d", hours % 24, "h")
+
+
+def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
+    return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
+
+
+def hours(seconds: float) -> str:
+    """An amount of compute: in hours, or less where it is less than one."""
+    if seconds < 3600:
+        return duration(seconds)
+    amount = seconds / 3600
+    return f"{amount:,.0f} h" if amount >= 100 or amount == int(amount) else f"{amount:.1f} h"
+
+
+def size(size_bytes: float) -> str:
+    """An amount of data: `214 kB`, `1.6 GB`."""
+    amount, unit = float(size_bytes), 0
+    while amount >= 999.5 and unit < len(_SIZE_UNITS) - 1:
+        amount /= 1000
+        unit += 1
+    digits = 1 if unit and amount < 9.95 else 0
+    return f"{amount:.{digits}f} {_SIZE_UNITS[unit]}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 job`, `12,000 jobs`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(words: list[str], shown_max: int = 6) -> str:
+    """`a, b and c`, or `a, b and 12 more`."""
+    if len(words) > shown_max:
+        words = [*words[: shown_max - 1], f"{len(words) - shown_max + 1} more"]
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def base_name(recipe_hash: str) -> str:
+    """A base as people read it."""
+    return f"base {short(recipe_hash)}"
