@@ -9,6 +9,7 @@ from meshtrain.core import effects as fx
 from meshtrain.core.job import (
     Attempt,
     AttemptState,
+    BaseState,
     Failure,
     FailureClass,
     Job,
@@ -18,8 +19,9 @@ from meshtrain.core.job import (
 )
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import why_never
-from meshtrain.core.retry import decide
+from meshtrain.core.retry import RULES, decide
 from meshtrain.core.state import MeshState
+from meshtrain.ids import short
 from meshtrain.spec.jobs import CommandWork
 
 MORE_GPU_MEMORY = 1.25
@@ -97,14 +99,16 @@ def tell_source(state: MeshState, artifact_id: str, node_id: str) -> None:
 # --- its course -----------------------------------------------------------------------
 
 
-def current(state: MeshState, attempt_id: str, epoch: int) -> Job | None:
-    """The job whose live attempt this is; None when the attempt no longer counts."""
+def current(state: MeshState, node_id: str, attempt_id: str, epoch: int) -> Job | None:
+    """The job whose live attempt this is; None when it no longer counts, or isn't the node's."""
     job_id = state.live.get(attempt_id)
     if job_id is None:
         return None
     job = state.jobs[job_id]
     attempt = job.attempt
     if attempt is None or attempt.attempt_id != attempt_id or attempt.epoch != epoch:
+        return None
+    if all(placement.node_id != node_id for placement in attempt.placements):
         return None
     return job
 
@@ -193,7 +197,24 @@ def requeue(state: MeshState, job: Job, failure: Failure) -> None:
     more_memory = 0
     if decision.wants_more_memory:
         more_memory = _more_gpu_memory(state, job)
+    recipe_hash = job.spec.recipe_hash
+    if recipe_hash is not None and state.bases[recipe_hash].state is BaseState.FAILED:
+        # It started from a base that was to be made anew since, and could not be.
+        failure = Failure(
+            FailureClass.BASE_FAILED,
+            f"it has to run again ({failure.message}), "
+            f"and base {short(recipe_hash)} failed meanwhile",
+            failure.node_id,
+        )
+        finish(state, job, JobState.FAILED, failure=failure)
+        return
     if not decision.rerun:
+        if not RULES[failure.failure_class].blames_job and job.losses:
+            failure = msgspec.structs.replace(
+                failure,
+                message=f"{failure.message} (given up after {job.losses + 1} lost attempts; "
+                "when the hosts are well again: meshtrain retry)",
+            )
         finish(state, job, JobState.FAILED, failure=failure)
         return
     job = state.keep_job(
@@ -215,7 +236,11 @@ def _more_gpu_memory(state: MeshState, job: Job) -> int:
     node = state.nodes.get(attempt.node_id)
     if node is None or not attempt.placements[0].gpus:
         return 0
-    had = max(g.memory_bytes for g in node.spec.gpus if g.index in attempt.placements[0].gpus)
+    # A node that came back may have other GPUs than it had.
+    held = [g.memory_bytes for g in node.spec.gpus if g.index in attempt.placements[0].gpus]
+    if not held:
+        return 0
+    had = max(held)
     wanted = int(had * MORE_GPU_MEMORY)
     needs = msgspec.structs.replace(state.needs(job), gpu_memory_bytes=wanted)
     if any(why_never(other.spec, needs) is None for other in state.nodes.values()):
@@ -244,6 +269,13 @@ def finish(state: MeshState, job: Job, outcome: JobState, failure: Failure | Non
     if job.spec.recipe_hash is not None:
         state.waiters[job.spec.recipe_hash].discard(job.job_id)
     state.finished.append(job.job_id)
+
+
+def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
+    """Whether a result or a base waits for the master to hold the artifact."""
+    return artifact_id in state.collecting or any(
+        base.artifact_id == artifact_id for base in state.bases.values()
+    )
 
 
 def collect(state: MeshState, artifact_id: str) -> None:

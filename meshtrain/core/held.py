@@ -113,20 +113,27 @@ class HeldAttempts:
             held.phase = Phase.READY
 
     def start_ready(self) -> None:
-        """Launch what has all that it needs, as far as there are slots."""
-        running = None
+        """Launch what has all that it needs, as far as there are slots, and its GPUs are free.
+
+        A GPU may still be held by an attempt that the master gave up when its
+        lease ran out: until that has ended, the next one waits.
+        """
+        ready = [held for held in self.by_id.values() if held.phase is Phase.READY]
+        if not ready:
+            return
+        running = 0
+        gpus_used: set[int] = set()
         for held in self.by_id.values():
-            if held.phase is not Phase.READY:
-                continue
-            if running is None:
-                running = sum(
-                    1
-                    for other in self.by_id.values()
-                    if other.phase in (Phase.STARTING, Phase.RUNNING)
-                )
+            if held.phase in (Phase.STARTING, Phase.RUNNING):
+                running += 1
+                gpus_used.update(held.assignment.gpus)
+        for held in ready:
             if running >= self.slots:
                 return
+            if not gpus_used.isdisjoint(held.assignment.gpus):
+                continue
             running += 1
+            gpus_used.update(held.assignment.gpus)
             held.phase = Phase.STARTING
             self._do(io.LaunchProcess(held.assignment))
 

@@ -125,8 +125,8 @@ class Node:
         )
 
     def trim_outbox(self, seen_seq: int) -> None:
-        """Drop the commands that the node says to have seen."""
-        self.seen_seq = max(self.seen_seq, seen_seq)
+        """Drop the commands that the node says to have seen; it can't have seen later ones."""
+        self.seen_seq = max(self.seen_seq, min(seen_seq, self.seq))
         while self.outbox and self.outbox[0][0] <= self.seen_seq:
             _, command = self.outbox.popleft()
             if isinstance(command, EndAttempt | ForgetAttempt):

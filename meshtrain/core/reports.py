@@ -14,7 +14,7 @@ from meshtrain.ids import short
 
 
 def on_started(state: MeshState, event: AttemptStarted) -> None:
-    job = attempts.current(state, event.attempt_id, event.epoch)
+    job = attempts.current(state, event.node_id, event.attempt_id, event.epoch)
     if job is not None:
         attempts.mark_started(state, job)
 
@@ -24,7 +24,7 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
     if node is not None and node.session == event.session:
         node.grant = max(node.grant, event.grant)
         node.trim_outbox(event.seen_seq)
-    job = attempts.current(state, event.attempt_id, event.epoch)
+    job = attempts.current(state, event.node_id, event.attempt_id, event.epoch)
     if job is None or job.attempt is None:
         # A result counts only with the current epoch; the node may drop it.
         state.command(event.node_id, cmd.ForgetAttempt(event.attempt_id))
@@ -65,10 +65,7 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
 def on_collect_failed(state: MeshState, event: CollectFailed) -> None:
     if event.artifact_id in state.held_by_master:
         return
-    wanted = event.artifact_id in state.collecting or any(
-        base.artifact_id == event.artifact_id for base in state.bases.values()
-    )
-    if wanted:
+    if attempts.is_wanted_by_master(state, event.artifact_id):
         state.note(f"artifact {short(event.artifact_id)} not collected yet: {event.reason}")
         state.collect_again_s[event.artifact_id] = state.now_s + state.config.collect_retry_s
 

@@ -161,9 +161,14 @@ def on_cancel(state: MeshState, event: CancelRequested) -> None:
         if job.state.is_terminal or job.cancelling:
             continue
         trained = state.base_of_job.get(job_id)
-        if trained is not None and state.is_wanted(trained):
-            waiting = len(state.waiters.get(trained, ()))
-            refused.append(f"{job.name} is not cancelled: {waiting} jobs wait on it, cancel those")
+        if trained is not None:
+            # Whoever asks to cancel it asks no more for it to be trained anew.
+            state.requesters.get(trained, set()).discard(bases.REBUILD)
+            if state.is_wanted(trained):
+                refused.append(f"{job.name} is not cancelled: {_who_waits(state, trained)}")
+                continue
+            bases.cancel_if_unwanted(state, trained)
+            done.append(job_id)
             continue
         bases.cancel_job(state, job)
         done.append(job_id)
@@ -171,6 +176,14 @@ def on_cancel(state: MeshState, event: CancelRequested) -> None:
         for recipe_hash in state.sweeps[sweep_id].recipe_hashes:
             bases.cancel_if_unwanted(state, recipe_hash)
     state.out.append(fx.Reply(event.request_id, done=tuple(done), notes=tuple(refused)))
+
+
+def _who_waits(state: MeshState, recipe_hash: str) -> str:
+    waiting = len(state.waiters.get(recipe_hash, ()))
+    if waiting:
+        return f"{waiting} jobs wait on it, cancel those"
+    names = sorted(state.sweeps[s].name for s in state.requesters[recipe_hash])
+    return f"sweep {names[0]} asks for it, cancel that"
 
 
 def on_retry(state: MeshState, event: RetryRequested) -> None:
@@ -192,6 +205,7 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
                 ):
                     asked[job.job_id] = None
     done = []
+    revived = []
     for job_id in asked:
         job = state.jobs[job_id]
         if job.state not in (JobState.FAILED, JobState.CANCELLED):
@@ -200,6 +214,7 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
         recipe_hash = state.base_of_job.get(job_id)
         if recipe_hash is not None:
             bases.revive(state, state.bases[recipe_hash])
+            revived.append(recipe_hash)
             continue
         job = state.reopen(job)
         if job.sweep_id is not None:
@@ -213,6 +228,10 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
         if job.spec.recipe_hash is not None:
             bases.revive(state, state.bases[job.spec.recipe_hash])
         state.enqueue(job)
+    for recipe_hash in revived:
+        if not state.is_wanted(recipe_hash):
+            # Asked for by itself: nobody who waits on it would keep it alive.
+            state.requesters.setdefault(recipe_hash, set()).add(bases.REBUILD)
     state.out.append(fx.Reply(event.request_id, done=tuple(done)))
 
 

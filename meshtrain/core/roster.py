@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from meshtrain.core import attempts
+from meshtrain.core import attempts, bases
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.events import LiveAttempt, NodeBeat, NodeLeft, NodeSaidHello
+from meshtrain.core.job import JobState
 from meshtrain.core.node import Node
 from meshtrain.core.state import MeshState
 
 RESENT_MAX = 1000
 """Commands repeated to a node at one heartbeat."""
+NODES_MAX = 10_000
+"""Names of nodes that are remembered."""
+STALL_S_MIN = 3.0
+STALL_SHARE = 1 / 3
+"""A master that saw no time pass for this share of a lease has stalled: it read no heartbeats."""
 
 
 def on_hello(state: MeshState, event: NodeSaidHello) -> None:
@@ -21,6 +27,11 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
         # than what was assigned since: nothing is concluded from it.
         _heard(state, known)
         state.out.append(fx.WelcomeNode(node_id, event.session))
+        return
+    if known is None and len(state.nodes) >= NODES_MAX:
+        state.note(
+            f"node {node_id} is not taken up: {NODES_MAX} names are known; restart the master"
+        )
         return
     if not state.take_session(node_id, event.session):
         return
@@ -45,19 +56,32 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
             attempts.lose(state, job, f"{node_id} came back without it")
     _take_list(state, node, event.attempts)
     for live in event.attempts:
-        job_or_none = attempts.current(state, live.attempt_id, live.epoch)
-        if job_or_none is None:
-            continue
-        state.leases[live.attempt_id] = state.now_s + state.config.lease_s
-        attempt = job_or_none.attempt
-        if attempt is not None and not live.over:
-            for placement in attempt.placements:
-                if placement.node_id == node_id:
-                    node.occupy(attempt.attempt_id, placement)
+        _take_up(state, node, live)
     if known is None:
         state.note(f"node {node_id} joined")
-    for artifact_id in event.holds:
-        state.touch_bases(r for r, base in state.bases.items() if base.artifact_id == artifact_id)
+    bases.on_holders_changed(state, event.holds)
+
+
+def _take_up(state: MeshState, node: Node, live: LiveAttempt) -> None:
+    """Go on with an attempt that a node brought along: its lease, its slots, its end if asked."""
+    job = attempts.current(state, node.node_id, live.attempt_id, live.epoch)
+    if job is None or job.attempt is None:
+        return
+    state.leases[live.attempt_id] = state.now_s + state.config.lease_s
+    if job.cancelling:
+        # The command to end it went with the former session.
+        state.command(node.node_id, cmd.EndAttempt(live.attempt_id))
+    if live.over or job.state is JobState.COLLECTING:
+        return
+    for placement in job.attempt.placements:
+        if placement.node_id != node.node_id:
+            continue
+        if not node.gpus_used.isdisjoint(placement.gpus):
+            # One of the two ended long ago: the node contradicts itself.
+            state.command(node.node_id, cmd.EndAttempt(live.attempt_id))
+            attempts.lose(state, job, f"{node.node_id} says that two attempts hold one GPU")
+            return
+        node.occupy(live.attempt_id, placement)
 
 
 def on_beat(state: MeshState, event: NodeBeat) -> None:
@@ -80,8 +104,9 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     stuck = event.seen_seq == node.seen_seq and bool(node.outbox)
     node.trim_outbox(event.seen_seq)
     for live in event.attempts:
-        if attempts.current(state, live.attempt_id, live.epoch) is not None:
-            until_s = event.sent_s + state.config.lease_s
+        if attempts.current(state, node.node_id, live.attempt_id, live.epoch) is not None:
+            # A node can't have sent it later than now, whatever its clock says.
+            until_s = min(event.sent_s, state.now_s) + state.config.lease_s
             state.leases[live.attempt_id] = max(state.leases[live.attempt_id], until_s)
     _take_list(state, node, event.attempts)
     _find_missing(state, node, event)
@@ -102,7 +127,7 @@ def _heard(state: MeshState, node: Node) -> None:
 def _take_list(state: MeshState, node: Node, listed: tuple[LiveAttempt, ...]) -> None:
     """Note what started, and have the node end what no longer counts."""
     for live in listed:
-        job = attempts.current(state, live.attempt_id, live.epoch)
+        job = attempts.current(state, node.node_id, live.attempt_id, live.epoch)
         if job is None:
             state.command(node.node_id, cmd.EndAttempt(live.attempt_id))
         elif live.started:
@@ -132,7 +157,21 @@ def on_left(state: MeshState, event: NodeLeft) -> None:
 
 
 def check_silent(state: MeshState) -> None:
-    """Nodes not heard of for a lease are away; leases that ran out are given up."""
+    """Nodes not heard of for a lease are away; leases that ran out are given up.
+
+    Time in which the master itself stood still counts against nobody: what was
+    sent meanwhile is not read yet.
+    """
+    stood_still_s = state.now_s - state.ticked_s
+    state.ticked_s = state.now_s
+    if stood_still_s > max(STALL_S_MIN, STALL_SHARE * state.config.lease_s):
+        until_s = state.now_s + state.config.lease_s
+        for attempt_id, known_s in state.leases.items():
+            state.leases[attempt_id] = max(known_s, until_s)
+        for node in state.nodes.values():
+            node.heard_s = state.now_s
+        state.note(f"the master stood still for {stood_still_s:.0f} s: leases get a full term")
+        return
     for node in state.nodes.values():
         if node.connected and state.now_s - node.heard_s > state.config.lease_s:
             node.connected = False

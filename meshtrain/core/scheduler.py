@@ -57,6 +57,7 @@ class Scheduler:
         state = MeshState(config, loaded.incarnation, loaded.epoch_counter)
         self.state = state
         state.now_s = now_s
+        state.ticked_s = now_s
         state.drained = set(loaded.drained)
         for sweep in loaded.sweeps:
             state.sweeps[sweep.sweep_id] = sweep
@@ -80,6 +81,9 @@ class Scheduler:
         for base in loaded.bases:
             if base.state is BaseState.COMMITTED and base.artifact_id is not None:
                 state.collect_again_s[base.artifact_id] = now_s + config.collect_retry_s
+            elif base.state is BaseState.NEEDED and not state.is_wanted(base.recipe_hash):
+                # Nobody waits on it: somebody asked for it to be trained anew.
+                state.requesters.setdefault(base.recipe_hash, set()).add(bases.REBUILD)
         state.touched_jobs.clear()
 
     def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:
@@ -121,7 +125,10 @@ class Scheduler:
             if artifact_id in state.held_by_master:
                 del state.collect_again_s[artifact_id]
             elif at_s <= state.now_s:
-                attempts.collect(state, artifact_id)
+                if attempts.is_wanted_by_master(state, artifact_id):
+                    attempts.collect(state, artifact_id)
+                else:
+                    del state.collect_again_s[artifact_id]
 
     def _place(self) -> None:
         """Give waiting jobs to nodes that take some, most urgent first."""

@@ -37,6 +37,10 @@ LIVES_MAX = 64
 """Lives of one node's daemon that are remembered, so that a late hello of one is known as such."""
 
 
+OUTBOX_MAX = 10_000
+"""Commands that one node may leave unseen; what comes on top is asked for again later."""
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True):
     lease_s: float = 30.0
     """How long a node may be silent before its jobs are given to others."""
@@ -65,6 +69,8 @@ class MeshState:
         self.incarnation = incarnation
         self.epoch_counter = epoch_counter
         self.now_s = 0.0
+        #: the last Tick; a long time without one is a stall of the master itself
+        self.ticked_s = 0.0
         self.wall_offset_s = 0.0
 
         self.jobs: dict[str, Job] = {}
@@ -266,6 +272,10 @@ class MeshState:
         """Send a command to a node; it is repeated until the node has seen it."""
         node = self.nodes.get(node_id)
         if node is None:
+            return
+        if len(node.outbox) >= OUTBOX_MAX and not isinstance(command, cmd.AssignAttempt):
+            # A node that lists or ends what nobody gave it must not fill the memory:
+            # it says so again, and what it is told then comes too.
             return
         if isinstance(command, cmd.EndAttempt | cmd.ForgetAttempt):
             if command in node.pending:
