@@ -1,0 +1,141 @@
+"""The sweeps: how far each is, and how long it will take."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from meshtrain.core.job import JobState
+from meshtrain.core.tally import SweepTally
+from meshtrain.core.view import MeshView, SweepRow
+from meshtrain.ids import short
+from meshtrain_tui.feed import Picture
+from meshtrain_tui.widgets.panel import Panel, wrapped
+from meshtrain_tui.words import bar, duration, head, plural
+
+END_WIDTH = 12
+COUNT_WIDTH = 7
+BAR_WIDTH_MIN = 6
+BAR_WIDTH_MAX = 24
+
+
+class SweepsPanel(Panel):
+    """The open sweeps first, then those that ended, the latest first."""
+
+    HEADING = "Sweeps"
+
+    def lines(self, picture: Picture, width: int, height: int) -> list[Content]:
+        view = picture.view
+        if not view.sweeps:
+            if picture.link.heard_wall_s is None:
+                return []
+            folder = picture.link.inbox or "the master's inbox"
+            return wrapped(
+                f"No jobs yet: drop a file into {folder}, or `meshtrain submit FILE`",
+                width,
+                "$foreground-muted",
+            )
+        sweeps = _in_order(view)
+        name_width = max(len(sweep.name) for sweep in sweeps)
+        mains = [_main(view, sweep, picture.wall_s, width, name_width) for sweep in sweeps]
+        if len(mains) > height:
+            rest = len(mains) - height + 1
+            more = Content.styled(f"and {plural(rest, 'more sweep')}", "$foreground-muted")
+            return [*mains[: height - 1], more]
+        details = [_detail(view, sweep) for sweep in sweeps]
+        room = height - len(mains)
+        # Failures first: they are what somebody must act on.
+        ranked = sorted(
+            (index for index, detail in enumerate(details) if detail is not None),
+            key=lambda index: not view.progress(sweeps[index].sweep_id).failures.total(),
+        )
+        shown = set(ranked[:room])
+        lines: list[Content] = []
+        for index, main in enumerate(mains):
+            lines.append(main)
+            detail = details[index]
+            if index in shown and detail is not None:
+                lines.append(detail)
+        return lines
+
+
+def _in_order(view: MeshView) -> list[SweepRow]:
+    newest = sorted(view.sweeps.values(), key=lambda sweep: -sweep.submitted_wall_s)
+    still = [sweep for sweep in newest if _is_open(view, sweep)]
+    return [*reversed(still), *(sweep for sweep in newest if not _is_open(view, sweep))]
+
+
+def _is_open(view: MeshView, sweep: SweepRow) -> bool:
+    return view.progress(sweep.sweep_id).ended < sweep.jobs
+
+
+def _main(view: MeshView, sweep: SweepRow, wall_s: float, width: int, name_width: int) -> Content:
+    tally = view.progress(sweep.sweep_id)
+    end, style = _end(sweep, tally, wall_s)
+    if not sweep.jobs:
+        return Content.assemble(
+            head(sweep.name, width - 24),
+            (f"  only {plural(sweep.bases, 'base')}", "$foreground-muted"),
+        )
+    room = width - COUNT_WIDTH - END_WIDTH - 3
+    bar_width = min(BAR_WIDTH_MAX, max(BAR_WIDTH_MIN, room - name_width))
+    name_width = max(4, room - bar_width)
+    share = tally.ended / sweep.jobs
+    return Content.assemble(
+        f"{head(sweep.name, name_width):<{name_width}} ",
+        (bar(share, bar_width), "$text-error" if tally.failures.total() else "$text-success"),
+        f" {f'{tally.ended}/{sweep.jobs}':>{COUNT_WIDTH}} ",
+        (f"{end:>{END_WIDTH}}", style),
+    )
+
+
+def _end(sweep: SweepRow, tally: SweepTally, wall_s: float) -> tuple[str, str]:
+    """The last word on a sweep's line: when it ends, or how it did."""
+    if tally.ended >= sweep.jobs:
+        if sweep.cancelled:
+            return "cancelled", "$foreground-muted"
+        failed = tally.states[JobState.FAILED]
+        return (f"{failed} failed", "$text-error") if failed else ("done", "$text-success")
+    if sweep.cancelled:
+        return "stopping", "$text-warning"
+    left_s = tally.left_s(sweep.jobs, wall_s)
+    if left_s is not None:
+        return f"~{duration(left_s)} left" if left_s < 3600 else f"~{duration(left_s)}", ""
+    return ("running" if tally.running else "waiting"), "$foreground-muted"
+
+
+def _detail(view: MeshView, sweep: SweepRow) -> Content | None:
+    tally = view.progress(sweep.sweep_id)
+    parts: list[Content] = []
+    if failed := tally.states[JobState.FAILED]:
+        why = ", ".join(name for name, _ in tally.failures.most_common(2) if name)
+        parts.append(Content.styled(f"{failed} failed{f': {why}' if why else ''}", "$text-error"))
+    if _is_open(view, sweep):
+        if tally.running:
+            parts.append(Content(f"{tally.running} running"))
+        if assigned := tally.states[JobState.ASSIGNED]:
+            parts.append(Content(f"{assigned} getting ready"))
+        if collecting := tally.states[JobState.COLLECTING]:
+            parts.append(Content(f"{collecting} sending results"))
+        parts.extend(Content(text) for text in _waiting(view, tally))
+    if not parts:
+        return None
+    return Content("  ").append(Content(" · ").join(parts))
+
+
+def _waiting(view: MeshView, tally: SweepTally) -> list[str]:
+    """How many jobs wait for a base that is not there yet, and how many for a slot."""
+    awaited = {}
+    for recipe_hash, count in tally.waiting_for.items():
+        base = view.bases.get(recipe_hash)
+        if count and base is not None and base.artifact_id is None:
+            awaited[recipe_hash] = count
+    for_slots = tally.states[JobState.WAITING] - sum(awaited.values())
+    words = []
+    if len(awaited) == 1:
+        recipe_hash, count = next(iter(awaited.items()))
+        words.append(f"{count} wait for base {short(recipe_hash)}")
+    elif awaited:
+        words.append(f"{sum(awaited.values())} wait for {len(awaited)} bases")
+    if for_slots:
+        words.append(f"{for_slots} waiting")
+    return words
