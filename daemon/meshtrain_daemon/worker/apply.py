@@ -32,6 +32,8 @@ from meshtrain_daemon.worker.verdict import failure_of
 
 WARM_MODULE = "meshtrain.training.warm"
 COLD_MODULE = "meshtrain.training.child"
+START_TOLD_WITHIN_S = 0.02
+"""How long the word that a job started may wait for others to travel with."""
 
 
 class SendsToMaster(Protocol):
@@ -93,6 +95,8 @@ class Hands:
         )
         self._folders: dict[str, AttemptFolder] = {}
         self._runner_of: dict[str, Runner] = {}
+        self._unsent: list[msg.FromNode] = []
+        self._flushing: asyncio.TimerHandle | None = None
         #: attempts whose folder is being laid out; True once told to end
         self._preparing: dict[str, bool] = {}
 
@@ -100,6 +104,8 @@ class Hands:
         await self._commands.start()
 
     async def close(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
         await self._commands.close()
         if self._trainings is not None:
             await self._trainings.close()
@@ -147,7 +153,24 @@ class Hands:
         if launches:
             self._launch(launches)
         if outgoing:
-            self._sockets.send(outgoing)
+            self._unsent.extend(outgoing)
+            if all(isinstance(message, msg.Started) for message in outgoing):
+                # Nobody waits for it, and a short job's end soon goes along.
+                self._flush_soon()
+            else:
+                self._flush()
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None:
+            loop = asyncio.get_running_loop()
+            self._flushing = loop.call_later(START_TOLD_WITHIN_S, self._flush)
+
+    def _flush(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        unsent, self._unsent = self._unsent, []
+        self._sockets.send(unsent)
 
     # --- processes ---------------------------------------------------------------------
 
