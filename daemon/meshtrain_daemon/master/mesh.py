@@ -35,7 +35,7 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.inbox import Inbox, Taken
 from meshtrain_daemon.master.intake import Submission, sweep_of
-from meshtrain_daemon.master.logbook import Logbook
+from meshtrain_daemon.master.logbook import STREAMS, Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import answer
@@ -140,6 +140,7 @@ class Master:
             )
             inbox.prepare()
             self._decisions.post(ev.ArtifactHeld(MASTER_NODE_ID, tuple(self.artifacts.ids())))
+            self.reporter.catch_up()
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 loops = [
@@ -148,6 +149,7 @@ class Master:
                     self._store_bytes(),
                     self._beat_feed(),
                     self.reporter.run(),
+                    self.reporter.plot(),
                     inbox.watch(),
                     inbox.run(),
                 ]
@@ -405,8 +407,7 @@ class Master:
             known = []
             state = self.scheduler.state
             for peer, message in batch:
-                job = state.jobs.get(message.job_id)
-                if job is not None and message.attempt_id.startswith(f"{message.job_id}."):
+                if self._is_of_an_attempt(message):
                     known.append((peer, message))
                 else:
                     # Nobody will ever ask for it: let the node be rid of it.
@@ -426,6 +427,16 @@ class Master:
                 answers[key] = self.logbook.confirmation(message)
             for (peer, _, _), stored in answers.items():
                 self._sockets.send_bulk(peer, [stored])
+
+    def _is_of_an_attempt(self, message: msg.StreamBytes) -> bool:
+        """Whether these bytes belong to an attempt that was made: its name becomes a path."""
+        job = self.scheduler.state.jobs.get(message.job_id)
+        if job is None or message.stream not in STREAMS:
+            return False
+        if job.attempt is not None and job.attempt.attempt_id == message.attempt_id:
+            return True
+        attempts = self.store.attempts_of(job.job_id)
+        return any(attempt.attempt_id == message.attempt_id for attempt in attempts)
 
     async def _beat_feed(self) -> None:
         """Tell dashboards once a second that the master is there."""

@@ -17,10 +17,11 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core.job import Attempt, Base, BaseState, Job, JobKind, JobState, Sweep
 from meshtrain.core.state import MeshState
 from meshtrain.errors import MeshtrainError
-from meshtrain.results.folder import cell_folder, place_result, sweep_folder
+from meshtrain.results.folder import folder_name, place_result, sweep_folder
 from meshtrain.results.merge import CellResult, CellState, cell_result, merge
 from meshtrain.results.metrics import Metrics, read_metrics
 from meshtrain.results.records import (
+    EXPERIMENTS_FILE,
     AttemptRecord,
     BaseRecord,
     ExperimentRecord,
@@ -35,6 +36,8 @@ MERGE_DELAY_S = 0.5
 """Ends of jobs within this time are merged in one go."""
 MERGE_SHARE_MAX = 0.1
 """Merging may take this share of the time: large sweeps are merged less often."""
+MERGE_S_MAX = 60.0
+"""A merge surely takes less: a job that ended longer before a table was written is in it."""
 PLOT_TIMEOUT_S = 120.0
 
 
@@ -70,7 +73,7 @@ class Reporter:
         self._dirty: dict[str, None] = {}
         self._to_plot: dict[str, None] = {}
         self._wake = asyncio.Event()
-        self._busy = False
+        self._wake_plot = asyncio.Event()
 
     def folder(self, sweep: Sweep) -> Path:
         """Where a sweep's results lie: under its name; later sweeps of one name under their id."""
@@ -80,10 +83,21 @@ class Reporter:
                 return sweep_folder(self._results, name)
         return sweep_folder(self._results, sweep.sweep_id)
 
-    @property
-    def idle(self) -> bool:
-        """Whether all that ended is laid out."""
-        return not (self._busy or self._ended or self._dirty or self._to_plot)
+    def catch_up(self) -> None:
+        """Take up again what a master that was killed had not laid out or merged."""
+        for sweep in self._state.sweeps.values():
+            jobs = [self._state.jobs[job_id] for job_id in sweep.job_ids]
+            ended = [job for job in jobs if job.ended_wall_s is not None]
+            if not ended:
+                continue
+            record = self.folder(sweep) / EXPERIMENTS_FILE
+            merged_wall_s = record.stat().st_mtime if record.exists() else 0.0
+            newest_wall_s = max(job.ended_wall_s or 0.0 for job in ended)
+            if merged_wall_s < newest_wall_s + MERGE_S_MAX:
+                for job in ended:
+                    self.job_ended(job)
+        for base in self._state.bases.values():
+            self.job_ended(self._state.jobs[base.job_id])
 
     def job_ended(self, job: Job) -> None:
         """A job came to its end, or something of an ended one came late."""
@@ -103,16 +117,18 @@ class Reporter:
             await self._wake.wait()
             await asyncio.sleep(pause_s)
             self._wake.clear()
-            self._busy = True
             started_s = time.monotonic()
-            try:
-                await self._lay_out_all()
-                await self._merge_all()
-                await self._plot_all()
-            finally:
-                self._busy = False
+            await self._lay_out_all()
+            await self._merge_all()
             took_s = time.monotonic() - started_s
             pause_s = max(MERGE_DELAY_S, took_s / MERGE_SHARE_MAX)
+
+    async def plot(self) -> None:
+        """Draw sweeps that are done for ever; beside `run`, since a drawing takes seconds."""
+        while True:
+            await self._wake_plot.wait()
+            self._wake_plot.clear()
+            await self._plot_all()
 
     # --- a job's folder ------------------------------------------------------------------
 
@@ -248,6 +264,7 @@ class Reporter:
                 self._say(f"the results of {sweep.name} can't be merged: {error}")
             if self._state.sweep_open.get(sweep_id) == 0 and jobs:
                 self._to_plot[sweep_id] = None
+                self._wake_plot.set()
 
     def _cell(self, job: Job, index: int) -> CellResult:
         state, reason, metrics = str(job.state), "", Metrics()
@@ -271,7 +288,7 @@ class Reporter:
         return read_metrics(cell, work.result_file if isinstance(work, CommandWork) else None)
 
     def _cell_folder(self, job: Job, sweep: Sweep, folder: Path) -> Path:
-        return cell_folder(folder.parent, folder.name, job.name.removeprefix(f"{sweep.name}/"))
+        return folder / folder_name(job.name.removeprefix(f"{sweep.name}/"))
 
     def _merge(self, sweep: Sweep, folder: Path, jobs: list[Job], bases: list[Base]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ import msgspec
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core.commands import AssignAttempt
 from meshtrain.spec.jobs import CommandWork, TrainingWork
+from meshtrain.spec.placeholders import fill_on_node
 from meshtrain_daemon.worker.command_line import argv_of
 from meshtrain_daemon.worker.launch import Launch
 
@@ -106,8 +107,9 @@ class AttemptFolder:
         call = None
         match work:
             case CommandWork():
-                env.update(work.env)
-                argv = argv_of(self.fill(work.command))
+                for name, value in work.env.items():
+                    env[name] = self.fill(value, for_shell=False)
+                argv = argv_of(self.fill(work.command, for_shell=True))
             case TrainingWork():
                 device = work.config.get("device")
                 if device is not None:
@@ -125,13 +127,12 @@ class AttemptFolder:
             kill_grace_s=kill_grace_s,
         )
 
-    def fill(self, command: str) -> str:
-        """The command with this attempt's folders in place of {output}, {base} and {code}."""
-        if "{" not in command:
-            return command
-        command = command.replace("{output}", self.output)
-        command = command.replace("{base}", self.base or "")
-        return command.replace("{code}", self.code or "")
+    def fill(self, template: str, *, for_shell: bool) -> str:
+        """The text with this attempt's folders in place of {output}, {base} and {code}."""
+        if "{" not in template and "}" not in template:
+            return template
+        folders = {"output": self.output, "base": self.base or "", "code": self.code or ""}
+        return fill_on_node(template, folders, for_shell=for_shell)
 
     def _write_request(self, work: TrainingWork) -> str:
         path = f"{self.path}/request.json"
