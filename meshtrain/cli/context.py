@@ -20,7 +20,7 @@ from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 ADDRESS_DEFAULT = "127.0.0.1:7470"
 PORTS_FILE = "master.json"
 """Below its home; a running master says there where it listens."""
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
 PAGE_ROWS = 1000
 
 

@@ -11,7 +11,6 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, ask, ask_all, cli_of
 from meshtrain.cli.output import Column, painted, print_json, print_table, say
-from meshtrain.cli.watch import metrics_text
 from meshtrain.clock import wall_now_s
 from meshtrain.core.job import JobState
 from meshtrain.core.view import JobRow
@@ -131,7 +130,7 @@ def _head(sweep: dict[str, Any]) -> str:
 def _line(job: JobRow, prefix: str, metric: str | None) -> list[str]:
     detail = job.failure or job.reason
     if job.state is JobState.SUCCEEDED:
-        detail = metrics_text(job, metric)
+        detail = words.metrics(job.metrics, metric)
     if job.retries and not job.failure:
         detail = f"{detail}  run {job.retries + 1}".strip()
     return [
@@ -146,7 +145,6 @@ def _line(job: JobRow, prefix: str, metric: str | None) -> list[str]:
 def _time_text(job: JobRow) -> str:
     if job.started_wall_s is None or job.state is JobState.WAITING:
         return ""
-    end_s = job.ended_wall_s
-    if end_s is None:
-        end_s = wall_now_s()
-    return words.duration(max(end_s - job.started_wall_s, 0.0))
+    if job.ended_wall_s is None:
+        return words.whole_seconds(wall_now_s() - job.started_wall_s)
+    return words.duration(max(job.ended_wall_s - job.started_wall_s, 0.0))

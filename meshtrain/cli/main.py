@@ -179,7 +179,7 @@ def _options(
     ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="Patience with each answer.")
-    ] = 10.0,
+    ] = 5.0,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),

@@ -171,8 +171,9 @@ def plan_lines(
     plan: Plan, sweep: SweepSpec, submission: Submission, mesh: Mesh, *, given: list[str]
 ) -> list[str]:
     """The plan as people read it."""
-    bases = words.count(len(plan.bases), "base model")
-    head = f"{words.count(plan.jobs, 'job')} on {bases}" if plan.jobs else bases
+    parts = [words.count(plan.jobs, "job")] if plan.jobs else []
+    parts += [words.count(len(plan.bases), "base model")] if plan.bases else []
+    head = " on ".join(parts)
     lines = [painted(f"{plan.sweep}: {head}", bold=True), ""]
     lines += _base_lines(plan, sweep)
     lines.append("")

@@ -184,7 +184,7 @@ class MeshProgress:
             line.append(f"starts on {job.node_id}", style="cyan")
         else:
             line.append("training", style="cyan")
-            took = words.duration(max(self._now_s() - job.started_wall_s, 0.0))
+            took = words.whole_seconds(self._now_s() - job.started_wall_s)
             line.append(f"  on {job.node_id}  for {took}")
         if base.waiting:
             line.append(f"     {words.count(base.waiting, 'job')} wait on it")
@@ -203,7 +203,7 @@ class MeshProgress:
         for job in running[: self._jobs_shown_max]:
             took = ""
             if job.started_wall_s is not None:
-                took = words.duration(max(now_s - job.started_wall_s, 0.0))
+                took = words.whole_seconds(now_s - job.started_wall_s)
             verb = "fetches its result" if job.state is JobState.COLLECTING else took
             name = clip_middle(job.name, max(width - 34, 20))
             yield Text(f"    {job.node_id or '':<12}  {name}  {verb}", style="dim")
@@ -263,5 +263,5 @@ def _sweep_line(count: SweepCount, name_width: int) -> Text:
     if cancelled:
         line.append(f"  {cancelled} cancelled", style="not bold yellow")
     if count.left_s is not None and not count.is_done:
-        line.append(f"  about {words.duration(count.left_s)} left", style="not bold")
+        line.append(f"  about {words.whole_seconds(count.left_s)} left", style="not bold")
     return line

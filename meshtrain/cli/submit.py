@@ -12,7 +12,6 @@ from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, act, ask, cli_of
 from meshtrain.cli.output import painted, print_json, say, state_painted, tell, text_width
 from meshtrain.cli.submission import Submission, prepare, upload
-from meshtrain.errors import UserError
 from meshtrain.ids import short
 from meshtrain.net.address import split_address
 from meshtrain.results.formats import clip
@@ -54,8 +53,10 @@ def command(
     submission = prepare(file)
     sweep = submission.sweep(bases_only=bases_only)
     with cli.link() as link:
+        # Asked in any case: a master that is away is told sooner than a slow one.
+        url = http_url(cli, link)
         if submission.snapshots:
-            asyncio.run(upload(submission, http_url(cli, link)))
+            asyncio.run(upload(submission, url))
         message = submission.message(
             bases_only=bases_only, allow_pending=allow_pending, again=again
         )
@@ -73,11 +74,9 @@ def command(
 def http_url(cli: Cli, link: Link) -> str:
     """Where the master takes uploads.
 
-    Raises UserError when it doesn't say.
+    Raises MasterAwayError when it doesn't answer.
     """
     (ports,) = ask(link, "ports").rows
-    if not ports.get("http"):
-        raise UserError(f"the master at {cli.address} serves no artifacts: start it with http_port")
     host, _ = split_address(cli.address)
     return f"http://{f'[{host}]' if ':' in host else host}:{ports['http']}"
 
@@ -102,12 +101,8 @@ def receipt_lines(
     row: dict[str, Any], sweep: SweepSpec, submission: Submission, notes: tuple[str, ...]
 ) -> list[str]:
     """What was submitted, where its results will lie, and what to do next."""
-    sweep_id, name = row["sweep_id"], row["name"]
-    bases = words.count(row["bases"], "base model")
-    lines = [
-        f"sweep    {painted(sweep_id, bold=True)}",
-        f"jobs     {row['jobs']:,} on {bases}" if row["jobs"] else f"bases    {bases}, no job",
-    ]
+    sweep_id = row["sweep_id"]
+    lines = [f"sweep    {painted(sweep_id, bold=True)}", _size_line(row)]
     labels = {base.recipe_hash: base.label for base in sweep.bases}
     reused = set(row["reused_hashes"])
     for recipe_hash in row["recipe_hashes"][:BASES_SHOWN_MAX]:
@@ -126,12 +121,26 @@ def receipt_lines(
     lines += [
         "",
         f"watch    meshtrain jobs {sweep_id}",
-        f"         meshtrain logs -f '{name}/…'" if row["jobs"] else "         meshtrain bases",
+        f"         {_closer_look(sweep)}",
         f"stop     meshtrain cancel {sweep_id}",
     ]
     if row["jobs"]:
         lines.append(f"table    meshtrain results {sweep_id}")
     return lines
+
+
+def _size_line(row: dict[str, Any]) -> str:
+    bases = words.count(row["bases"], "base model")
+    if not row["jobs"]:
+        return f"bases    {bases}, no job"
+    return f"jobs     {row['jobs']:,}" + (f" on {bases}" if row["bases"] else "")
+
+
+def _closer_look(sweep: SweepSpec) -> str:
+    if not sweep.jobs:
+        return "meshtrain bases"
+    command = f"meshtrain logs -f '{sweep.jobs[0].name}'"
+    return command if len(command) + 9 <= text_width() else f"meshtrain logs -f '{sweep.name}/…'"
 
 
 # --- waiting --------------------------------------------------------------------------
@@ -147,7 +156,12 @@ def _wait(cli: Cli, row: dict[str, Any], *, to_stderr: bool) -> None:
     async def follow() -> Outcome:
         feed = cli.follow(cli.address)
         return await watch(
-            feed, sweep_id, asked, say=tell if to_stderr else say, live=False if to_stderr else None
+            feed,
+            sweep_id,
+            asked,
+            say=tell if to_stderr else say,
+            metric=row["metric"],
+            live=False if to_stderr else None,
         )
 
     tell("")

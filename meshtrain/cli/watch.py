@@ -14,7 +14,6 @@ from meshtrain.cli.progress import MeshProgress
 from meshtrain.core.job import BaseState, JobState
 from meshtrain.core.view import BaseRow, JobRow
 
-METRICS_SHOWN_MAX = 2
 REDRAW_S = 0.25
 
 
@@ -53,6 +52,7 @@ async def watch(
     recipe_hashes: tuple[str, ...] = (),
     *,
     say: Callable[[str], None],
+    metric: str | None = None,
     live: bool | None = None,
 ) -> Outcome:
     """Shows a sweep until it has ended.
@@ -61,6 +61,7 @@ async def watch(
         feed: the mesh; closed at the end.
         recipe_hashes: bases that were asked for themselves.
         say: takes the lines that are printed where there is no terminal.
+        metric: the metric told of each job; None takes the first ones.
         live: whether to draw in place; None does where stdout is a terminal.
     """
     progress = MeshProgress(feed.view, (sweep_id,), recipe_hashes=recipe_hashes)
@@ -69,7 +70,7 @@ async def watch(
         if draw:
             await _draw(feed, progress)
         else:
-            await _tell(feed, progress, say)
+            await _tell(feed, progress, say, metric)
     finally:
         feed.close()
     return outcome_of(progress)
@@ -120,18 +121,21 @@ async def _draw(feed: LiveFeed, progress: MeshProgress) -> None:
         live.refresh()
 
 
-async def _tell(feed: LiveFeed, progress: MeshProgress, say: Callable[[str], None]) -> None:
+async def _tell(
+    feed: LiveFeed, progress: MeshProgress, say: Callable[[str], None], metric: str | None
+) -> None:
     bases: dict[str, tuple[int, str]] = {}
     jobs: dict[str, tuple[int, str]] = {}
     first = True
     async for _ in feed.batches():
         progress.view = feed.view
+        total = sum(count.total for count in progress.sweeps())
         for base in progress.bases():
             if _is_news(bases, base.recipe_hash, base.generation, str(base.state), first):
                 _say_base(base, say)
         for job in _jobs(progress):
             if _is_news(jobs, job.job_id, job.generation, str(job.state), first):
-                _say_job(job, len(jobs), progress, say)
+                _say_job(job, len(jobs), total, say, metric)
         first = False
         if progress.is_done():
             return
@@ -164,15 +168,8 @@ def _say_base(base: BaseRow, say: Callable[[str], None]) -> None:
         say(f"{name} {base.state}")
 
 
-def _say_job(job: JobRow, ended: int, progress: MeshProgress, say: Callable[[str], None]) -> None:
-    total = sum(count.total for count in progress.sweeps())
-    detail = job.failure if job.state is JobState.FAILED else metrics_text(job)
+def _say_job(
+    job: JobRow, ended: int, total: int, say: Callable[[str], None], metric: str | None
+) -> None:
+    detail = job.failure if job.state is JobState.FAILED else words.metrics(job.metrics, metric)
     say(f"{ended}/{total} {job.state}  {job.name}{f'  {detail}' if detail else ''}")
-
-
-def metrics_text(job: JobRow, metric: str | None = None) -> str:
-    """The metrics of a job on a line: the one named, else the first ones."""
-    names = list(job.metrics)
-    if metric:
-        names = [n for n in names if n == metric or n.endswith(f".{metric}")] or names
-    return "  ".join(f"{name} {job.metrics[name]:.4g}" for name in names[:METRICS_SHOWN_MAX])

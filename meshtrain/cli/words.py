@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from meshtrain.ids import short
 
+METRICS_SHOWN_MAX = 2
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -23,6 +26,11 @@ def duration(seconds: float) -> str:
         return _two(minutes // 60, "h", minutes % 60, "min")
     hours = round(seconds / 3600)
     return _two(hours // 24, "d", hours % 24, "h")
+
+
+def whole_seconds(seconds: float) -> str:
+    """A span of time that is still running: no finer than a second."""
+    return f"{max(round(seconds), 0)} s" if seconds < 9.95 else duration(seconds)
 
 
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
@@ -64,3 +72,11 @@ def listed(words: list[str], shown_max: int = 6) -> str:
 def base_name(recipe_hash: str) -> str:
     """A base as people read it."""
     return f"base {short(recipe_hash)}"
+
+
+def metrics(values: Mapping[str, float], wanted: str | None = None) -> str:
+    """Metrics on a line: the one wanted where it is there, else the first ones."""
+    names = list(values)
+    if wanted:
+        names = [n for n in names if n == wanted or n.endswith(f".{wanted}")] or names
+    return "  ".join(f"{name} {values[name]:.4g}" for name in names[:METRICS_SHOWN_MAX])

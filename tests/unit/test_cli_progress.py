@@ -183,3 +183,11 @@ def test_lists() -> None:
     assert words.listed(["a", "b", "c"]) == "a, b and c"
     assert words.listed(list("abcdefgh"), 4) == "a, b, c and 5 more"
     assert words.count(12000, "job") == "12,000 jobs"
+
+
+def test_metrics() -> None:
+    values = {"step": 10.0, "val.miou": 0.51234567, "loss": 2.0}
+    assert words.metrics(values) == "step 10  val.miou 0.5123"
+    assert words.metrics(values, "miou") == "val.miou 0.5123"
+    assert words.metrics(values, "absent") == words.metrics(values)
+    assert words.metrics({}) == ""
