@@ -29,6 +29,7 @@ from harness.figures import Measured
 from harness.systems import ROOT, SYSTEMS, System, missing
 
 _IDLE_BUSY_SHARE_MAX = 0.15
+_OTHERS_CORES_MAX = 0.15
 
 
 def _count(text: str) -> int:
@@ -132,10 +133,11 @@ def _fail(entry: Measured, error: DriverError) -> None:
 
 
 def _one_run(entry: Measured, request: Request, options: argparse.Namespace) -> str:
-    busy_share = machine.wait_idle(_IDLE_BUSY_SHARE_MAX, options.wait_idle_s)
+    machine.wait_idle(_IDLE_BUSY_SHARE_MAX, options.wait_idle_s)
+    others = machine.OthersMeter()
     outcome = run_driver(entry.system, replace(request, slots=entry.slots), options.scratch)
     entry.outcomes.append(outcome)
-    entry.busy_shares.append(busy_share)
+    entry.others_cores.append(others.cores())
     parts = [f"{figures.rates_per_s(entry)[-1]:7.0f} jobs/s"]
     if outcome.latencies_ms:
         parts.append(f"{figures.latencies_ms(entry)[-1]:6.1f} ms submit → running")
@@ -148,7 +150,7 @@ def _one_run(entry: Measured, request: Request, options: argparse.Namespace) -> 
             f"{outcome.waiting['waiting']} waiting (filled in {outcome.waiting['fill_s']:.1f} s"
             f"{'' if outcome.waiting['at_rest'] else ', never came to rest'})"
         )
-    parts.append(f"host {busy_share:.0%} busy before")
+    parts.append(f"others used {entry.others_cores[-1]:.1f} cores")
     return ", ".join(parts)
 
 
@@ -218,6 +220,15 @@ def _report(everything: Sequence[Measured], options: argparse.Namespace) -> None
         )
     if (line := figures.verdict(everything)) is not None:
         _say(f"\n{line}")
+    disturbed = [
+        cores for entry in everything for cores in entry.others_cores if cores > _OTHERS_CORES_MAX
+    ]
+    if disturbed:
+        _say(
+            f"PROVISIONAL: others used the host in {len(disturbed)} of "
+            f"{sum(len(entry.outcomes) for entry in everything)} runs, up to "
+            f"{max(disturbed):.1f} cores; measure again on a quiet one"
+        )
 
 
 def _systems(keys: Sequence[str]) -> list[System]:

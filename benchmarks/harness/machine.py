@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import time
 from dataclasses import dataclass
@@ -83,6 +84,29 @@ def describe(scratch: Path) -> Machine:
 def _busy_and_all_ticks() -> tuple[int, int]:
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return sum(fields) - fields[3] - fields[4], sum(fields)
+
+
+class OthersMeter:
+    """How many cores everyone else on the host uses, beside this process and all it starts."""
+
+    def __init__(self) -> None:
+        self._begin_s = time.monotonic()
+        self._begin_busy_s, self._begin_own_s = _busy_s(), _own_cpu_s()
+
+    def cores(self) -> float:
+        """The mean since it was made; all that was started meanwhile must have been reaped."""
+        busy_s = _busy_s() - self._begin_busy_s
+        own_s = _own_cpu_s() - self._begin_own_s
+        return max(0.0, busy_s - own_s) / (time.monotonic() - self._begin_s)
+
+
+def _busy_s() -> float:
+    return _busy_and_all_ticks()[0] / os.sysconf("SC_CLK_TCK")
+
+
+def _own_cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def wait_idle(busy_share_max: float, timeout_s: float, sample_s: float = 0.5) -> float:
