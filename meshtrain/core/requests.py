@@ -101,7 +101,8 @@ def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
             notes=(error,) if error else (),
         )
     )
-    state.note(f"sweep {sweep.name}: {len(jobs)} jobs on {len(spec.bases)} bases")
+    on = f" on {_count(len(spec.bases), 'base')}" if spec.bases else ""
+    state.note(f"sweep {sweep.name}: {_count(len(jobs), 'job')}{on}")
 
 
 def _why_impossible(state: MeshState, spec: SweepSpec) -> str:
@@ -132,6 +133,10 @@ def _why_impossible(state: MeshState, spec: SweepSpec) -> str:
                 "or submit with --allow-pending to let it wait for a larger node"
             )
     return ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _raise_base(state: MeshState, recipe_hash: str) -> None:
@@ -253,17 +258,19 @@ def on_priority(state: MeshState, event: PriorityRequested) -> None:
 
 def on_drain(state: MeshState, event: DrainRequested) -> None:
     node = state.nodes.get(event.node_id)
-    if node is None:
+    # A drained node that is away since the master started is known by that alone.
+    if node is None and event.node_id not in state.drained:
         known = ", ".join(sorted(state.nodes)) or "none yet"
         error = f"no node is called {event.node_id}; known: {known}"
         state.out.append(fx.Reply(event.request_id, error=error))
         return
-    node.drained = event.drained
+    if node is not None:
+        node.drained = event.drained
+        state.touched_nodes[event.node_id] = None
     if event.drained:
         state.drained.add(event.node_id)
     else:
         state.drained.discard(event.node_id)
-    state.touched_nodes[event.node_id] = None
     state.out.append(fx.SaveDrained(event.node_id, event.drained))
     state.out.append(fx.Reply(event.request_id, done=(event.node_id,)))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshtrain.core.job import BaseState, Job, JobState
+from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.state import MeshState
-from meshtrain.core.view import BaseRow, Change, JobRow, NodeRow, SweepRow
+from meshtrain.core.view import BaseRow, Change, JobRow, NodeRow, SweepRow, TransferRow
 from meshtrain.ids import short
 
 
@@ -128,3 +129,17 @@ def take_changes(state: MeshState) -> tuple[Change, ...]:
     state.touched_jobs.clear()
     state.notes.clear()
     return tuple(changes)
+
+
+def base_arrival(state: MeshState, transfer: TransferRow) -> str:
+    """A transfer in words, when it brought a base to a node; else ""."""
+    if transfer.to_node == MASTER_NODE_ID or not transfer.bytes_by_node:
+        return ""
+    for base in state.bases.values():
+        if base.artifact_id == transfer.artifact_id:
+            sources = " and ".join(sorted(transfer.bytes_by_node))
+            return (
+                f"base {short(base.recipe_hash)} came to {transfer.to_node} "
+                f"from {sources} in {transfer.duration_s:.1f} s"
+            )
+    return ""

@@ -7,7 +7,6 @@ import msgspec
 from meshtrain.core.job import BaseState, JobKind, JobState
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.tally import SweepTally, Tally
-from meshtrain.ids import short
 
 
 class JobRow(msgspec.Struct, frozen=True, tag="job"):
@@ -91,15 +90,10 @@ class Note(msgspec.Struct, frozen=True, tag="note"):
     text: str
 
 
-Change = JobRow | SweepRow | BaseRow | NodeRow | TransferRow | Note
+class Moved(msgspec.Struct, frozen=True, tag="moved"):
+    """Bytes that travelled since the master came up; a snapshot brings it."""
 
-NOTES_MAX = 500
-TRANSFERS_MAX = 1000
-
-
-class Moved(msgspec.Struct, frozen=True):
-    """Bytes of artifacts that arrived, by who sent and who took them."""
-
+    since_wall_s: float = 0.0
     between_nodes_bytes: int = 0
     from_master_bytes: int = 0
     to_master_bytes: int = 0
@@ -115,6 +109,12 @@ class Moved(msgspec.Struct, frozen=True):
             between_nodes_bytes=self.between_nodes_bytes + total - by_master,
             from_master_bytes=self.from_master_bytes + by_master,
         )
+
+
+Change = JobRow | SweepRow | BaseRow | NodeRow | TransferRow | Note | Moved
+
+NOTES_MAX = 500
+TRANSFERS_MAX = 1000
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -142,7 +142,7 @@ class MeshView:
         self.transfers: list[TransferRow] = []
         self.notes: list[Note] = []
         self.moved = Moved()
-        """All transfers heard of, also those that `transfers` has forgotten."""
+        """All transfers since the master came up, also those that `transfers` has forgotten."""
         self.tally = Tally()
 
     def apply(self, change: Change) -> None:
@@ -163,13 +163,8 @@ class MeshView:
             case Note():
                 self.notes.append(change)
                 del self.notes[:-NOTES_MAX]
-
-    def inherit(self, older: MeshView) -> None:
-        """Take over what only an older picture has: a snapshot tells rows, not what happened."""
-        assert not self.transfers and not self.notes, "a picture inherits before it is changed"
-        self.transfers = older.transfers
-        self.notes = older.notes
-        self.moved = older.moved
+            case Moved():
+                self.moved = change
 
     def running_on(self, node_id: str) -> list[JobRow]:
         """The jobs that a node holds a lease of, in the order in which they came."""
@@ -187,16 +182,3 @@ class MeshView:
             trainings += avoided
             training_s += avoided * (base.trained_s or 0.0)
         return Saved(trainings, training_s)
-
-    def base_arrival(self, transfer: TransferRow) -> str:
-        """A transfer in words, when it brought a base to a node; else ""."""
-        if transfer.to_node == MASTER_NODE_ID or not transfer.bytes_by_node:
-            return ""
-        for base in self.bases.values():
-            if base.artifact_id == transfer.artifact_id:
-                sources = " and ".join(sorted(transfer.bytes_by_node))
-                return (
-                    f"base {short(base.recipe_hash)} came to {transfer.to_node} "
-                    f"from {sources} in {transfer.duration_s:.1f} s"
-                )
-        return ""

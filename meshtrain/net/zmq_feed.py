@@ -286,6 +286,8 @@ class FeedClient:
 
     async def _next_batch(self) -> FeedBatch | None:
         """What came since, in one; None when something is missing or nothing comes."""
+        if self._closed:
+            return None
         if not self._buffer and not self._holes:
             self._feed_came.clear()
             try:

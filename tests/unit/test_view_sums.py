@@ -9,7 +9,7 @@ from meshtrain.core.view import (
     BaseRow,
     JobRow,
     MeshView,
-    Note,
+    Moved,
     Saved,
     TransferRow,
 )
@@ -89,20 +89,10 @@ def test_bytes_are_counted_by_who_sent_and_who_took_them() -> None:
     assert moved.to_master_bytes == 100
 
 
-def test_the_arrival_of_a_base_at_a_node_is_told_and_no_other() -> None:
+def test_a_snapshot_brings_the_sums_that_its_transfers_are_a_part_of() -> None:
     view = MeshView()
-    view.apply(BaseRow("7f3a", "cnn", BaseState.COMMITTED, artifact_id="a"))
-    told = view.base_arrival(TransferRow("a", "n1", {"n3": 1, "n2": 2}, 4.14))
-    assert told == "base 7f3a came to n1 from n2 and n3 in 4.1 s"
-    assert view.base_arrival(TransferRow("a", "master", {"n1": 1}, 1.0)) == ""
-    assert view.base_arrival(TransferRow("b", "n1", {"n2": 1}, 1.0)) == ""
-
-
-def test_a_new_picture_inherits_what_only_the_old_one_heard() -> None:
-    old, new = view_of(row(0, JobState.RUNNING, 1.0)), MeshView()
-    old.apply(Note(1.0, "hello"))
-    old.apply(TransferRow("a", "n1", {"n2": 5}, 1.0))
-    new.inherit(old)
-    assert not new.jobs
-    assert new.notes == [Note(1.0, "hello")]
-    assert new.moved == old.moved
+    view.apply(TransferRow("a", "n1", {"n2": 5}, 1.0))
+    view.apply(Moved(since_wall_s=10.0, between_nodes_bytes=500))
+    assert view.moved.between_nodes_bytes == 500
+    view.apply(TransferRow("a", "n1", {"n2": 5}, 1.0))
+    assert view.moved == Moved(since_wall_s=10.0, between_nodes_bytes=505)

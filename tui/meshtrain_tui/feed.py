@@ -11,7 +11,7 @@ import msgspec
 from textual.message import Message
 
 from meshtrain.clock import lease_now_s, wall_now_s
-from meshtrain.core.view import MeshView, Note, TransferRow
+from meshtrain.core.view import MeshView
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import new_id
 from meshtrain.net.zmq_client import PORTS_QUERY, MasterClient
@@ -134,11 +134,7 @@ class MeshFeed:
             if batch.whole:
                 if self._since_wall_s is None:
                     self._since_wall_s = self._clocks.wall_now_s()
-                self._source.view.inherit(self._view)
                 self._view = self._source.view
-            for change in batch.changes:
-                if isinstance(change, TransferRow) and (text := self._view.base_arrival(change)):
-                    self._view.apply(Note(self._clocks.wall_now_s(), text))
             self.look()
             if batch.whole and not self._inbox:
                 self._inbox = await self._ask_inbox()

@@ -11,7 +11,9 @@ from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.node import MASTER_NODE_ID
-from meshtrain.core.view import Change, Note, TransferRow
+from meshtrain.core.rows import base_arrival
+from meshtrain.core.state import MeshState
+from meshtrain.core.view import Change, MeshView, Moved, Note, TransferRow
 from meshtrain.errors import ArtifactError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg
@@ -34,6 +36,7 @@ class Hands:
         self,
         *,
         sockets: MasterTransport,
+        state: MeshState,
         fetcher: Fetcher,
         reporter: Reporter,
         incarnation: int,
@@ -46,6 +49,7 @@ class Hands:
         say: Callable[[str], None],
     ) -> None:
         self._sockets = sockets
+        self._state = state
         self._fetcher = fetcher
         self._reporter = reporter
         self._incarnation = incarnation
@@ -62,6 +66,9 @@ class Hands:
         self._waiting: dict[str, Callable[[fx.Reply], None]] = {}
         self._collecting: set[str] = set()
         self.feed_seq = 0
+        #: what happened, for those who look later: the last notes and transfers, and sums
+        self.history = MeshView()
+        self.history.apply(Moved(since_wall_s=wall_now_s()))
 
     def expect_reply(self, request_id: str, take: Callable[[fx.Reply], None]) -> None:
         """Have `take` called with the scheduler's reply to a request."""
@@ -101,6 +108,9 @@ class Hands:
         for change in changes:
             if isinstance(change, Note):
                 self._say(change.text)
+                self.history.apply(change)
+            elif isinstance(change, TransferRow):
+                self.history.apply(change)
         for start in range(0, max(1, len(changes)), CHANGES_PER_FEED_MAX):
             self.feed_seq += 1
             if self._sockets.subscribers:
@@ -161,13 +171,12 @@ class Hands:
         self, artifact_id: str, to_node: str, bytes_by_node: dict[str, int], duration_s: float
     ) -> None:
         """Show a transfer that arrived."""
-        self.publish(
-            (
-                TransferRow(
-                    artifact_id=artifact_id,
-                    to_node=to_node,
-                    bytes_by_node=bytes_by_node,
-                    duration_s=duration_s,
-                ),
-            )
+        transfer = TransferRow(
+            artifact_id=artifact_id,
+            to_node=to_node,
+            bytes_by_node=bytes_by_node,
+            duration_s=duration_s,
         )
+        told = base_arrival(self._state, transfer)
+        notes = (Note(wall_now_s(), told),) if told else ()
+        self.publish((transfer, *notes))

@@ -114,6 +114,7 @@ class Master:
             )
             self._hands = Hands(
                 sockets=self._sockets,
+                state=self.scheduler.state,
                 fetcher=fetcher,
                 reporter=self.reporter,
                 incarnation=self._incarnation,
@@ -351,17 +352,26 @@ class Master:
         self._sockets.send_control(peer, [answer(self.scheduler.state, query, self)])
 
     def _send_snapshot(self, peer: bytes, request_id: str) -> None:
-        changes = list(rows.snapshot(self.scheduler.state))
-        starts = range(0, max(1, len(changes)), SNAPSHOT_PART)
-        for start in starts:
-            part = msg.Snapshot(
+        """The whole picture, in parts that travel together: all arrive, or none."""
+        history = self._hands.history
+        changes = [
+            *rows.snapshot(self.scheduler.state),
+            *history.transfers,
+            *history.notes,
+            history.moved,
+        ]
+        starts = range(0, len(changes), SNAPSHOT_PART)
+        parts = [
+            msg.Snapshot(
                 request_id=request_id,
                 incarnation=self._incarnation,
                 seq=self._hands.feed_seq,
                 changes=tuple(changes[start : start + SNAPSHOT_PART]),
                 last=start == starts[-1],
             )
-            self._sockets.send_control(peer, [part])
+            for start in starts
+        ]
+        self._sockets.send_control(peer, parts)
 
     @property
     def home(self) -> str:

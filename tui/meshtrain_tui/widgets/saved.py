@@ -10,7 +10,7 @@ from meshtrain_tui.words import clock, duration, size
 
 
 class SavedPanel(Panel):
-    """Trainings avoided are those of all jobs known; bytes are those heard of since the start."""
+    """Trainings avoided are those of all jobs known; bytes are those since the master came up."""
 
     HEADING = "Saved"
 
@@ -25,9 +25,8 @@ class SavedPanel(Panel):
             _line("moved from the master", size(moved.from_master_bytes), width),
             _line("brought to the master", size(moved.to_master_bytes), width),
         ]
-        if picture.link.since_wall_s is not None:
-            # The master keeps no sums: a dashboard counts what it hears.
-            since = f"bytes seen since {clock(picture.link.since_wall_s)}"
+        if moved.since_wall_s:
+            since = f"bytes since {clock(moved.since_wall_s)}"
             lines.append(Content.styled(since, "$foreground-muted"))
         return lines
 
