@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
@@ -21,7 +23,6 @@ from meshtrain.core.commands import ArtifactSource, AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
 from meshtrain.errors import ArtifactError
-from meshtrain.spec.jobs import TrainingWork
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.worker import outputs
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
@@ -175,72 +176,69 @@ class Hands:
     # --- processes ---------------------------------------------------------------------
 
     def _launch(self, assignments: list[AssignAttempt]) -> None:
-        ready: list[Launch] = []
+        plain: list[AttemptFolder] = []
         for assignment in assignments:
             folder = AttemptFolder(self._attempts, assignment)
-            attempt_id = assignment.attempt_id
-            self._folders[attempt_id] = folder
+            self._folders[assignment.attempt_id] = folder
+            self._preparing[assignment.attempt_id] = False
+            if folder.needs_copies:
+                self._spawn(self._prepare([folder]))
+            else:
+                plain.append(folder)
+        if plain:
+            self._spawn(self._prepare(plain))
+
+    async def _prepare(self, folders: list[AttemptFolder]) -> None:
+        """Make the folders beside the event loop, for a disk may take its time; then launch."""
+        prepared = await asyncio.to_thread(self._make, folders)
+        ready: list[tuple[AttemptFolder, Launch]] = []
+        for folder, launch in zip(folders, prepared, strict=True):
+            attempt_id = folder.assignment.attempt_id
+            told_to_end = self._preparing.pop(attempt_id)
+            if isinstance(launch, Failure):
+                self._post(io.ProcessEnded(attempt_id, launch, 0.0))
+            elif told_to_end:
+                failure = Failure(FailureClass.PREEMPTED, "ended before it started")
+                self._post(io.ProcessEnded(attempt_id, failure, 0.0))
+            else:
+                ready.append((folder, launch))
+        self._start(ready)
+
+    def _make(self, folders: list[AttemptFolder]) -> list[Launch | Failure]:
+        made: list[Launch | Failure] = []
+        node_id = self._spec.node_id
+        for folder in folders:
             try:
                 folder.make()
                 if folder.needs_copies:
-                    self._preparing[attempt_id] = False
-                    self._spawn(self._prepare(folder))
-                    continue
-                launch = folder.launch(self._kill_grace_s)
+                    folder.lay_out(self._store)
+                made.append(folder.launch(self._kill_grace_s))
+            except DiskFullError as error:
+                made.append(Failure(FailureClass.DISK, str(error), node_id))
+            except ArtifactError as error:
+                made.append(Failure(FailureClass.NETWORK, str(error), node_id))
             except OSError as error:
-                self._failed_to_start(attempt_id, _disk_failure(error, self._spec.node_id))
-                continue
-            if isinstance(assignment.work, TrainingWork):
-                self._start(folder, launch)
+                told = f"can't prepare the job's folder: {error.strerror}"
+                made.append(Failure(FailureClass.DISK, told, node_id))
+        return made
+
+    def _start(self, prepared: list[tuple[AttemptFolder, Launch]]) -> None:
+        commands: list[Launch] = []
+        trainings: list[Launch] = []
+        for folder, launch in prepared:
+            self._streamer.watch(folder)
+            if launch.call is None:
+                commands.append(launch)
+            elif self._trainings is not None:
+                trainings.append(launch)
             else:
-                self._streamer.watch(folder)
-                self._runner_of[attempt_id] = self._commands
-                ready.append(launch)
-        if ready:
-            self._commands.launch(ready)
-
-    async def _prepare(self, folder: AttemptFolder) -> None:
-        attempt_id = folder.assignment.attempt_id
-        failure = None
-        try:
-            await asyncio.to_thread(folder.lay_out, self._store)
-            launch = folder.launch(self._kill_grace_s)
-        except DiskFullError as error:
-            failure = Failure(FailureClass.DISK, str(error), self._spec.node_id)
-        except ArtifactError as error:
-            failure = Failure(FailureClass.NETWORK, str(error), self._spec.node_id)
-        except OSError as error:
-            failure = _disk_failure(error, self._spec.node_id)
-        told_to_end = self._preparing.pop(attempt_id)
-        if failure is not None or told_to_end:
-            self._failed_to_start(
-                attempt_id, failure or Failure(FailureClass.PREEMPTED, "ended before it started")
-            )
-        else:
-            self._start(folder, launch)
-
-    def _start(self, folder: AttemptFolder, launch: Launch) -> None:
-        runner = self._commands
-        if launch.call is not None:
-            if self._trainings is not None:
-                runner = self._trainings
-            else:
-                launch = Launch(
-                    attempt_id=launch.attempt_id,
-                    folder=launch.folder,
-                    log_path=launch.log_path,
-                    cwd=launch.cwd,
-                    argv=(sys.executable, "-m", COLD_MODULE, launch.call),
-                    env=launch.env,
-                    timeout_s=launch.timeout_s,
-                    kill_grace_s=launch.kill_grace_s,
-                )
-        self._streamer.watch(folder)
-        self._runner_of[launch.attempt_id] = runner
-        runner.launch([launch])
-
-    def _failed_to_start(self, attempt_id: str, failure: Failure) -> None:
-        self._post(io.ProcessEnded(attempt_id, failure, 0.0))
+                argv = (sys.executable, "-m", COLD_MODULE, launch.call)
+                commands.append(msgspec.structs.replace(launch, call=None, argv=argv))
+        for runner, launches in ((self._commands, commands), (self._trainings, trainings)):
+            if runner is not None and launches:
+                for launch in launches:
+                    self._runner_of[launch.attempt_id] = runner
+                runner.launch(launches)
 
     def _end(self, attempt_id: str) -> None:
         if attempt_id in self._preparing:
@@ -323,10 +321,6 @@ def job_environment() -> dict[str, str]:
         environment["VIRTUAL_ENV"] = sys.prefix
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
-
-
-def _disk_failure(error: OSError, node_id: str) -> Failure:
-    return Failure(FailureClass.DISK, f"can't prepare the job's folder: {error.strerror}", node_id)
 
 
 def _source(source: ArtifactSource) -> Source:
