@@ -11,6 +11,7 @@ import msgspec
 from meshtrain.cli import words
 from meshtrain.cli.context import LiveFeed
 from meshtrain.cli.progress import MeshProgress
+from meshtrain.clock import lease_now_s
 from meshtrain.core.job import BaseState, JobState
 from meshtrain.core.view import BaseRow, JobRow
 
@@ -105,9 +106,11 @@ async def _draw(feed: LiveFeed, progress: MeshProgress) -> None:
 
         async def redraw() -> None:
             while True:
+                began_s = lease_now_s()
                 progress.view, progress.trouble = feed.view, feed.trouble
                 live.refresh()
-                await asyncio.sleep(REDRAW_S)
+                # A picture of 100,000 jobs takes its time: leave most of it to the feed.
+                await asyncio.sleep(max(REDRAW_S, 4 * (lease_now_s() - began_s)))
 
         drawing = asyncio.create_task(redraw())
         try:

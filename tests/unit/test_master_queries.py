@@ -134,6 +134,8 @@ def test_requests_are_bounded(master: MasterDouble) -> None:
         resolve(master.state, ["mix"] * 1001)
     with pytest.raises(UserError, match="cut short"):
         resolve(master.state, ["mi"] * 51)
+    # Names in full are looked up, and only those that must be searched for are few.
+    assert len(resolve(master.state, ["mix/share=0.1,fold=0", "mix"] * 500).job_ids) == 1
 
 
 def test_stars_match_in_linear_time(master: MasterDouble) -> None:

@@ -16,7 +16,8 @@ A beginning is taken too, as long as it can mean one thing alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import NoReturn
 
 import msgspec
@@ -137,6 +138,8 @@ class _Search:
         #: the sweep that a name means: of those so called, the one that came last
         self._latest = {sweep.name: sweep.sweep_id for sweep in state.sweeps.values()}
         self._searches = 0
+        #: sweep id → the second half of a job's name → ids
+        self._cells: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> Resolved:
         state = self._state
@@ -173,16 +176,31 @@ class _Search:
         sweep_id = self._sweep(head) if slash else None
         if sweep_id is None:
             return ()
-        jobs = self._state.jobs
-        sweep = self._state.sweeps[sweep_id]
-        cells = {job_id: jobs[job_id].name.partition("/")[2] for job_id in sweep.job_ids}
-        same = tuple(job_id for job_id, cell in cells.items() if cell == rest)
-        if same or "*" in rest:
-            return same
+        cells = self._cells_of(sweep_id)
+        if rest in cells:
+            return tuple(cells[rest])
         pairs = {_pair(word) for word in rest.split(",")}
-        if not all("=" in pair for pair in pairs):
+        if "*" in rest or not all("=" in pair for pair in pairs):
             return ()
-        return tuple(job_id for job_id, cell in cells.items() if pairs <= set(cell.split(",")))
+        self._count_search()
+        # All but a few cells are passed over by looking for one of the pairs as text.
+        longest = max(pairs, key=len)
+        return tuple(
+            job_id
+            for cell, job_ids in cells.items()
+            if longest in cell and pairs <= set(cell.split(","))
+            for job_id in job_ids
+        )
+
+    def _cells_of(self, sweep_id: str) -> dict[str, list[str]]:
+        """The sweep's jobs by their names' second half."""
+        cells = self._cells.get(sweep_id)
+        if cells is None:
+            cells = self._cells[sweep_id] = {}
+            for job_id in self._state.sweeps[sweep_id].job_ids:
+                cell = self._state.jobs[job_id].name.partition("/")[2]
+                cells.setdefault(cell, []).append(job_id)
+        return cells
 
     def _matching(self, pattern: str) -> Resolved | None:
         """Sweeps whose name or id matches; else jobs."""
@@ -192,24 +210,23 @@ class _Search:
         sweeps.update(dict.fromkeys(sweep_id for sweep_id in state.sweeps if matches(sweep_id)))
         if sweeps:
             return Resolved(sweep_ids=tuple(sweeps))
-        jobs = tuple(job_id for job_id, name in self._job_names() if matches(name))
+        jobs = tuple(job_id for job_id, name in self._job_names if matches(name))
         return Resolved(job_ids=jobs) if jobs else None
 
-    def _job_names(self) -> Iterator[tuple[str, str]]:
-        """The names of the latest sweeps' jobs, and of the base jobs."""
+    @cached_property
+    def _job_names(self) -> list[tuple[str, str]]:
+        """The names of the latest sweeps' jobs, and of the base jobs, by job id."""
         jobs = self._state.jobs
-        for sweep_id in self._latest.values():
-            for job_id in self._state.sweeps[sweep_id].job_ids:
-                yield job_id, jobs[job_id].name
-        for job_id in self._state.base_of_job:
-            yield job_id, jobs[job_id].name
+        sweeps = [self._state.sweeps[sweep_id] for sweep_id in self._latest.values()]
+        job_ids = [job_id for sweep in sweeps for job_id in sweep.job_ids]
+        return [(job_id, jobs[job_id].name) for job_id in (*job_ids, *self._state.base_of_job)]
 
     def _beginning(self, name: str) -> Resolved | None:
         """What alone begins so: a base, a job's name, a sweep's name, or an id."""
         state = self._state
         bases = [base.job_id for base in _bases_called(state, name)]
         if "/" in name:
-            jobs = bases or [j for j, called in self._job_names() if called.startswith(name)]
+            jobs = bases or [j for j, called in self._job_names if called.startswith(name)]
             return self._one(name, jobs=jobs)
         called = [s for known, s in self._latest.items() if known.startswith(name)]
         if called and not bases:
