@@ -9,7 +9,7 @@ import pytest
 from tui_double import WALL_S, FakeSource, dashboard
 
 from meshtrain.core.job import BaseState, JobKind, JobState
-from meshtrain.core.view import BaseRow, Change, JobRow, NodeRow, Note, SweepRow, TransferRow
+from meshtrain.core.view import BaseRow, Change, JobRow, Moved, NodeRow, Note, SweepRow, TransferRow
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks
 from meshtrain_tui.recording import Moment, Replay, read_recording
@@ -99,7 +99,7 @@ async def test_a_recorded_run_in_the_middle(size: tuple[int, int]) -> None:
     assert " 14/24 " in text
     assert "s left" in text
     assert "base 2cc7…21c trained on node-1 in 15.9 s" in text
-    assert "base 2cc7…21c came to node-2 from node-1" in text
+    assert "base 2cc7…21c trained on node-1" in text
     assert "moved from the master" in text
     assert "121 kB" in next(row for row in rows if "moved between nodes" in row)
     for key in ("q quit", "? help", "d dark/light"):
@@ -181,17 +181,19 @@ async def test_silence_dims_the_screen_and_tells_since_when() -> None:
         assert "43 s" in shown.row("sweep/a")
 
 
-async def test_a_new_snapshot_keeps_what_was_heard_and_forgets_what_is_gone() -> None:
+async def test_a_new_snapshot_forgets_what_is_gone_and_tells_what_happened() -> None:
     source = FakeSource()
     async with dashboard(source) as shown:
-        source.tell([node("gpu1"), node("gpu2")], whole=True)
-        source.tell([Note(WALL_S, "node gpu2 joined"), TransferRow("a", "gpu2", {"gpu1": 7}, 1)])
+        source.tell(
+            [node("gpu1"), node("gpu2"), TransferRow("a", "gpu2", {"gpu1": 7}, 1)], whole=True
+        )
         await shown.settle()
-        source.tell([node("gpu1")], whole=True)
+        history = [Note(WALL_S, "node gpu2 left"), Moved(WALL_S, 7, 0, 0)]
+        source.tell([node("gpu1"), *history], whole=True)
         source.tell([TransferRow("b", "gpu1", {"gpu3": 5, "master": 3}, 1)])
         await shown.settle()
         assert " gpu2 " not in shown.rows[2]
-        assert "node gpu2 joined" in shown.text
+        assert "node gpu2 left" in shown.text
         assert "12 B" in shown.row("moved between nodes")
         assert "3 B" in shown.row("moved from the master")
 

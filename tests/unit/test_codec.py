@@ -24,7 +24,7 @@ from meshtrain.core.commands import (
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.node import Gpu, NodeSpec
-from meshtrain.core.view import BaseRow, Change, JobRow, NodeRow, Note, SweepRow, TransferRow
+from meshtrain.core.view import BaseRow, Change, JobRow, Moved, NodeRow, Note, SweepRow, TransferRow
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CodeDigests, CommandWork, TrainingWork
 from meshtrain.wire import messages as wire
@@ -50,6 +50,7 @@ CHANGES: tuple[Change, ...] = (
     NodeRow("gpu1", True, False, True, 4, 1, ("A100",), (0,), 1 << 36, 3),
     TransferRow("cd" * 16, "gpu2", {"gpu1": 1 << 20}, 0.5),
     Note(1.0, "base 7f3a…c21 is on 3 nodes"),
+    Moved(1.0, 3, 2, 1),
 )
 TRAINING = TrainingWork(
     {"recipe": {"lr": 0.001, "participants": ["p01"]}, "fold": 0, "device": None}
