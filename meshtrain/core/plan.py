@@ -7,16 +7,16 @@ a base and 1 h a job, 17 h instead of 45 h.
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from meshtrain.core.job import BaseState, JobKind, Placement
+from meshtrain.core.list_schedule import ListSchedule, Task
 from meshtrain.core.nearest import Nearest, nearest_recipe
 from meshtrain.core.node import Node, NodeSpec
-from meshtrain.core.placement import choose, fit, gpus_needed, needs_of, why_never
+from meshtrain.core.placement import gpus_needed, needs_of, why_never
 from meshtrain.spec.jobs import BaseSpec, JobSpec, Resources, SweepSpec, TrainingWork, Work
 from meshtrain.spec.training_keys import Mode
 
@@ -281,13 +281,6 @@ def _saved_pct(compute_s: float | None, without_s: float | None) -> float | None
     return round(100 * (1 - compute_s / without_s), 1)
 
 
-class _Task(msgspec.Struct, frozen=True):
-    needs: Resources
-    time_s: float
-    trains: str | None = None
-    """The recipe that it trains."""
-
-
 def _time_to_finish(
     sweep: SweepSpec, bases: Sequence[PlannedBase], nodes: Sequence[PlanNode], times: _Times
 ) -> tuple[Slots, float | None, str]:
@@ -310,7 +303,7 @@ def _time_to_finish(
     if not slots.gpus and not slots.cpus:
         slots = msgspec.structs.replace(_slots(usable, needs_of_all, idle=True), busy=True)
     ready_s: dict[str | None, float] = {None: 0.0}
-    first: list[_Task] = []
+    first: list[Task] = []
     for base in bases:
         if base.cached:
             ready_s[base.recipe_hash] = 0.0
@@ -320,18 +313,18 @@ def _time_to_finish(
         if base.is_new:
             spec = specs[base.recipe_hash]
             needs = needs_of(spec.resources, spec.work)
-            first.append(_Task(needs, base.estimated_s, base.recipe_hash))
+            first.append(Task(needs, base.estimated_s, base.recipe_hash))
         else:
             ready_s[base.recipe_hash] = base.estimated_s
-    then: dict[str | None, list[_Task]] = {}
+    then: dict[str | None, list[Task]] = {}
     for job in sweep.jobs:
         time_s = times.job_s(job)
         if time_s is None:
             return slots, None, "say --job-hours"
-        task = _Task(needs_of(job.resources, job.work), time_s)
+        task = Task(needs_of(job.resources, job.work), time_s)
         then.setdefault(job.recipe_hash, []).append(task)
     mesh = [_idle_node(node, idle=slots.busy) for node in usable]
-    finish_s = _Simulation(mesh).run(first, then, ready_s)
+    finish_s = ListSchedule(mesh).run(first, then, ready_s)
     if finish_s is None:
         return slots, None, "what is free now can't run all of it"
     return slots, finish_s, ""
@@ -362,78 +355,6 @@ def _idle_node(planned: PlanNode, *, idle: bool) -> Node:
         )
         node.occupy("what runs now", taken)
     return node
-
-
-class _Simulation:
-    """Runs tasks on nodes, each as soon as a place is free for it."""
-
-    def __init__(self, nodes: Sequence[Node]) -> None:
-        self._nodes = {node.node_id: node for node in nodes}
-        self._queues: dict[Resources, deque[_Task]] = {}
-        #: (end in seconds, number, node or None for a wait alone, placement, task)
-        self._ends: list[tuple[float, int, Placement | None, str | None]] = []
-        self._count = 0
-        self._now_s = 0.0
-
-    def run(
-        self,
-        first: Sequence[_Task],
-        then: Mapping[str | None, Sequence[_Task]],
-        ready_s: Mapping[str | None, float],
-    ) -> float | None:
-        """Seconds until all is done; None when something never finds a place.
-
-        Args:
-            first: the trainings of bases.
-            then: the tasks that start from a recipe's base.
-            ready_s: when each base that is not among `first` is there.
-        """
-        for task in first:
-            self._queue(task)
-        waiting = dict(then)
-        for recipe_hash, at_s in ready_s.items():
-            if at_s == 0.0:
-                for task in waiting.pop(recipe_hash, ()):
-                    self._queue(task)
-            else:
-                self._push(at_s, None, recipe_hash)
-        self._place(self._nodes.values())
-        while self._ends:
-            self._now_s, number, placement, trained = heapq.heappop(self._ends)
-            for task in waiting.pop(trained, ()) if trained is not None else ():
-                self._queue(task)
-            if placement is None:
-                self._place(self._nodes.values())
-                continue
-            node = self._nodes[placement.node_id]
-            node.release(str(number), placement)
-            self._place(self._nodes.values() if trained is not None else (node,))
-        done = not waiting and not any(self._queues.values())
-        return self._now_s if done else None
-
-    def _queue(self, task: _Task) -> None:
-        self._queues.setdefault(task.needs, deque()).append(task)
-
-    def _push(self, at_s: float, placement: Placement | None, trained: str | None) -> int:
-        self._count += 1
-        heapq.heappush(self._ends, (at_s, self._count, placement, trained))
-        return self._count
-
-    def _place(self, nodes: Iterable[Node]) -> None:
-        """Fill what is free; only on these nodes can anything have become free."""
-        candidates = list(nodes)
-        for needs, queue in self._queues.items():
-            while queue:
-                if len(candidates) == 1:
-                    found = fit(candidates[0], needs)
-                    placement = None if isinstance(found, str) else found
-                else:
-                    placement = choose(candidates, needs, lambda node: 0)
-                if placement is None:
-                    break
-                task = queue.popleft()
-                number = self._push(self._now_s + task.time_s, placement, task.trains)
-                self._nodes[placement.node_id].occupy(str(number), placement)
 
 
 # --- the rest --------------------------------------------------------------------------

@@ -162,8 +162,14 @@ def test_an_unknown_query_names_the_known(master: MasterDouble) -> None:
 def test_ports(master: MasterDouble) -> None:
     assert rows(master, "ports") == [
         {
-            "control": 7470, "bulk": 7471, "feed": 7472, "http": 7473,
-            "home": master.home, "inbox": master.inbox, "version": "0.1.0", "incarnation": 1,
+            "control": 7470,
+            "bulk": 7471,
+            "feed": 7472,
+            "http": 7473,
+            "home": master.home,
+            "inbox": master.inbox,
+            "version": "0.1.0",
+            "incarnation": 1,
         }
     ]
 
