@@ -1,8 +1,8 @@
 """How long a mesh takes over a set of tasks: list scheduling, with the scheduler's own placement.
 
 Tasks start in their order, each as soon as a place is free for it; those that
-start from a base wait for it. The bound is Graham's: at most twice the best
-(R. L. Graham, Bounds on multiprocessing timing anomalies, 1969).
+start from a base wait for it. On slots that are all alike the time is at most
+twice the best (R. L. Graham, Bounds on multiprocessing timing anomalies, 1969).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ListSchedule:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = {node.node_id: node for node in nodes}
         self._queues: dict[Resources, deque[Task]] = {}
-        #: (end in seconds, number, node or None for a wait alone, placement, task)
+        #: (end in seconds, number, placement or None for a base trained elsewhere, recipe)
         self._ends: list[tuple[float, int, Placement | None, str | None]] = []
         self._count = 0
         self._now_s = 0.0
