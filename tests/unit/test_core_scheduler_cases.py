@@ -1,0 +1,365 @@
+"""Courses of events that once stopped the scheduler, hung a job or gave a GPU out twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from meshtrain.core import commands as cmd
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
+from meshtrain.core.bases import REBUILD
+from meshtrain.core.invariants import check
+from meshtrain.core.job import Attempt, BaseState, Failure, FailureClass, Job, JobState
+from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
+from meshtrain.core.retry import LOSSES_MAX
+from meshtrain.core.roster import NODES_MAX
+from meshtrain.core.scheduler import Scheduler
+from meshtrain.core.state import OUTBOX_MAX, Loaded, SchedulerConfig
+from meshtrain.ids import digest
+from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, Limits, Resources, SweepSpec
+from meshtrain.store.memory import MemoryStore
+
+LEASE_S = 30.0
+RECIPE = digest(b"recipe")
+MODEL = digest(b"model")
+LOST = Failure(FailureClass.HOST_LOST, "power cut", "n1")
+
+
+class Mesh:
+    """A scheduler over a store, with nodes that say what the test has them say."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.store = MemoryStore()
+        self.beats = 0
+        self.start()
+
+    def start(self) -> None:
+        config = SchedulerConfig(lease_s=LEASE_S)
+        self.scheduler = Scheduler(config, self.store.load(), self.now_s)
+        self.state = self.scheduler.state
+
+    def do(self, event: ev.Event) -> list[fx.Effect]:
+        effects = self.scheduler.handle(event, self.now_s)
+        self.store.save([effect for effect in effects if isinstance(effect, fx.Save)])
+        self.store.commit()
+        check(self.state)
+        return effects
+
+    def submit(self, name: str = "s", jobs: int = 1, *, base: bool = False, gpus: int = 0) -> None:
+        needs = Resources(gpus=gpus)
+        recipe_hash = RECIPE if base else None
+        specs = tuple(
+            JobSpec(
+                f"{name}-{i}",
+                f"{name}/i={i}",
+                {"i": i},
+                CommandWork("true"),
+                recipe_hash,
+                needs,
+                Limits(),
+            )
+            for i in range(jobs)
+        )
+        bases = (BaseSpec(RECIPE, {}, "r", CommandWork("train"), needs),) if base else ()
+        self.do(ev.SweepSubmitted("submit", SweepSpec(name, name, specs, bases), True))
+
+    def hello(
+        self,
+        node_id: str = "n1",
+        session: str = "life/0",
+        attempts: Iterable[ev.LiveAttempt] = (),
+        *,
+        gpus: int = 0,
+        holds: tuple[str, ...] = (),
+    ) -> list[fx.Effect]:
+        cards = tuple(Gpu(i, "test", 8 << 30) for i in range(gpus))
+        spec = NodeSpec(node_id, f"http://{node_id}", cpu_slots=2, gpus=cards)
+        return self.do(ev.NodeSaidHello(spec, session, tuple(attempts), holds, grant=1000))
+
+    def beat(self, node_id: str = "n1", *, sent_s: float | None = None, seen: int = 0) -> None:
+        self.beats += 1
+        node = self.state.nodes[node_id]
+        mine = [a for a in self.state.live if a in node.live]
+        listed = tuple(ev.LiveAttempt(a, self.attempt(a).epoch, True) for a in mine)
+        when_s = self.now_s if sent_s is None else sent_s
+        self.do(ev.NodeBeat(node_id, node.session, self.beats, when_s, seen, 1000, listed))
+
+    def attempt(self, attempt_id: str) -> Attempt:
+        attempt = self.job(self.state.live[attempt_id]).attempt
+        assert attempt is not None
+        return attempt
+
+    def place(self) -> list[cmd.AssignAttempt]:
+        return [
+            effect.command
+            for effect in self.do(ev.PlaceJobs())
+            if isinstance(effect, fx.SendCommand) and isinstance(effect.command, cmd.AssignAttempt)
+        ]
+
+    def end(
+        self, given: cmd.AssignAttempt, node_id: str = "n1", **fields: object
+    ) -> list[fx.Effect]:
+        return self.do(
+            ev.AttemptEnded(node_id, given.attempt_id, given.epoch, **fields)  # type: ignore[arg-type]
+        )
+
+    def tick(self, after_s: float = 0.5) -> None:
+        self.now_s += after_s
+        self.do(ev.Tick(wall_s=1e9 + self.now_s))
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds * 2)):
+            self.tick()
+
+    def job(self, job_id: str) -> Job:
+        return self.state.jobs[job_id]
+
+
+@pytest.fixture
+def mesh() -> Mesh:
+    return Mesh()
+
+
+def live(given: cmd.AssignAttempt, **fields: bool) -> ev.LiveAttempt:
+    return ev.LiveAttempt(given.attempt_id, given.epoch, started=True, **fields)
+
+
+def commands(effects: list[fx.Effect]) -> list[cmd.Command]:
+    return [effect.command for effect in effects if isinstance(effect, fx.SendCommand)]
+
+
+def reply(effects: list[fx.Effect]) -> fx.Reply:
+    return next(effect for effect in effects if isinstance(effect, fx.Reply))
+
+
+def test_the_word_of_another_node_about_an_attempt_does_not_count(mesh: Mesh) -> None:
+    mesh.hello("n1")
+    mesh.submit()
+    (given,) = mesh.place()
+    mesh.hello("n2", "other/0", [live(given)])
+    mesh.end(given, "n2")
+    mesh.do(ev.AttemptStarted("n2", given.attempt_id, given.epoch))
+    assert mesh.job("s-0").state is JobState.ASSIGNED
+    mesh.end(given, "n1")
+    assert mesh.job("s-0").state is JobState.SUCCEEDED
+
+
+def test_a_heartbeat_from_the_future_does_not_keep_a_lease_for_ever(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit()
+    mesh.place()
+    mesh.beat(sent_s=1e15, seen=1)
+    mesh.pass_time(LEASE_S + 1)
+    assert mesh.job("s-0").state is JobState.WAITING
+
+
+def test_a_hello_that_gives_one_gpu_to_two_attempts_loses_one_of_them(mesh: Mesh) -> None:
+    mesh.hello(gpus=1)
+    mesh.submit(jobs=2, gpus=1)
+    (first,) = mesh.place()
+    mesh.end(first, artifact_id=MODEL)
+    (second,) = mesh.place()
+    mesh.start()
+    effects = mesh.hello(session="new/0", attempts=[live(first), live(second)], gpus=1)
+    assert mesh.job("s-0").state.is_leased
+    assert mesh.job("s-1").state is JobState.WAITING
+    assert cmd.EndAttempt(second.attempt_id) in commands(effects)
+
+
+def test_a_result_on_its_way_holds_no_slot_after_a_new_session(mesh: Mesh) -> None:
+    mesh.hello(gpus=1)
+    mesh.submit(jobs=2, gpus=1)
+    (first,) = mesh.place()
+    mesh.end(first, artifact_id=MODEL)
+    (second,) = mesh.place()
+    mesh.hello(session="life/1", attempts=[live(first), live(second)], gpus=1)
+    assert mesh.state.nodes["n1"].gpus_used == {0}
+    assert mesh.job("s-0").state is JobState.COLLECTING
+    assert mesh.job("s-1").state.is_leased
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_being_cancelled_is_ended_in_a_new_session_too(mesh: Mesh, restarted: bool) -> None:
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    mesh.do(ev.CancelRequested("c", sweep_ids=("s",)))
+    if restarted:
+        mesh.start()
+    effects = mesh.hello(session="life/1", attempts=[live(given)])
+    assert commands(effects) == [cmd.EndAttempt(given.attempt_id)]
+    mesh.end(given, cancelled=True)
+    assert mesh.job("s-0").state is JobState.CANCELLED
+
+
+def test_a_job_that_ran_on_while_its_base_failed_ends_with_it(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit(base=True)
+    (training,) = mesh.place()
+    mesh.end(training, artifact_id=MODEL)
+    (given,) = mesh.place()
+    mesh.do(ev.RebuildRequested("r", RECIPE))
+    (again,) = mesh.place()
+    mesh.end(again, failure=Failure(FailureClass.USER_ERROR, "no data"))
+    assert mesh.job("s-0").state is JobState.ASSIGNED
+    mesh.end(given, failure=LOST)
+    job = mesh.job("s-0")
+    assert job.state is JobState.FAILED
+    assert job.failure is not None
+    assert job.failure.failure_class is FailureClass.BASE_FAILED
+    mesh.do(ev.RetryRequested("r", (mesh.state.bases[RECIPE].job_id,)))
+    assert mesh.job("s-0").state is JobState.WAITING
+
+
+def test_a_base_that_is_retried_by_itself_is_kept_over_a_restart_and_can_be_cancelled(
+    mesh: Mesh,
+) -> None:
+    mesh.hello()
+    mesh.submit(base=True)
+    mesh.do(ev.CancelRequested("c", sweep_ids=("s",)))
+    base = mesh.state.bases[RECIPE]
+    assert base.state is BaseState.CANCELLED
+    mesh.do(ev.RetryRequested("r", (base.job_id,)))
+    assert mesh.state.bases[RECIPE].state is BaseState.NEEDED
+    mesh.start()
+    check(mesh.state)
+    assert mesh.state.requesters[RECIPE] == {REBUILD}
+    told = reply(mesh.do(ev.CancelRequested("c", job_ids=(base.job_id,))))
+    assert told.done == (base.job_id,)
+    assert mesh.job(base.job_id).state is JobState.CANCELLED
+
+
+def test_a_base_that_others_wait_on_is_not_cancelled_and_says_who_waits(mesh: Mesh) -> None:
+    mesh.submit(base=True, jobs=3)
+    base = mesh.state.bases[RECIPE]
+    told = reply(mesh.do(ev.CancelRequested("c", job_ids=(base.job_id,))))
+    assert told.done == () and "3 jobs wait on it, cancel those" in told.notes[0]
+    mesh.do(ev.CancelRequested("c", sweep_ids=("s",)))
+    only = SweepSpec("only", "only-bases", (), (BaseSpec(RECIPE, {}, "r", CommandWork("train")),))
+    mesh.do(ev.SweepSubmitted("r", only))
+    told = reply(mesh.do(ev.CancelRequested("c", job_ids=(base.job_id,))))
+    assert "sweep only-bases asks for it, cancel that" in told.notes[0]
+
+
+def test_a_master_that_stood_still_gives_leases_a_full_term(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit()
+    mesh.place()
+    mesh.tick()
+    mesh.tick(after_s=10 * LEASE_S)
+    assert mesh.job("s-0").state is JobState.ASSIGNED
+    assert mesh.state.nodes["n1"].connected
+    mesh.pass_time(LEASE_S + 1)
+    assert mesh.job("s-0").state is JobState.WAITING
+    assert not mesh.state.nodes["n1"].connected
+
+
+def test_a_node_can_not_see_commands_that_were_never_sent(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.beat(seen=2**62)
+    mesh.submit()
+    mesh.place()
+    assert len(mesh.state.nodes["n1"].outbox) == 1
+    mesh.beat(seen=0)
+    assert mesh.job("s-0").state is JobState.RUNNING
+
+
+def test_what_a_node_lists_without_end_does_not_fill_the_memory(mesh: Mesh) -> None:
+    mesh.hello()
+    node = mesh.state.nodes["n1"]
+    for start in range(0, OUTBOX_MAX + 2000, 2000):
+        listed = tuple(ev.LiveAttempt(f"junk{start + i}", 1, True) for i in range(2000))
+        mesh.beats += 1
+        mesh.do(ev.NodeBeat("n1", node.session, mesh.beats, 0.0, 0, 1000, listed))
+    assert len(node.outbox) == OUTBOX_MAX
+    mesh.submit()
+    assert len(mesh.place()) == 1
+    assert [seq for seq, _ in node.outbox] == list(range(1, OUTBOX_MAX + 2))
+
+
+def test_names_of_nodes_are_not_remembered_without_end(mesh: Mesh) -> None:
+    mesh.hello()
+    for number in range(NODES_MAX - 1):
+        mesh.state.nodes[f"other{number}"] = mesh.state.nodes["n1"]
+    assert not any(isinstance(e, fx.WelcomeNode) for e in mesh.hello("one-more", "x/0"))
+    assert any(isinstance(e, fx.WelcomeNode) for e in mesh.hello("n1", "life/1"))
+
+
+def test_more_gpu_memory_is_not_asked_for_where_the_node_came_back_without_that_gpu(
+    mesh: Mesh,
+) -> None:
+    mesh.hello(gpus=1)
+    mesh.submit(gpus=1)
+    (given,) = mesh.place()
+    mesh.hello(session="new/0", attempts=[live(given)], gpus=0)
+    mesh.end(given, failure=Failure(FailureClass.OUT_OF_MEMORY, "CUDA out of memory"))
+    assert mesh.job("s-0").state is JobState.WAITING
+
+
+def test_a_job_given_up_after_many_losses_says_so_and_what_to_do(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit()
+    for _ in range(LOSSES_MAX):
+        given = mesh.place()
+        while not given:
+            mesh.tick(2.0)
+            mesh.beat()
+            given = mesh.place()
+        mesh.end(given[0], failure=LOST)
+    job = mesh.job("s-0")
+    assert job.state is JobState.FAILED and job.failure is not None
+    assert f"given up after {LOSSES_MAX} lost attempts" in job.failure.message
+    assert "meshtrain retry" in job.failure.message
+
+
+def test_a_drained_node_that_is_away_can_be_undrained_after_a_restart(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.do(ev.DrainRequested("d", "n1", True))
+    mesh.start()
+    assert reply(mesh.do(ev.DrainRequested("d", "n1", False))).error == ""
+    assert mesh.store.load().drained == ()
+    assert "known: none yet" in reply(mesh.do(ev.DrainRequested("d", "n1", True))).error
+
+
+def test_a_base_counts_as_durable_once_a_second_node_brings_it_along(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit(base=True)
+    (training,) = mesh.place()
+    mesh.end(training, artifact_id=MODEL)
+    assert not mesh.state.bases[RECIPE].durable
+    mesh.hello("n2", "other/0", holds=(MODEL,))
+    assert mesh.state.bases[RECIPE].durable
+
+
+def test_the_master_stops_asking_for_a_result_that_nobody_wants_any_more(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    mesh.end(given, artifact_id=MODEL)
+    mesh.do(ev.CollectFailed(MODEL, "no route"))
+    assert MODEL in mesh.state.collect_again_s
+    mesh.do(ev.CancelRequested("c", sweep_ids=("s",)))
+    mesh.pass_time(5)
+    assert not mesh.state.collect_again_s
+
+
+def test_a_session_with_an_absurd_number_is_a_session(mesh: Mesh) -> None:
+    effects = mesh.hello(session="life/" + "9" * 10_000)
+    assert any(isinstance(effect, fx.WelcomeNode) for effect in effects)
+
+
+def test_two_jobs_with_the_same_result_end_together(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit(jobs=2)
+    for given in mesh.place():
+        mesh.end(given, artifact_id=MODEL)
+    assert {job.state for job in mesh.state.jobs.values()} == {JobState.COLLECTING}
+    mesh.do(ev.ArtifactHeld(MASTER_NODE_ID, (MODEL,)))
+    assert {job.state for job in mesh.state.jobs.values()} == {JobState.SUCCEEDED}
+
+
+def test_an_empty_store_makes_an_empty_mesh() -> None:
+    assert Scheduler(SchedulerConfig(), Loaded()).handle(ev.PlaceJobs(), 0.0) == []
