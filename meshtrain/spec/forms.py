@@ -44,7 +44,16 @@ DATA = Kind(
 MODEL = kinds.choice("", training_keys.MODELS)
 AUGMENTATION = kinds.choice("", training_keys.AUGMENTATIONS)
 OPTIMIZER = kinds.choice("", training_keys.OPTIMIZERS)
-MODE = kinds.choice("", training_keys.WRITABLE_MODES)
+_WRITABLE_MODE = kinds.choice("", training_keys.WRITABLE_MODES)
+
+
+def _check_mode(value: Any) -> Any:
+    if value == training_keys.Mode.BASE_ALONE:
+        raise ValueError(f"{shown(value)} trains nothing: write references: [base_alone]")
+    return _WRITABLE_MODE.check(value)
+
+
+MODE = Kind(_WRITABLE_MODE.words, _check_mode, _WRITABLE_MODE.schema)
 REFERENCE = kinds.choice("", REFERENCES)
 LR = kinds.number("number, above 0", 0, 1000, above=True)
 WEIGHT_DECAY = kinds.number("number, 0 or more", 0, 1000)

@@ -1,0 +1,1 @@
+"""Scenes and features that the base and the replication share."""
