@@ -14,6 +14,7 @@ import typer
 
 from meshtrain.net.zmq_client import Ports
 from meshtrain.spec.settings import master_settings
+from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.master.mesh import Master
 
 
@@ -59,18 +60,19 @@ def command(
         "results": results.absolute() if results is not None else None,
     }
     settings = master_settings(config, os.environ, flags)
-    asyncio.run(_run(Master(settings, say)))
+    asyncio.run(_run(Master(settings, say), settings.inbox_folder))
 
 
-async def _run(master: Master) -> None:
+async def _run(master: Master, inbox: Path) -> None:
     loop = asyncio.get_running_loop()
+    end_on_bugs(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, master.stop)
 
     def ready(ports: Ports) -> None:
         say(
             f"master ready: control {ports.control}, bulk {ports.bulk}, feed {ports.feed}, "
-            f"http {ports.http}; drop job files into {master.inbox}"
+            f"http {ports.http}; drop job files into {inbox}"
         )
 
     await master.run(ready)

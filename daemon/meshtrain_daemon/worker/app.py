@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from meshtrain.spec.settings import worker_settings
+from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.worker.node import WorkerNode
 
 
@@ -55,6 +56,7 @@ def command(
 
 async def _run(node: WorkerNode) -> None:
     loop = asyncio.get_running_loop()
+    end_on_bugs(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     await node.run()

@@ -97,7 +97,6 @@ class WorkerNode:
             await fetcher.start()
             self._agent = Agent(
                 slots=settings.cpu_slots + len(self._gpus),
-                prefetch=settings.prefetch_jobs,
                 holds=self._artifacts.ids(),
                 life=self._life,
             )

@@ -1,0 +1,256 @@
+"""What people ask of the master: to act, to take a job file, to answer a question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import meshtrain
+from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
+from meshtrain.core import rows
+from meshtrain.core.job import Attempt, Job, Sweep
+from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.state import MeshState
+from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.ids import short
+from meshtrain.net.base import MasterTransport
+from meshtrain.net.zmq_client import Ports
+from meshtrain.results.metrics import Metrics
+from meshtrain.spec.settings import MasterSettings
+from meshtrain.store.base import ReadableStore
+from meshtrain.wire import messages as msg
+from meshtrain_daemon.master.apply import Hands
+from meshtrain_daemon.master.inbox import Taken
+from meshtrain_daemon.master.intake import Submission, sweep_of
+from meshtrain_daemon.master.logbook import Logbook
+from meshtrain_daemon.master.loops import Decisions
+from meshtrain_daemon.master.names import resolve, resolve_base
+from meshtrain_daemon.master.queries import answer
+from meshtrain_daemon.master.reporter import Reporter
+
+SNAPSHOT_PART = 1000
+"""Rows in one part of a snapshot."""
+
+
+class People:
+    """Serves commands, dashboards and the inbox.
+
+    Args:
+        incarnation: of this start of the master, as the feed tells it.
+        spawn: runs something beside.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: MasterSettings,
+        state: MeshState,
+        sockets: MasterTransport,
+        ports: Ports,
+        decisions: Decisions,
+        hands: Hands,
+        reporter: Reporter,
+        artifacts: ArtifactStore,
+        logbook: Logbook,
+        store: ReadableStore,
+        incarnation: int,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self.ports = ports
+        self._settings = settings
+        self._state = state
+        self._sockets = sockets
+        self._decisions = decisions
+        self._hands = hands
+        self._reporter = reporter
+        self._artifacts = artifacts
+        self._logbook = logbook
+        self._store = store
+        self._incarnation = incarnation
+        self._spawn = spawn
+        self._request_count = 0
+
+    def take(self, peer: bytes, message: msg.FromPerson) -> None:
+        """Take a message of a command or a dashboard; its answer follows."""
+        try:
+            match message:
+                case msg.Query():
+                    self._decisions.afterwards(lambda: self._answer(peer, message))
+                case msg.Submit():
+                    self._spawn(self._submit_sent(peer, message))
+                case msg.Cancel():
+                    found = resolve(self._state, message.names)
+                    self._request(
+                        peer,
+                        message.request_id,
+                        lambda r: ev.CancelRequested(r, found.job_ids, found.sweep_ids),
+                    )
+                case msg.Retry():
+                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
+                    self._request(
+                        peer, message.request_id, lambda r: ev.RetryRequested(r, tuple(jobs))
+                    )
+                case msg.Reprioritise():
+                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
+                    priority = message.priority
+                    self._request(
+                        peer,
+                        message.request_id,
+                        lambda r: ev.PriorityRequested(r, tuple(jobs), priority),
+                    )
+                case msg.Drain():
+                    self._request(
+                        peer,
+                        message.request_id,
+                        lambda r: ev.DrainRequested(r, message.node_id, message.drained),
+                    )
+                case msg.Rebuild():
+                    base = resolve_base(self._state, message.recipe_hash)
+                    self._request(
+                        peer,
+                        message.request_id,
+                        lambda r: ev.RebuildRequested(r, base.recipe_hash),
+                    )
+        except MeshtrainError as error:
+            self._sockets.send_control(peer, [msg.Done(message.request_id, error=str(error))])
+
+    def _request(self, peer: bytes, request_id: str, event: Callable[[str], ev.Event]) -> None:
+        """Have the scheduler act, and tell the asker what came of it."""
+
+        def take(reply: fx.Reply) -> None:
+            done = msg.Done(request_id, reply.error, reply.done, reply.notes)
+            self._sockets.send_control(peer, [done])
+
+        self._decisions.post(event(self._expect(take)))
+
+    def _expect(self, take: Callable[[fx.Reply], None]) -> str:
+        self._request_count += 1
+        ours = f"request-{self._request_count}"
+        self._hands.expect_reply(ours, take)
+        return ours
+
+    # --- submissions -----------------------------------------------------------------------
+
+    async def _submit_sent(self, peer: bytes, message: msg.Submit) -> None:
+        submission = Submission(
+            name=message.name,
+            data=message.data,
+            code=message.code,
+            data_digests=message.data_digests,
+            bases_only=message.bases_only,
+            again=message.again,
+        )
+        try:
+            reply = await self._submit(submission, allow_pending=message.allow_pending)
+            done = msg.Done(message.request_id, reply.error, reply.done, reply.notes)
+        except MeshtrainError as error:
+            done = msg.Done(message.request_id, error=str(error))
+        self._sockets.send_control(peer, [done])
+
+    async def _submit(self, submission: Submission, *, allow_pending: bool) -> fx.Reply:
+        sweep = await asyncio.to_thread(
+            sweep_of,
+            submission,
+            cells_max=self._settings.cells_max,
+            known_sweeps=frozenset(self._state.sweeps),
+        )
+        for code in submission.code.values():
+            if not self._artifacts.has(code.artifact_id):
+                raise UserError(
+                    f"the snapshot {short(code.artifact_id)} of the code didn't arrive whole: "
+                    "submit again"
+                )
+        self._decisions.post(
+            ev.ArtifactHeld(
+                MASTER_NODE_ID, tuple(code.artifact_id for code in submission.code.values())
+            )
+        )
+        future: asyncio.Future[fx.Reply] = asyncio.get_running_loop().create_future()
+        request_id = self._expect(future.set_result)
+        self._decisions.post(ev.SweepSubmitted(request_id, sweep, allow_pending=allow_pending))
+        return await future
+
+    async def submit_dropped(self, submission: Submission) -> Taken:
+        """Submit what lay in the inbox.
+
+        Raises UserError when it can't be accepted.
+        """
+        reply = await self._submit(submission, allow_pending=False)
+        if reply.error:
+            raise UserError(
+                f"{submission.name} was not accepted. Nothing was started.\n\n  {reply.error}\n\n"
+                "Mend the file and drop it again."
+            )
+        sweep = self._state.sweeps[reply.done[0]]
+        return Taken(sweep.sweep_id, self._receipt(sweep, reply.notes))
+
+    def _receipt(self, sweep: Sweep, notes: Sequence[str]) -> str:
+        lines = [f"sweep    {sweep.sweep_id}", f"jobs     {len(sweep.job_ids)}"]
+        for recipe_hash in sweep.recipe_hashes:
+            base = self._state.bases[recipe_hash]
+            known = "reused" if recipe_hash in sweep.reused else "new"
+            lines.append(f"base     {recipe_hash}  {base.spec.label}  {known}")
+        lines.append(f"results  {self._reporter.folder(sweep)}")
+        lines.extend(f"note     {note}" for note in notes)
+        lines.append(f"watch    meshtrain jobs {sweep.sweep_id}")
+        return "\n".join(lines)
+
+    # --- questions --------------------------------------------------------------------------
+
+    def _answer(self, peer: bytes, query: msg.Query) -> None:
+        if query.what == "snapshot":
+            self._send_snapshot(peer, query.request_id)
+            return
+        self._sockets.send_control(peer, [answer(self._state, query, self)])
+
+    def _send_snapshot(self, peer: bytes, request_id: str) -> None:
+        """The whole picture, in parts that travel together: all arrive, or none."""
+        history = self._hands.history
+        changes = [
+            *rows.snapshot(self._state),
+            *history.transfers,
+            *history.notes,
+            history.moved,
+        ]
+        starts = range(0, len(changes), SNAPSHOT_PART)
+        parts = [
+            msg.Snapshot(
+                request_id=request_id,
+                incarnation=self._incarnation,
+                seq=self._hands.feed_seq,
+                changes=tuple(changes[start : start + SNAPSHOT_PART]),
+                last=start == starts[-1],
+            )
+            for start in starts
+        ]
+        self._sockets.send_control(peer, parts)
+
+    @property
+    def home(self) -> str:
+        return str(self._settings.home)
+
+    @property
+    def inbox(self) -> str:
+        return str(self._settings.inbox_folder)
+
+    @property
+    def version(self) -> str:
+        return meshtrain.__version__
+
+    def results_folder(self, sweep: Sweep) -> str:
+        return str(self._reporter.folder(sweep))
+
+    def metrics_of(self, job: Job) -> Metrics:
+        return self._reporter.metrics_of(job)
+
+    def attempts_of(self, job_id: str) -> Sequence[Attempt]:
+        return self._store.attempts_of(job_id)
+
+    def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
+        return self._logbook.size_bytes(attempt_id, stream)
+
+    def read_log(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> bytes:
+        return self._logbook.read(job_id, attempt_id, stream, offset, limit)
