@@ -28,13 +28,11 @@ class Agent:
 
     Args:
         slots: how many attempts it runs at once.
-        prefetch: how many more it takes, to fetch what they need meanwhile.
         holds: ids of the artifacts that lie whole on its disk.
         life: what tells this start of the daemon from all others.
     """
 
-    def __init__(self, *, slots: int, prefetch: int, holds: Iterable[str], life: str) -> None:
-        self.prefetch = prefetch
+    def __init__(self, *, slots: int, holds: Iterable[str], life: str) -> None:
         self._life = life
         self._session_number = 0
         self._out: list[io.AgentEffect] = []
@@ -232,7 +230,7 @@ class Agent:
         """How many assignments of this session the master may send in all."""
         if not self.accepting:
             return self._received
-        return self._received + max(0, self.held.slots + self.prefetch - self.held.active)
+        return self._received + max(0, self.held.slots - self.held.active)
 
     def _note(self) -> str:
         if self._stop_at_s is not None:

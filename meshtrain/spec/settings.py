@@ -24,7 +24,6 @@ from meshtrain.spec.problems import JobFileError, Places, hint, shown
 from meshtrain.spec.reader import read
 
 ENV_PREFIX = "MESHTRAIN_"
-MIB = 1024 * 1024
 LABELS_MAX = 64
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?\Z|::1?\Z")
@@ -148,9 +147,6 @@ class MasterSettings(Settings):
     inbox_scan_s: Annotated[float, SECONDS] = Field(
         10.0, description="Seconds between scans that find what the watch missed."
     )
-    message_size_max_bytes: Annotated[int, kinds.SIZE] = Field(
-        64 * MIB, description="Bytes of the largest message that is read."
-    )
     cells_max: Annotated[int, BATCH] = Field(
         CELLS_MAX_DEFAULT, description="Cells of the largest matrix that is accepted."
     )
@@ -204,9 +200,6 @@ class WorkerSettings(Settings):
     warm_training: Annotated[bool, BOOL] = Field(
         True, description="Keeps a process ready that has torch loaded."
     )
-    log_spool_max_bytes: Annotated[int, kinds.SIZE] = Field(
-        256 * MIB, description="Bytes of one job's log that wait here while the master is away."
-    )
     chunks_at_once: Annotated[int, kinds.whole("whole number, 1 to 256", 1, 256)] = Field(
         8, description="Chunks of an artifact that are fetched at once."
     )
@@ -215,9 +208,6 @@ class WorkerSettings(Settings):
     )
     stop_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
         30.0, description="Seconds that running jobs get to end when the daemon is stopped."
-    )
-    prefetch_jobs: Annotated[int, SLOTS] = Field(
-        1, description="Jobs taken beyond the free slots, so that their artifacts come early."
     )
 
 

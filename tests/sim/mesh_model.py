@@ -261,7 +261,7 @@ class SimMesh:
             return
         host.life += 1
         life = host.life
-        host.agent = Agent(slots=self.slots, prefetch=1, holds=host.holds, life=f"{name}-{life}")
+        host.agent = Agent(slots=self.slots, holds=host.holds, life=f"{name}-{life}")
         self._apply_agent(name, host.agent.start(self.now_s))
 
         def beat() -> None:
