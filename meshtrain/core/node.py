@@ -132,6 +132,14 @@ class Node:
             if isinstance(command, EndAttempt | ForgetAttempt):
                 self.pending.discard(command)
 
+    def has_free(self, placement: Placement) -> bool:
+        """Whether a part of the node is there and not taken."""
+        return (
+            self.gpus_used.isdisjoint(placement.gpus)
+            and {gpu.index for gpu in self.spec.gpus}.issuperset(placement.gpus)
+            and self.cpus_used + placement.cpus <= self.spec.cpu_slots
+        )
+
     def occupy(self, attempt_id: str, placement: Placement) -> None:
         """Give a part of the node to an attempt.
 

@@ -76,10 +76,10 @@ def _take_up(state: MeshState, node: Node, live: LiveAttempt) -> None:
     for placement in job.attempt.placements:
         if placement.node_id != node.node_id:
             continue
-        if not node.gpus_used.isdisjoint(placement.gpus):
-            # One of the two ended long ago: the node contradicts itself.
+        if not node.has_free(placement):
+            # It came back smaller, or contradicts itself about what has ended.
             state.command(node.node_id, cmd.EndAttempt(live.attempt_id))
-            attempts.lose(state, job, f"{node.node_id} says that two attempts hold one GPU")
+            attempts.lose(state, job, f"{node.node_id} came back with more running than it has")
             return
         node.occupy(live.attempt_id, placement)
 

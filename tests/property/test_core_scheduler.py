@@ -72,7 +72,10 @@ class Mesh(RuleBasedStateMachine):
         for effect in effects:
             match effect:
                 case fx.SendCommand(node_id=node_id, command=cmd.AssignAttempt() as given):
-                    self.given.append((node_id, given.attempt_id, given.epoch))
+                    one = (node_id, given.attempt_id, given.epoch)
+                    if one in self.given:
+                        continue
+                    self.given.append(one)
                     self.running[node_id][given.attempt_id] = given.epoch
                     if given.base is not None:
                         assert self.state.is_held(given.base.artifact_id), "P5: nobody has the base"

@@ -288,14 +288,23 @@ def test_names_of_nodes_are_not_remembered_without_end(mesh: Mesh) -> None:
     assert any(isinstance(e, fx.WelcomeNode) for e in mesh.hello("n1", "life/1"))
 
 
-def test_more_gpu_memory_is_not_asked_for_where_the_node_came_back_without_that_gpu(
+def test_a_node_that_came_back_without_that_gpu_is_not_asked_how_much_memory_it_had(
     mesh: Mesh,
 ) -> None:
     mesh.hello(gpus=1)
     mesh.submit(gpus=1)
     (given,) = mesh.place()
-    mesh.hello(session="new/0", attempts=[live(given)], gpus=0)
+    mesh.hello(session="new/0", attempts=[live(given, over=True)], gpus=0)
     mesh.end(given, failure=Failure(FailureClass.OUT_OF_MEMORY, "CUDA out of memory"))
+    assert mesh.job("s-0").state is JobState.WAITING
+
+
+def test_a_node_that_came_back_smaller_loses_what_it_has_no_place_for(mesh: Mesh) -> None:
+    mesh.hello(gpus=1)
+    mesh.submit(gpus=1)
+    (given,) = mesh.place()
+    effects = mesh.hello(session="new/0", attempts=[live(given)], gpus=0)
+    assert cmd.EndAttempt(given.attempt_id) in commands(effects)
     assert mesh.job("s-0").state is JobState.WAITING
 
 
