@@ -134,10 +134,8 @@ def _fail(entry: Measured, error: DriverError) -> None:
 
 def _one_run(entry: Measured, request: Request, options: argparse.Namespace) -> str:
     machine.wait_idle(_IDLE_BUSY_SHARE_MAX, options.wait_idle_s)
-    others = machine.OthersMeter()
     outcome = run_driver(entry.system, replace(request, slots=entry.slots), options.scratch)
     entry.outcomes.append(outcome)
-    entry.others_cores.append(others.cores())
     parts = [f"{figures.rates_per_s(entry)[-1]:7.0f} jobs/s"]
     if outcome.latencies_ms:
         parts.append(f"{figures.latencies_ms(entry)[-1]:6.1f} ms submit → running")
@@ -150,7 +148,7 @@ def _one_run(entry: Measured, request: Request, options: argparse.Namespace) -> 
             f"{outcome.waiting['waiting']} waiting (filled in {outcome.waiting['fill_s']:.1f} s"
             f"{'' if outcome.waiting['at_rest'] else ', never came to rest'})"
         )
-    parts.append(f"others used {entry.others_cores[-1]:.1f} cores")
+    parts.append(f"others used {outcome.others_cores:.1f} cores")
     return ", ".join(parts)
 
 
@@ -221,7 +219,10 @@ def _report(everything: Sequence[Measured], options: argparse.Namespace) -> None
     if (line := figures.verdict(everything)) is not None:
         _say(f"\n{line}")
     disturbed = [
-        cores for entry in everything for cores in entry.others_cores if cores > _OTHERS_CORES_MAX
+        outcome.others_cores
+        for entry in everything
+        for outcome in entry.outcomes
+        if outcome.others_cores > _OTHERS_CORES_MAX
     ]
     if disturbed:
         _say(

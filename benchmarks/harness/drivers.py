@@ -20,6 +20,7 @@ from typing import Any
 from peers.loopback_only import NOT_ALLOWED
 from peers.process_tree import descendants
 
+from harness.machine import OthersMeter
 from harness.systems import BENCHMARKS, System
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -55,6 +56,8 @@ class Outcome:
     """From the call of submit to the first instruction of the job, one a sample."""
     rate: dict[str, Any] | None = None
     waiting: dict[str, Any] | None = None
+    others_cores: float = 0.0
+    """How many cores everyone else on the host used meanwhile."""
 
 
 def adopt_orphans() -> None:
@@ -192,6 +195,7 @@ def run_driver(system: System, request: Request, scratch: Path) -> Outcome:
         # Opened for both ways, so that it never meets an end of file between two jobs.
         stamps_fd = os.open(stamps, os.O_RDWR | os.O_NONBLOCK)
         stderr_path = run_folder / "driver.stderr"
+        others = OthersMeter()
         with stderr_path.open("wb") as stderr:
             driver = subprocess.Popen(
                 _command(system, request, run_folder, stamps),
@@ -212,6 +216,7 @@ def run_driver(system: System, request: Request, scratch: Path) -> Outcome:
             try:
                 listener = _listen(driver, stamps_fd, request.run_limit_s)
                 outcome = listener.finish(request)
+                outcome.others_cores = others.cores()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     driver.wait(_TEARDOWN_LIMIT_S)
             except DriverError as error:

@@ -21,8 +21,6 @@ class Measured:
     """Slots → the best jobs per second of the short trials."""
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    others_cores: list[float] = field(default_factory=list)
-    """How many cores everyone else on the host used during each run."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -131,12 +129,12 @@ def as_json(measured: Measured) -> dict[str, Any]:
         **measured.about,
         "runs": [
             {
-                "others_cores": others_cores,
+                "others_cores": outcome.others_cores,
                 "rate": outcome.rate,
                 "latencies_ms": outcome.latencies_ms,
                 "waiting": outcome.waiting,
             }
-            for outcome, others_cores in zip(measured.outcomes, measured.others_cores, strict=True)
+            for outcome in measured.outcomes
         ],
         "failures": measured.failures,
         "median_jobs_per_s": _median(rates_per_s(measured)),

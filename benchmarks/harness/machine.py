@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from peers.process_tree import cpu_s
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
 _FSYNC_SAMPLES = 50
@@ -91,22 +92,21 @@ class OthersMeter:
 
     def __init__(self) -> None:
         self._begin_s = time.monotonic()
-        self._begin_busy_s, self._begin_own_s = _busy_s(), _own_cpu_s()
+        self._begin_busy_s, self._begin_own_s = _busy_s(), cpu_s(os.getpid())
 
     def cores(self) -> float:
-        """The mean since it was made; all that was started meanwhile must have been reaped."""
+        """The mean since it was made.
+
+        To be read while what was started still runs: what a system leaves unreaped when it
+        stops would be counted as others'.
+        """
         busy_s = _busy_s() - self._begin_busy_s
-        own_s = _own_cpu_s() - self._begin_own_s
+        own_s = cpu_s(os.getpid()) - self._begin_own_s
         return max(0.0, busy_s - own_s) / (time.monotonic() - self._begin_s)
 
 
 def _busy_s() -> float:
     return _busy_and_all_ticks()[0] / os.sysconf("SC_CLK_TCK")
-
-
-def _own_cpu_s() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def wait_idle(busy_share_max: float, timeout_s: float, sample_s: float = 0.5) -> float:
