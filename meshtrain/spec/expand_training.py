@@ -234,8 +234,9 @@ class TrainingExpansion:
     def _add_references(self, points: list[Cell]) -> None:
         """Reference runs: one per point of the axes that they are compared along.
 
-        Those are the axes of `results.over`, and every axis that changes the base
-        or the target person, because a reference of another base compares nothing.
+        Those are the axes of `results.over` that change the reference (the same
+        number counted twice would shrink the spread), and every axis that changes
+        the base or the target person: a reference of another base compares nothing.
         """
         over = self._sweep.results.over if self._sweep.results is not None else ()
         for written in self._sweep.references:
@@ -243,7 +244,9 @@ class TrainingExpansion:
             axes = [
                 name
                 for name, (section, key, _) in self._checks.items()
-                if name in over or section == "base" or key == "participant"
+                if section == "base"
+                or key == "participant"
+                or (name in over and _changes_reference(mode, key))
             ]
             group = REFERENCE_GROUPS[mode]
             seen: set[str] = set()
@@ -281,6 +284,12 @@ class TrainingExpansion:
                 complete = False
                 self._findings.at_value(missing, path)
         return complete
+
+
+def _changes_reference(mode: Mode, key: str) -> bool:
+    if mode is Mode.BASE_ALONE:
+        return key == "fold"
+    return key not in ("mode", "target_batch_pct")
 
 
 def _given(section: Any, keys: Iterable[str]) -> dict[str, Any]:
