@@ -1,6 +1,6 @@
 """How fast jobs are started, meshtrain beside its peers in one run on one host.
 
-    python benchmarks/dispatch.py                      everything, about a quarter of an hour
+    python benchmarks/dispatch.py                      everything, about twenty minutes
     python benchmarks/dispatch.py --only meshtrain,ray --jobs 500 --waiting 0 --runs 1 --slots 2
 
 Three measures, the same for every system: jobs per second, each a process of its own
@@ -66,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--slots", type=_one_or_more, help="jobs at once; default: the best of")
     parser.add_argument(
-        "--slots-tried", default="2,4,8", help="slot counts tried when --slots isn't given"
+        "--slots-tried", default="2,4,8,16", help="slot counts tried when --slots isn't given"
     )
     parser.add_argument("--tuning-runs", type=_one_or_more, default=2, help="short trials of each")
     parser.add_argument(
@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     try:
         options.slots_tried = [_one_or_more(text) for text in options.slots_tried.split(",")]
     except (ValueError, argparse.ArgumentTypeError):
-        parser.error("--slots-tried: numbers with commas between them, such as 2,4,8")
+        parser.error("--slots-tried: numbers with commas between them, such as 2,4,8,16")
     return options
 
 
