@@ -18,6 +18,8 @@ from meshtrain.store.base import StreamSize
 from meshtrain.wire.messages import StreamBytes, StreamStored
 
 STREAMS = ("log", "metrics")
+FILES_OPEN_MAX = 128
+"""Files that one write keeps open; a process may have about 1,000."""
 
 
 class Logbook:
@@ -34,8 +36,12 @@ class Logbook:
         for entry in sizes:
             self._sizes[entry.attempt_id, entry.stream] = entry.size_bytes
             path = self.path(entry.job_id, entry.attempt_id, entry.stream)
-            if path.exists() and path.stat().st_size > entry.size_bytes:
+            size_bytes = path.stat().st_size if path.exists() else 0
+            if size_bytes > entry.size_bytes:
                 os.truncate(path, entry.size_bytes)
+            elif size_bytes < entry.size_bytes:
+                # Somebody removed or cut it: the node sends again what it still has.
+                self._sizes[entry.attempt_id, entry.stream] = size_bytes
 
     def path(self, job_id: str, attempt_id: str, stream: str) -> Path:
         return self._folder / job_id / f"{attempt_id}.{stream}"
@@ -52,6 +58,7 @@ class Logbook:
         """
         grown: dict[tuple[str, str], StreamSize] = {}
         files: dict[Path, int] = {}
+        made: set[Path] = set()
         try:
             for message in messages:
                 key = (message.attempt_id, message.stream)
@@ -62,8 +69,9 @@ class Logbook:
                 path = self.path(message.job_id, message.attempt_id, message.stream)
                 fd = files.get(path)
                 if fd is None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    fd = files[path] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                    if len(files) >= FILES_OPEN_MAX:
+                        _sync_and_close(files)
+                    fd = files[path] = self._open(path, size, made)
                 data = memoryview(message.data)[skip:]
                 offset = size
                 while data:
@@ -71,12 +79,30 @@ class Logbook:
                     data = data[written:]
                     offset += written
                 grown[key] = StreamSize(message.attempt_id, message.job_id, message.stream, offset)
-            for fd in files.values():
-                os.fsync(fd)
+            _sync_and_close(files)
+            for folder in made:
+                # A file is there after a crash only if its name in the folder is.
+                _sync_folder(folder)
         finally:
             for fd in files.values():
                 os.close(fd)
         return list(grown.values())
+
+    def _open(self, path: Path, size: int, made: set[Path]) -> int:
+        """The file, without what a write that failed left beyond its size."""
+        if size == 0:
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made.add(path.parent.parent)
+            made.add(path.parent)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            if os.fstat(fd).st_size > size:
+                os.ftruncate(fd, size)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def counted(self, sizes: Iterable[StreamSize]) -> None:
         """The store has these sizes committed."""
@@ -95,6 +121,24 @@ class Logbook:
         end = min(offset + limit, self.size_bytes(attempt_id, stream))
         if end <= offset:
             return b""
-        with self.path(job_id, attempt_id, stream).open("rb") as file:
-            file.seek(offset)
-            return file.read(end - offset)
+        try:
+            with self.path(job_id, attempt_id, stream).open("rb") as file:
+                file.seek(offset)
+                return file.read(end - offset)
+        except FileNotFoundError:
+            return b""
+
+
+def _sync_and_close(files: dict[Path, int]) -> None:
+    while files:
+        path = next(iter(files))
+        os.fsync(files[path])
+        os.close(files.pop(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
