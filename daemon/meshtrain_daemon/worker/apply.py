@@ -22,14 +22,14 @@ from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactSource, AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
-from meshtrain.errors import ArtifactError
+from meshtrain.errors import ArtifactError, ProtocolError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.worker import outputs
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.runner import Runner
 from meshtrain_daemon.worker.streams import Streamer
-from meshtrain_daemon.worker.verdict import failure_of
+from meshtrain_daemon.worker.verdict import failure_of, shown
 
 WARM_MODULE = "meshtrain.training.warm"
 COLD_MODULE = "meshtrain.training.child"
@@ -144,6 +144,10 @@ class Hands:
                         )
                     )
                 case io.EndProcess():
+                    if launches:
+                        # One of them may be what is to end.
+                        self._launch(launches)
+                        launches = []
                     self._end(effect.attempt_id)
                 case io.SendHello():
                     outgoing.append(self._hello(effect))
@@ -178,7 +182,12 @@ class Hands:
     def _launch(self, assignments: list[AssignAttempt]) -> None:
         plain: list[AttemptFolder] = []
         for assignment in assignments:
-            folder = AttemptFolder(self._attempts, assignment)
+            try:
+                folder = AttemptFolder(self._attempts, assignment)
+            except ProtocolError as error:
+                failure = Failure(FailureClass.USER_ERROR, str(error), self._spec.node_id)
+                self._post(io.ProcessEnded(assignment.attempt_id, failure, 0.0))
+                continue
             self._folders[assignment.attempt_id] = folder
             self._preparing[assignment.attempt_id] = False
             if folder.needs_copies:
@@ -220,6 +229,10 @@ class Hands:
             except OSError as error:
                 told = f"can't prepare the job's folder: {error.strerror}"
                 made.append(Failure(FailureClass.DISK, told, node_id))
+            except ValueError as error:
+                # Text that no file or process can get.
+                told = f"can't prepare the job: {shown(str(error))}"
+                made.append(Failure(FailureClass.USER_ERROR, told, node_id))
         return made
 
     def _start(self, prepared: list[tuple[AttemptFolder, Launch]]) -> None:

@@ -13,17 +13,36 @@ attempts/<attempt id>/
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core.commands import AssignAttempt
+from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CommandWork, TrainingWork
 from meshtrain.spec.placeholders import fill_on_node
 from meshtrain_daemon.worker.command_line import argv_of
 from meshtrain_daemon.worker.launch import Launch
+
+_ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
+
+
+def open_plain(path: str) -> BinaryIO:
+    """A file that a job may have replaced by anything: a pipe would block, a link lead elsewhere.
+
+    Raises OSError for all that is no plain file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"{path} is no plain file")
+    return open(fd, "rb")  # noqa: PTH123
 
 
 class AttemptFolder:
@@ -32,11 +51,18 @@ class AttemptFolder:
     Args:
         attempts: the folder that holds those of all attempts.
         assignment: what is to be run.
+
+    Raises ProtocolError for an attempt whose id is no name: it becomes a path.
     """
 
     __slots__ = ("assignment", "path")
 
     def __init__(self, attempts: Path, assignment: AssignAttempt) -> None:
+        if not _ATTEMPT_ID.fullmatch(assignment.attempt_id):
+            raise ProtocolError(
+                f"the attempt id {assignment.attempt_id[:64]!r} is no name; see that the master "
+                "and this node run the same version"
+            )
         self.assignment = assignment
         self.path = f"{attempts}/{assignment.attempt_id}"
 
@@ -98,6 +124,8 @@ class AttemptFolder:
             "MESHTRAIN_OUTPUT": self.output,
             "MESHTRAIN_METRICS": self.metrics,
             "MESHTRAIN_FAILURE": self.failure,
+            # As NVML counts them; CUDA by itself would put the fastest first.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in assignment.gpus),
         }
         if self.base is not None:

@@ -14,15 +14,22 @@ from meshtrain.errors import ArtifactError
 from meshtrain.results.metrics import read_metrics
 from meshtrain.spec.jobs import CommandWork
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker.verdict import shown
 
 METRICS_TOLD_MAX = 100
 """Metrics that travel with the end of an attempt; the rest is in its result."""
 
 
 def is_empty(folder: AttemptFolder) -> bool:
-    """Whether the job left nothing."""
-    with os.scandir(folder.output) as entries:
-        return next(entries, None) is None
+    """Whether the job left nothing; also when it removed the folder itself."""
+    try:
+        with os.scandir(folder.output) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # No folder any more: storing it tells what it is.
+        return False
 
 
 def store_output(
@@ -36,15 +43,30 @@ def store_output(
     metrics = read_metrics(output, result_file).values
     if len(metrics) > METRICS_TOLD_MAX:
         metrics = dict(list(metrics.items())[:METRICS_TOLD_MAX])
+    # A name that is no text can't travel.
+    metrics = {name: value for name, value in metrics.items() if _is_text(name)}
     try:
         manifest = store.add_tree(output, move=True)
     except DiskFullError as error:
-        return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, str(error), node_id))
+        return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, shown(str(error)), node_id))
     except ArtifactError as error:
-        return io.OutputFailed(attempt_id, Failure(FailureClass.USER_ERROR, str(error), node_id))
+        return io.OutputFailed(
+            attempt_id, Failure(FailureClass.USER_ERROR, shown(str(error)), node_id)
+        )
+    except OSError as error:
+        told = f"its output can't be stored: {error.strerror or error}"
+        return io.OutputFailed(attempt_id, Failure(FailureClass.USER_ERROR, told, node_id))
     return io.OutputStored(
         attempt_id,
         artifact_id(manifest),
         size_bytes=manifest.size_bytes,
         metrics=metrics,
     )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -9,11 +9,12 @@ and the master drops what it has already.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshtrain.wire.messages import StreamBytes, StreamStored
-from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder, open_plain
 
 CHUNK_BYTES = 64 * 1024
 """Bytes in one message."""
@@ -78,7 +79,8 @@ class Streamer:
             if stream is None:
                 continue
             stream.final = _size(stream.path)
-            if stream.final == stream.stored:
+            # Less than was stored: the job itself cut its file.
+            if stream.final <= stream.stored:
                 del self._streams[attempt_id, name]
 
     def drop(self, folder: AttemptFolder) -> None:
@@ -95,16 +97,21 @@ class Streamer:
         stream = self._streams.get(key)
         if stream is None:
             return
+        if message.offset != stream.stored:
+            # Only then: the same offset again tells that bytes in between were lost, and
+            # a job that goes on printing must not put off that they are sent once more.
+            stream.moved_s = 0.0
         stream.stored = message.offset
-        # Less than was sent, and nothing on its way: the master lacks bytes in between.
         stream.sent = max(stream.sent, stream.stored)
-        stream.moved_s = 0.0
         if stream.final is not None and stream.stored >= stream.final:
-            del self._streams[key]
-            folder = self._dropped.get(message.attempt_id)
-            if folder is not None and not self._has_unstored(message.attempt_id):
-                del self._dropped[message.attempt_id]
-                self._remove(folder)
+            self._close(stream)
+
+    def _close(self, stream: _Stream) -> None:
+        del self._streams[stream.attempt_id, stream.name]
+        folder = self._dropped.get(stream.attempt_id)
+        if folder is not None and not self._has_unstored(stream.attempt_id):
+            del self._dropped[stream.attempt_id]
+            self._remove(folder)
 
     def rewind(self) -> None:
         """The link is a new one: all that isn't confirmed is sent again."""
@@ -114,7 +121,7 @@ class Streamer:
 
     def ship(self, now_s: float) -> None:
         """Send what there is to send and what the window allows; `now_s` is any steady clock."""
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             if stream.sent > stream.stored:
                 if stream.moved_s == 0.0:
                     stream.moved_s = now_s
@@ -129,11 +136,23 @@ class Streamer:
         limit = min(size, stream.stored + WINDOW_BYTES)
         if stream.sent >= limit:
             return True
-        with open(stream.path, "rb") as file:  # noqa: PTH123
+        try:
+            file = open_plain(stream.path)
+        except OSError:
+            # The job took its own file away: what isn't stored of it is lost with it.
+            if stream.final is not None:
+                self._close(stream)
+            return True
+        with file:
             file.seek(stream.sent)
             while stream.sent < limit:
                 data = file.read(min(CHUNK_BYTES, limit - stream.sent))
                 if not data:
+                    if stream.final is not None:
+                        # Cut after the job's end, by somebody: no more will come.
+                        stream.final = stream.sent
+                        if stream.stored >= stream.final:
+                            self._close(stream)
                     return True
                 message = StreamBytes(
                     stream.attempt_id, stream.job_id, stream.name, stream.sent, data
@@ -149,6 +168,7 @@ class Streamer:
 
 def _size(path: str) -> int:
     try:
-        return os.stat(path).st_size  # noqa: PTH116
+        info = os.lstat(path)
     except OSError:
         return 0
+    return info.st_size if stat.S_ISREG(info.st_mode) else 0
