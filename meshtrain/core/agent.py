@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
 from meshtrain.core.held import HeldAttempts
+from meshtrain.core.node import AHEAD_PER_SLOT
 from meshtrain.core.session import session_name
 
 BEATS_REMEMBERED_MAX = 100
@@ -230,7 +231,8 @@ class Agent:
         """How many assignments of this session the master may send in all."""
         if not self.accepting:
             return self._received
-        return self._received + max(0, self.held.slots - self.held.active)
+        takes = self.held.slots * (1 + AHEAD_PER_SLOT)
+        return self._received + max(0, takes - self.held.active)
 
     def _note(self) -> str:
         if self._stop_at_s is not None:

@@ -265,6 +265,8 @@ def finish(state: MeshState, job: Job, outcome: JobState, failure: Failure | Non
         state.sweep_open[job.sweep_id] -= 1
         state.touched_sweeps[job.sweep_id] = None
         if state.sweep_open[job.sweep_id] == 0:
+            state.run_s_mean.pop(job.sweep_id, None)
+            state.short_sweeps.discard(job.sweep_id)
             state.note(f"sweep {state.sweeps[job.sweep_id].name} is done")
     if job.spec.recipe_hash is not None:
         state.waiters[job.spec.recipe_hash].discard(job.job_id)

@@ -28,6 +28,11 @@ class Gpu(msgspec.Struct, frozen=True):
     memory_bytes: Bytes
 
 
+AHEAD_PER_SLOT = 1
+"""Short jobs that a node gets beyond each CPU slot: they wait there, so that no slot waits
+for the master between two of them. The node itself never runs more than it has slots."""
+
+
 class NodeSpec(msgspec.Struct, frozen=True):
     """What a node says it is when it says hello.
 
@@ -132,12 +137,22 @@ class Node:
             if isinstance(command, EndAttempt | ForgetAttempt):
                 self.pending.discard(command)
 
+    def cpus_max(self, *, ahead: bool) -> int:
+        """How many CPU slots may be given out: its own, and for short jobs as many to wait."""
+        return self.spec.cpu_slots * (1 + AHEAD_PER_SLOT if ahead else 1)
+
+    def has_room(self, *, ahead: bool) -> bool:
+        """Whether anything of it could be given out."""
+        return self.cpus_used < self.cpus_max(ahead=ahead) or len(self.gpus_used) < len(
+            self.spec.gpus
+        )
+
     def has_free(self, placement: Placement) -> bool:
         """Whether a part of the node is there and not taken."""
         return (
             self.gpus_used.isdisjoint(placement.gpus)
             and {gpu.index for gpu in self.spec.gpus}.issuperset(placement.gpus)
-            and self.cpus_used + placement.cpus <= self.spec.cpu_slots
+            and self.cpus_used + placement.cpus <= self.cpus_max(ahead=True)
         )
 
     def occupy(self, attempt_id: str, placement: Placement) -> None:

@@ -52,8 +52,11 @@ def why_never(spec: NodeSpec, needs: Resources) -> str | None:
     return None
 
 
-def fit(node: Node, needs: Resources) -> Placement | str:
-    """The part of the node that the job would hold now, or why it can't."""
+def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str:
+    """The part of the node that the job would hold now, or why it can't.
+
+    `ahead` lets it wait there for a CPU slot: right for jobs that are over in no time.
+    """
     never = why_never(node.spec, needs)
     if never is not None:
         return never
@@ -82,8 +85,8 @@ def fit(node: Node, needs: Resources) -> Placement | str:
         chosen = tuple(sorted(g.index for g in free[:gpus]))
         placement = Placement(node.node_id, gpus=chosen, memory_bytes=memory)
     else:
-        free_cpus = node.spec.cpu_slots - node.cpus_used
-        if free_cpus < needs.cpus:
+        if node.cpus_max(ahead=ahead) - node.cpus_used < needs.cpus:
+            free_cpus = max(0, node.spec.cpu_slots - node.cpus_used)
             return f"{_count(free_cpus, 'CPU slot')} free, needs {needs.cpus}"
         placement = Placement(node.node_id, cpus=needs.cpus, memory_bytes=memory)
     if node.assigned_count >= node.grant:
@@ -92,7 +95,11 @@ def fit(node: Node, needs: Resources) -> Placement | str:
 
 
 def choose(
-    nodes: Iterable[Node], needs: Resources, missing_bytes: Callable[[Node], int]
+    nodes: Iterable[Node],
+    needs: Resources,
+    missing_bytes: Callable[[Node], int],
+    *,
+    ahead: bool = False,
 ) -> Placement | None:
     """The best placement among the nodes, or None where none fits.
 
@@ -100,12 +107,14 @@ def choose(
     of it; among equals the one that is busy least, then the name decides, so
     that the same state always gives the same answer.
     """
-    best: tuple[tuple[int, float, str], Placement] | None = None
+    best: tuple[tuple[bool, int, float, str], Placement] | None = None
     for node in nodes:
-        placement = fit(node, needs)
+        placement = fit(node, needs, ahead=ahead)
         if isinstance(placement, str):
             continue
-        score = (missing_bytes(node), load(node), node.node_id)
+        # To start at once somewhere is better than to wait where the base is.
+        waits = node.cpus_used >= node.spec.cpu_slots and not placement.gpus
+        score = (waits, missing_bytes(node), load(node), node.node_id)
         if best is None or score < best[0]:
             best = (score, placement)
     return None if best is None else best[1]

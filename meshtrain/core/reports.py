@@ -44,6 +44,8 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
         if node is not None:
             node.holds.add(event.artifact_id)
     job = state.change_job(job, attempt=attempt, metrics=event.metrics)
+    if event.failure is None and not (event.cancelled or event.handed_back):
+        state.learn_run_time(job, event.run_s)
     if job.cancelling:
         attempts.end_cancelled(state, job)
     elif event.handed_back or event.cancelled:

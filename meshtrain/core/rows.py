@@ -92,7 +92,7 @@ def node_row(state: MeshState, node_id: str) -> NodeRow:
         drained=node.drained,
         accepting=node.accepting,
         cpu_slots=node.spec.cpu_slots,
-        cpus_used=node.cpus_used,
+        cpus_used=min(node.cpus_used, node.spec.cpu_slots),
         gpus=tuple(gpu.model for gpu in node.spec.gpus),
         gpus_used=tuple(sorted(node.gpus_used)),
         memory_bytes=node.spec.memory_bytes,

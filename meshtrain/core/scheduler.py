@@ -135,7 +135,12 @@ class Scheduler:
         state = self.state
         if not len(state.queue):
             return
-        free = {node.node_id: node for node in state.nodes.values() if node.takes_jobs}
+        ahead = bool(state.short_sweeps)
+        free = {
+            node.node_id: node
+            for node in state.nodes.values()
+            if node.takes_jobs and node.has_room(ahead=ahead)
+        }
         if not free:
             return
         for job_id, shape, turn in state.queue.in_order(self._is_open):
@@ -143,13 +148,14 @@ class Scheduler:
                 return
             job = state.jobs[job_id]
             missing = self._missing_bytes(shape)
-            placement = choose(free.values(), shape.needs, missing)
+            short = job.sweep_id in state.short_sweeps
+            placement = choose(free.values(), shape.needs, missing, ahead=short)
             if placement is None:
                 continue
             turn.take()
             attempts.assign(state, job, (placement,))
             node = state.nodes[placement.node_id]
-            if not node.takes_jobs:
+            if not (node.takes_jobs and node.has_room(ahead=ahead)):
                 del free[node.node_id]
 
     def _is_open(self, shape: Shape) -> bool:

@@ -41,6 +41,12 @@ OUTBOX_MAX = 10_000
 """Commands that one node may leave unseen; what comes on top is asked for again later."""
 
 
+SHORT_RUN_S = 0.5
+"""Jobs that run for less may wait on a node that is busy: they soon have their turn there."""
+RUN_TIME_WEIGHT = 0.2
+"""What the last run time counts in the mean of a sweep's."""
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True):
     lease_s: float = 30.0
     """How long a node may be silent before its jobs are given to others."""
@@ -79,6 +85,9 @@ class MeshState:
         self.sweep_open: dict[str, int] = {}
         self.bases: dict[str, Base] = {}
         self.base_of_job: dict[str, str] = {}
+        #: sweep → how long its jobs ran lately, in seconds; those whose jobs are over in no time
+        self.run_s_mean: dict[str, float] = {}
+        self.short_sweeps: set[str] = set()
         #: recipe hash → jobs that have not ended and start from that base
         self.waiters: dict[str, set[str]] = {}
         #: recipe hash → sweeps that ask for the base itself
@@ -204,6 +213,18 @@ class MeshState:
         if job.gpu_memory_bytes > needs.gpu_memory_bytes:
             return msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
         return needs
+
+    def learn_run_time(self, job: Job, run_s: float) -> None:
+        """Note how long a job ran: what is over in no time is handed out ahead."""
+        if job.sweep_id is None:
+            return
+        known_s = self.run_s_mean.get(job.sweep_id, run_s)
+        mean_s = known_s + RUN_TIME_WEIGHT * (run_s - known_s)
+        self.run_s_mean[job.sweep_id] = mean_s
+        if mean_s < SHORT_RUN_S:
+            self.short_sweeps.add(job.sweep_id)
+        else:
+            self.short_sweeps.discard(job.sweep_id)
 
     # --- bases ----------------------------------------------------------------------
 
