@@ -67,13 +67,29 @@ class HeldAttempts:
         self.session = session
         self.by_id: dict[str, HeldAttempt] = {}
         self.fetching: dict[str, None] = {}
+        #: those that wait for a slot, in the order in which they came; those that have one
+        self._ready: dict[str, HeldAttempt] = {}
+        self._running: dict[str, HeldAttempt] = {}
+        self._ended = 0
         self._do = do
         self._tell_end = tell_end
 
     @property
     def active(self) -> int:
         """Attempts that hold, or will hold, a slot."""
-        return sum(1 for held in self.by_id.values() if held.phase is not Phase.ENDED)
+        return len(self.by_id) - self._ended
+
+    def _move(self, held: HeldAttempt, phase: Phase) -> None:
+        attempt_id = held.assignment.attempt_id
+        self._ready.pop(attempt_id, None)
+        if phase is Phase.READY:
+            self._ready[attempt_id] = held
+        elif phase is Phase.STARTING:
+            self._running[attempt_id] = held
+        elif phase in (Phase.STORING, Phase.ENDED):
+            self._running.pop(attempt_id, None)
+            self._ended += phase is Phase.ENDED and held.phase is not Phase.ENDED
+        held.phase = phase
 
     def reports(self) -> list[io.Report]:
         """The ends that the master has not said to have on its disk."""
@@ -110,7 +126,7 @@ class HeldAttempts:
                 self.fetching[need.artifact_id] = None
                 self._do(io.FetchArtifact(need.artifact_id, need.sources))
         if not held.missing:
-            held.phase = Phase.READY
+            self._move(held, Phase.READY)
 
     def start_ready(self) -> None:
         """Launch what has all that it needs, as far as there are slots, and its GPUs are free.
@@ -118,23 +134,16 @@ class HeldAttempts:
         A GPU may still be held by an attempt that the master gave up when its
         lease ran out: until that has ended, the next one waits.
         """
-        ready = [held for held in self.by_id.values() if held.phase is Phase.READY]
-        if not ready:
+        if not self._ready or len(self._running) >= self.slots:
             return
-        running = 0
-        gpus_used: set[int] = set()
-        for held in self.by_id.values():
-            if held.phase in (Phase.STARTING, Phase.RUNNING):
-                running += 1
-                gpus_used.update(held.assignment.gpus)
-        for held in ready:
-            if running >= self.slots:
+        gpus_used = {gpu for held in self._running.values() for gpu in held.assignment.gpus}
+        for held in list(self._ready.values()):
+            if len(self._running) >= self.slots:
                 return
             if not gpus_used.isdisjoint(held.assignment.gpus):
                 continue
-            running += 1
             gpus_used.update(held.assignment.gpus)
-            held.phase = Phase.STARTING
+            self._move(held, Phase.STARTING)
             self._do(io.LaunchProcess(held.assignment))
 
     def on_fetched(self, event: io.ArtifactFetched) -> None:
@@ -147,7 +156,7 @@ class HeldAttempts:
         for held in self.by_id.values():
             held.missing.discard(event.artifact_id)
             if held.phase is Phase.FETCHING and not held.missing:
-                held.phase = Phase.READY
+                self._move(held, Phase.READY)
 
     def on_fetch_gave_up(self, event: io.FetchGaveUp) -> None:
         """An artifact can't be had: what needs it fails."""
@@ -165,7 +174,7 @@ class HeldAttempts:
         held = self.by_id.get(event.attempt_id)
         if held is None or held.phase is not Phase.STARTING:
             return
-        held.phase = Phase.RUNNING
+        self._move(held, Phase.RUNNING)
         self._do(io.SendStarted(self.session, event.attempt_id, held.assignment.epoch))
 
     def on_ended(self, event: io.ProcessEnded) -> None:
@@ -188,7 +197,7 @@ class HeldAttempts:
                 ),
             )
         else:
-            held.phase = Phase.STORING
+            self._move(held, Phase.STORING)
             self._do(io.StoreOutput(assignment))
 
     def on_stored(self, event: io.OutputStored) -> None:
@@ -259,7 +268,7 @@ class HeldAttempts:
                     self._tell_end(held.report)
 
     def _end(self, held: HeldAttempt, report: io.Report) -> None:
-        held.phase = Phase.ENDED
+        self._move(held, Phase.ENDED)
         held.report = report
         self._tell_end(report)
 
@@ -273,6 +282,7 @@ class HeldAttempts:
             self.end(attempt_id)
             return
         del self.by_id[attempt_id]
+        self._ended -= 1
         self._do(io.DropAttempt(attempt_id))
 
     def hand_back_waiting(self) -> None:
