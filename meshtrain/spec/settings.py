@@ -65,14 +65,15 @@ def _check_address(value: Any) -> str:
 def _check_gpus(value: Any) -> str | tuple[int, ...]:
     if value == "auto":
         return "auto"
+    indexes = value
     if isinstance(value, str):
         words = [word.strip() for word in value.split(",") if word.strip()]
-        value = [int(word) if word.isdecimal() else word for word in words]
-    if isinstance(value, list | tuple) and all(
+        indexes = [int(word) if word.isdecimal() and len(word) < 5 else word for word in words]
+    if isinstance(indexes, list | tuple) and all(
         isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 1024
-        for index in value
+        for index in indexes
     ):
-        return tuple(dict.fromkeys(value))
+        return tuple(dict.fromkeys(indexes))
     raise ValueError(f'{shown(value)} is not "auto" or a list of GPU indexes such as [0, 1]')
 
 
