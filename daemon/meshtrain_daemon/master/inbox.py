@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -27,21 +28,32 @@ import msgspec
 import watchfiles
 
 from meshtrain.artifacts.files import ArtifactStore
-from meshtrain.artifacts.snapshot import file_digests, snapshot_files
+from meshtrain.artifacts.snapshot import snapshot_files
 from meshtrain.core.manifest import artifact_id
-from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.errors import ArtifactError, MeshtrainError, UserError
+from meshtrain.ids import digest
 from meshtrain.spec.jobs import CodeDigests
-from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
+from meshtrain_daemon.master.dropped import (
+    Look,
+    find_job_file,
+    is_open_for_writing,
+    look_at,
+    read_job_file,
+)
 from meshtrain_daemon.master.intake import Submission
 
 ACCEPTED = "accepted"
 REJECTED = "rejected"
-JOB_FILE_STEMS = ("sweep", "meshtrain", "job", "jobs")
-"""What a dropped folder's job file may be called, where it has several candidates."""
 IGNORED_ENDINGS = ("~", ".tmp", ".part", ".swp", ".crdownload")
 ENTRIES_MAX = 10_000
 """Entries of the inbox looked at in one scan."""
 RETRY_S_MAX = 60.0
+"""What can't be taken is tried again after twice the time, up to this."""
+NAME_BYTES_MAX = 200
+"""Longer names are cut where the verdict lies: what is put behind them must fit too."""
+SNAPSHOT_PREFIX = ".snapshot-"
+LASTING_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
+"""What stays as it is until somebody mends the file: waiting is no use."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -88,19 +100,30 @@ class Inbox:
         self._say = say
         #: name → what it looked like, and since when (steady clock)
         self._resting: dict[str, tuple[object, float]] = {}
+        #: name → seconds to wait before it is tried again, and why it could not be taken
+        self._delays: dict[str, tuple[float, str]] = {}
         self._changed = asyncio.Event()
 
     def prepare(self) -> None:
-        """Make the folders."""
+        """Make the folders, and remove snapshots that a killed master left half copied."""
         for folder in (self._folder, self._folder / ACCEPTED, self._folder / REJECTED):
             folder.mkdir(parents=True, exist_ok=True)
+        for left in self._folder.glob(f"{SNAPSHOT_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     async def watch(self) -> None:
         """Note changes of the folder as the system tells them, for ever."""
-        async for _ in watchfiles.awatch(
-            self._folder, recursive=True, watch_filter=None, ignore_permission_denied=True
-        ):
-            self._changed.set()
+        try:
+            async for _ in watchfiles.awatch(
+                self._folder, recursive=True, watch_filter=None, ignore_permission_denied=True
+            ):
+                self._changed.set()
+        except (OSError, RuntimeError) as error:
+            # The system's limit on watches, mostly (fs.inotify.max_user_watches).
+            self._say(
+                f"inbox: {self._folder} can't be watched, it is scanned every "
+                f"{self._scan_s:g} s: {error}"
+            )
 
     async def run(self) -> None:
         """Take what has rested, for ever."""
@@ -115,34 +138,48 @@ class Inbox:
     async def _scan(self) -> bool:
         """Look at every entry; says whether one of them is still to be waited for."""
         entries = await asyncio.to_thread(self._entries)
-        for name in set(self._resting) - {entry.name for entry in entries}:
-            del self._resting[name]
-        pending = False
+        names = {entry.name for entry in entries}
+        for known in (self._resting, self._delays):
+            for name in known.keys() - names:
+                del known[name]
+        waits = [await self._look_after(path) for path in entries]
+        return any(waits)
+
+    async def _look_after(self, path: Path) -> bool:
+        """Take an entry once it rests; says whether it is still to be waited for."""
         now_s = time.monotonic()
-        for path in entries:
-            look = await asyncio.to_thread(_look, path)
-            if look is None:
-                continue
-            known = self._resting.get(path.name)
-            if known is None or known[0] != look.shape:
-                # A file whose own times say that it has rested needs no watching for that.
-                rested_s = time.time() - look.newest_s
-                since_s = now_s - max(0.0, min(rested_s, self._rest_s))
-                self._resting[path.name] = known = (look.shape, since_s)
-            if now_s - known[1] < self._rest_s:
-                pending = True
-                continue
-            if look.regular and await asyncio.to_thread(is_open_for_writing, path):
-                pending = True
-                continue
-            del self._resting[path.name]
-            if not await self._take(path):
-                pending = True
-                self._resting[path.name] = (look.shape, now_s)
-        return pending
+        look = await asyncio.to_thread(look_at, path)
+        if look is None:
+            return False
+        known = self._resting.get(path.name)
+        if known is None or known[0] != look.shape:
+            # A file whose own times say that it has rested needs no watching for that.
+            rested_s = time.time() - look.newest_s
+            since_s = now_s - max(0.0, min(rested_s, self._rest_s))
+            self._resting[path.name] = known = (look.shape, since_s)
+            self._delays.pop(path.name, None)
+        if now_s - known[1] < self._rest_s:
+            return True
+        if await asyncio.to_thread(is_open_for_writing, look.files):
+            return True
+        del self._resting[path.name]
+        reason = await self._take(path, look)
+        if not reason:
+            self._delays.pop(path.name, None)
+            return False
+        delay_s, told = self._delays.get(path.name, (self._rest_s / 2, ""))
+        delay_s = min(max(2 * delay_s, 0.1), RETRY_S_MAX)
+        self._delays[path.name] = (delay_s, reason)
+        self._resting[path.name] = (look.shape, now_s + delay_s - self._rest_s)
+        if reason != told:
+            self._say(f"inbox: {_shown(path.name)} can't be taken yet, it is tried again: {reason}")
+        return True
 
     def _entries(self) -> list[Path]:
         found = []
+        if not self._folder.is_dir():
+            # Somebody removed it: what is dropped next needs it again.
+            self.prepare()
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 name = entry.name
@@ -155,36 +192,53 @@ class Inbox:
                     break
         return sorted(found)
 
-    async def _take(self, path: Path) -> bool:
-        """Read an entry and give its verdict; False when it must be tried again later."""
+    async def _take(self, path: Path, look: Look) -> str:
+        """Read an entry and give its verdict; says why where it must be tried again later."""
+        shown = _shown(path.name)
         try:
-            submission = await asyncio.to_thread(self._read, path)
-            taken = await self._submit(submission)
-        except FileNotFoundError:
-            return True
-        except UserError as error:
-            await asyncio.to_thread(self._verdict, path, REJECTED, ".error.txt", str(error))
-            self._say(f"inbox: {path.name} was rejected, see {REJECTED}/{path.name}.error.txt")
-            return True
+            try:
+                submission = await asyncio.to_thread(self._read, path)
+                taken = await self._submit(submission)
+            except FileNotFoundError:
+                return ""
+            except UserError as error:
+                await asyncio.to_thread(
+                    self._verdict, path, look, REJECTED, ".error.txt", str(error)
+                )
+                self._say(f"inbox: {shown} was rejected, see {REJECTED}/{shown}.error.txt")
+                return ""
+            await asyncio.to_thread(
+                self._verdict, path, look, ACCEPTED, ".receipt.txt", taken.receipt
+            )
         except (MeshtrainError, OSError) as error:
-            self._say(f"inbox: {path.name} can't be taken yet: {error}")
-            return False
-        await asyncio.to_thread(self._verdict, path, ACCEPTED, ".receipt.txt", taken.receipt)
-        self._say(f"inbox: {path.name} was accepted as {taken.sweep_id}")
-        return True
+            return str(error)
+        self._say(f"inbox: {shown} was accepted as {taken.sweep_id}")
+        return ""
 
     def _read(self, path: Path) -> Submission:
-        info = path.lstat()
-        if stat.S_ISDIR(info.st_mode):
-            return self._read_folder(path)
-        return Submission(path.name, read_job_file(path))
+        if _shown(path.name) != path.name:
+            raise UserError(
+                f"the name {_shown(path.name)} is not UTF-8. Nothing was started. "
+                "Rename it, and drop it again"
+            )
+        try:
+            if stat.S_ISDIR(path.lstat().st_mode):
+                return self._read_folder(path)
+            return Submission(path.name, read_job_file(path))
+        except (OSError, ArtifactError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in LASTING_ERRORS:
+                raise
+            raise UserError(
+                f"{path.name} can't be read: {cause.strerror}. Nothing was started. "
+                "Mend its permissions or its names, and drop it again"
+            ) from error
 
     def _read_folder(self, folder: Path) -> Submission:
         job_file = find_job_file(folder)
         data = read_job_file(job_file)
         files = snapshot_files(folder, self._code_size_max_bytes)
-        digests = file_digests(folder, files)
-        work = Path(tempfile.mkdtemp(prefix=".snapshot-", dir=self._folder))
+        work = Path(tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=self._folder))
         try:
             for relpath in files:
                 target = work / relpath
@@ -193,125 +247,42 @@ class Inbox:
             manifest = self._artifacts.add_tree(work, move=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        code = CodeDigests(artifact_id(manifest), digests)
+        code = CodeDigests(artifact_id(manifest), manifest.file_digests())
         return Submission(job_file.name, data, code={".": code, "./": code})
 
-    def _verdict(self, path: Path, kind: str, ending: str, text: str) -> None:
+    def _verdict(self, path: Path, look: Look, kind: str, ending: str, text: str) -> None:
         """Write the verdict, then move the file beside it; no former one is overwritten."""
         folder = self._folder / kind
-        name = path.name
+        folder.mkdir(parents=True, exist_ok=True)
+        name = plain = _fitting(path)
         number = 1
-        while (folder / name).exists() or (folder / name).is_symlink():
+        while os.path.lexists(folder / name):
             number += 1
-            name = f"{path.stem}.{number}{path.suffix}"
+            name = f"{Path(plain).stem}.{number}{Path(plain).suffix}"
         told = folder / f"{name}{ending}"
         written = folder / f".{name}{ending}.tmp"
-        with written.open("w", encoding="utf-8") as file:
+        with written.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text.rstrip() + "\n")
             file.flush()
             os.fsync(file.fileno())
         written.replace(told)
+        now = look_at(path)
+        if now is None or now.shape != look.shape:
+            # Somebody saved another over it meanwhile: that one is still to be taken.
+            return
         with contextlib.suppress(FileNotFoundError):
             path.rename(folder / name)
 
 
-class _Look(msgspec.Struct, frozen=True):
-    shape: object
-    newest_s: float
-    regular: bool
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _look(path: Path) -> _Look | None:
-    """What an entry looks like: when this stays the same, it rests."""
-    try:
-        info = path.lstat()
-        if not stat.S_ISDIR(info.st_mode):
-            shape: object = (info.st_ino, info.st_size, info.st_mtime_ns)
-            newest_s = max(info.st_mtime, 0.0)
-            return _Look(shape, newest_s, stat.S_ISREG(info.st_mode))
-        parts = []
-        newest_s = info.st_mtime
-        for parent, _, names in os.walk(path):
-            for name in names:
-                inner = (Path(parent) / name).lstat()
-                parts.append((name, inner.st_size, inner.st_mtime_ns))
-                newest_s = max(newest_s, inner.st_mtime)
-        return _Look((info.st_ino, tuple(parts)), newest_s, False)
-    except FileNotFoundError:
-        return None
-
-
-def read_job_file(path: Path) -> bytes:
-    """The bytes of a job file.
-
-    Raises UserError for what isn't a plain file of a sane size, FileNotFoundError
-    when it has gone.
-    """
-    info = path.lstat()
-    if stat.S_ISLNK(info.st_mode):
-        raise UserError(
-            f"{path.name} is a link to {path.readlink()}. Nothing was started. "
-            "Drop the file itself: cp -L"
-        )
-    if not stat.S_ISREG(info.st_mode):
-        raise UserError(f"{path.name} is no plain file. Nothing was started. Drop a job file")
-    if info.st_size > FILE_SIZE_MAX_BYTES:
-        raise UserError(
-            f"{path.name} has {info.st_size / 1e6:.1f} MB, a job file has at most "
-            f"{FILE_SIZE_MAX_BYTES / 1e6:.1f} MB. Nothing was started. Is it a job file?"
-        )
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(fd, "rb") as file:  # noqa: PTH123
-        return file.read(FILE_SIZE_MAX_BYTES + 1)
-
-
-def find_job_file(folder: Path) -> Path:
-    """The job file of a dropped folder: the only one there, or the one called sweep.
-
-    Raises UserError when there is none, or when it can't be told.
-    """
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink()
-    )
-    if len(found) == 1:
-        return found[0]
-    named = [path for path in found if path.stem in JOB_FILE_STEMS]
-    if len(named) == 1:
-        return named[0]
-    seen = ", ".join(path.name for path in found[:5]) or "none"
-    raise UserError(
-        f"the folder {folder.name} has no job file that can be told from others (found: {seen}). "
-        "Nothing was started. Call it sweep.yaml and drop the folder again"
-    )
-
-
-def is_open_for_writing(path: Path) -> bool:
-    """Whether any process that we may look at has the file open for writing."""
-    try:
-        wanted = path.stat()
-    except OSError:
-        return False
-    for pid in _processes():
-        try:
-            for fd in Path(f"/proc/{pid}/fd").iterdir():
-                info = fd.stat()
-                if (info.st_ino, info.st_dev) != (wanted.st_ino, wanted.st_dev):
-                    continue
-                flags = (
-                    Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0]
-                )
-                if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
-                    return True
-        except (OSError, IndexError, ValueError):
-            continue
-    return False
-
-
-def _processes() -> list[str]:
-    """The ids of all processes; none where the system doesn't show them."""
-    try:
-        return [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    except OSError:
-        return []
+def _fitting(path: Path) -> str:
+    """The entry's name, cut where nothing could be put behind it."""
+    name = os.fsencode(path.name)
+    if len(name) <= NAME_BYTES_MAX:
+        return path.name
+    suffix = os.fsencode(path.suffix)[:20]
+    stem = name[: NAME_BYTES_MAX - 40].decode("utf-8", "ignore")
+    return f"{stem}~{digest(name)[:8]}{os.fsdecode(suffix)}"

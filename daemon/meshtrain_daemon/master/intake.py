@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Container, Mapping
 from pathlib import Path
 
@@ -75,6 +76,9 @@ def data_digests(folder: str, participants: tuple[str, ...]) -> Mapping[str, str
     for participant in participants:
         path = Path(folder) / f"{participant}.npz"
         try:
+            # A device has no end, a pipe no beginning.
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "no plain file")
             digests[participant] = hash_file(path)
         except OSError as error:
             raise UserError(
