@@ -57,7 +57,8 @@ def _written_at(tree: Any, axis: str) -> Iterator[tuple[Scalar, Path]]:
     values = matrix.get(axis)
     if isinstance(values, list):
         yield from ((value, ("matrix", axis, index)) for index, value in enumerate(values))
-    for index, entry in enumerate(matrix.get("include") or ()):
+    include = matrix.get("include")
+    for index, entry in enumerate(include if isinstance(include, list) else ()):
         if isinstance(entry, dict) and axis in entry:
             yield entry[axis], ("matrix", "include", index, axis)
 
@@ -229,8 +230,9 @@ def check_over(
     """Tells `findings` which names of `results.over` are no axes."""
     over = results.over if results is not None else ()
     written = tree["results"].get("over") if isinstance(tree.get("results"), dict) else None
+    axes = tree.get("matrix")
     for name in over:
-        if name in matrix.axis_names or name in (tree.get("matrix") or ()):
+        if name in matrix.axis_names or (isinstance(axes, dict) and name in axes):
             continue
         path: Path = ("results", "over")
         if isinstance(written, list):

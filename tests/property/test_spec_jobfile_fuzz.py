@@ -64,7 +64,7 @@ def survives(data: bytes, name: str) -> None:
 
 
 @given(st.binary(max_size=300), SUFFIXES)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_random_bytes(data: bytes, suffix: str) -> None:
     survives(data, "x" + suffix)
 
@@ -74,13 +74,13 @@ MARKS += ["? ", "%", "---\n", "base", "matrix", "=", ".", "1e-3", "\\u0000", "\t
 
 
 @given(st.lists(st.sampled_from(MARKS), max_size=40), SUFFIXES)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_random_marks(marks: list[str], suffix: str) -> None:
     survives("".join(marks).encode(), "x" + suffix)
 
 
 @given(st.sampled_from(SOUND), st.data())
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_examples_with_a_piece_replaced(example: tuple[str, bytes], data: st.DataObject) -> None:
     name, sound = example
     start = data.draw(st.integers(0, len(sound)))
@@ -112,13 +112,13 @@ TREES = st.recursive(
 
 
 @given(TREES)
-@settings(max_examples=250)
+@settings(max_examples=250, deadline=None)
 def test_random_trees(tree: Any) -> None:
     survives(json.dumps(tree).encode(), "x.json")
 
 
 @given(st.data())
-@settings(max_examples=250)
+@settings(max_examples=250, deadline=None)
 def test_sound_trees_with_a_branch_replaced(data: st.DataObject) -> None:
     name, sound = data.draw(st.sampled_from(SOUND))
     tree = parse_job_file(sound, name).tree

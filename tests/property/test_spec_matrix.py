@@ -43,6 +43,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(AXES)
+@settings(deadline=None)
 def test_every_combination_is_there_once_under_a_name_of_its_own(axes: dict[str, Any]) -> None:
     found = cells_of(axes)
     assert len(found) == math.prod(len(values) for values in axes.values())
@@ -57,6 +58,7 @@ def test_every_combination_is_there_once_under_a_name_of_its_own(axes: dict[str,
 
 
 @given(AXES)
+@settings(deadline=None)
 def test_names_and_ids_do_not_hang_on_the_spelling(axes: dict[str, Any]) -> None:
     one = _sweep({"command": "true", "matrix": axes})
     spelled = {
@@ -97,6 +99,7 @@ def _sweep(tree: Any) -> SweepSpec:
 
 
 @given(AXES.filter(bool), st.data())
+@settings(deadline=None)
 def test_exclude_takes_what_matches_and_include_adds_what_is_not_there(
     axes: dict[str, Any], data: st.DataObject
 ) -> None:
@@ -144,6 +147,7 @@ def test_no_matrix_is_one_cell() -> None:
 
 
 @given(st.integers(-200, 200), st.integers(-200, 200), st.integers(-20, 20).filter(bool))
+@settings(deadline=None)
 def test_a_range_of_whole_numbers_is_pythons(start: int, stop: int, step: int) -> None:
     expected = list(range(start, stop, step))
     matrix = {"a": {"range": [start, stop, step]}}
@@ -157,6 +161,7 @@ def test_a_range_of_whole_numbers_is_pythons(start: int, stop: int, step: int) -
 
 
 @given(st.integers(-100, 100), st.integers(1, 50), st.integers(1, 300), st.integers(0, 3))
+@settings(deadline=None)
 def test_a_range_of_fractions_is_exact(start: int, step: int, count: int, digits: int) -> None:
     unit = 10**digits
     written = [start / unit, (start + step * count) / unit, step / unit]
@@ -165,6 +170,7 @@ def test_a_range_of_fractions_is_exact(start: int, step: int, count: int, digits
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 300))
+@settings(deadline=None)
 def test_the_limit_is_the_limit(sizes: list[int], cells_max: int) -> None:
     matrix = {f"a{index}": list(range(size)) for index, size in enumerate(sizes)}
     count = math.prod(sizes)
@@ -228,7 +234,7 @@ def test_twice_the_cells_are_at_most_twice_the_work(edits: str) -> None:
     assert _calls(of_size(400)) < 2.1 * _calls(of_size(200))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=300), min_size=2, max_size=5, unique=True))
 def test_long_and_odd_values_keep_names_apart(values: list[str]) -> None:
     matrix = Matrix(

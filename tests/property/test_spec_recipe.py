@@ -99,7 +99,7 @@ def base_of(text: str, name: str = "x.json") -> BaseSpec:
 
 
 @given(base=BASES, data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_spelling_order_and_everything_outside_the_recipe_never_change_the_hash(
     base: dict[str, Any], data: st.DataObject
 ) -> None:
@@ -122,7 +122,7 @@ def test_spelling_order_and_everything_outside_the_recipe_never_change_the_hash(
 
 
 @given(base=BASES, data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_any_change_in_the_recipe_changes_the_hash(
     base: dict[str, Any], data: st.DataObject
 ) -> None:
@@ -141,7 +141,7 @@ def test_any_change_in_the_recipe_changes_the_hash(
     digests=st.dictionaries(NAMES, st.text("0123456789abcdef", min_size=32, max_size=32)),
     data=st.data(),
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_data_of_its_participants_changes_the_hash_and_data_of_others_does_not(
     digests: dict[str, str], data: st.DataObject
 ) -> None:
@@ -175,6 +175,7 @@ CODE_FILES = ["train_base.py", "models/net.py", "models/deep/layer.py", "notes.m
     ),
     edited=st.sampled_from(CODE_FILES),
 )
+@settings(deadline=None)
 def test_code_that_the_recipe_names_changes_the_hash_and_other_code_does_not(
     named: list[str] | None, edited: str
 ) -> None:
@@ -251,6 +252,7 @@ def exact(value: Any) -> Any:
 
 
 @given(DOCUMENTS)
+@settings(deadline=None)
 def test_the_canonical_form_loses_nothing_and_has_one_spelling(document: Any) -> None:
     form = canonical(document)
 
@@ -278,6 +280,7 @@ def _ints(value: Any) -> list[int]:
 
 
 @given(DOCUMENTS, DOCUMENTS)
+@settings(deadline=None)
 def test_two_documents_hash_alike_only_when_they_are_the_same(ours: Any, theirs: Any) -> None:
     assert (recipe_hash(ours) == recipe_hash(theirs)) == (exact(ours) == exact(theirs))
 

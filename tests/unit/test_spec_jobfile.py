@@ -326,5 +326,11 @@ def test_unreadable_values_and_wrong_fields_are_told_together_and_once() -> None
     assert [problem.path[-1] for problem in caught.value.problems] == ["lr", "lr2", "model"]
 
 
+@pytest.mark.parametrize("matrix", [1, "fold", [], {"fold": [0], "include": 3}, {"include": "a"}])
+def test_checks_between_sections_bear_a_matrix_that_is_none(matrix: Any) -> None:
+    told = problems(sweep(matrix=matrix, results={"over": "fold"}))
+    assert any(line.startswith("matrix") for line in told)
+
+
 def test_shell_variables_and_escaped_braces_are_left_alone() -> None:
     assert parse({"command": "echo ${HOME} ${X:-1} {{a}} {output}"})
