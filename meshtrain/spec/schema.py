@@ -72,6 +72,8 @@ def _publish(definition: dict[str, Any]) -> None:
         field.pop("title", None)
         if field.get("default", "") is None:
             del field["default"]
+        if "patternProperties" in field:
+            field["additionalProperties"] = False
 
 
 def _matrix(form: str) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def _flat_defaults() -> dict[str, Any]:
 def explain() -> str:
     """Every key of a job file: what it may be, its default, one line on what it is for."""
     blocks = [
-        "Keys of a job file (YAML, JSON or TOML). All may be left out but the required ones.",
+        "Keys of a job file (YAML, JSON or TOML). Only the required ones must be there.",
         _explained("A sweep of the built-in training", TrainingSweep),
         _explained("A sweep of a command", CommandSweep),
         _explained("A flat list: each entry is one run of the built-in training", FlatJob),
