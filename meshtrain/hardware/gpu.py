@@ -28,7 +28,7 @@ def find_gpus(wanted: str | Collection[int] = "auto") -> tuple[Gpu, ...]:
             f"the settings name GPU {missing[0]}, the driver shows {seen}: mend `gpus`, or "
             "check the driver with nvidia-smi and that meshtrain[gpu] is installed"
         )
-    return tuple(by_index[int(index)] for index in wanted)
+    return tuple(by_index[int(index)] for index in dict.fromkeys(wanted))
 
 
 def _all_gpus() -> tuple[Gpu, ...]:
@@ -43,11 +43,17 @@ def _all_gpus() -> tuple[Gpu, ...]:
     try:
         gpus = []
         for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            name = pynvml.nvmlDeviceGetName(handle)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                name = pynvml.nvmlDeviceGetName(handle)
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
+            except pynvml.NVMLError:
+                # One GPU that fell off the bus must not keep the others from working.
+                continue
             model = name.decode() if isinstance(name, bytes) else str(name)
             gpus.append(Gpu(index=index, model=model, memory_bytes=int(memory)))
         return tuple(gpus)
+    except pynvml.NVMLError:
+        return ()
     finally:
         pynvml.nvmlShutdown()

@@ -77,7 +77,8 @@ class Reporter:
 
     def folder(self, sweep: Sweep) -> Path:
         """Where a sweep's results lie: under its name; later sweeps of one name under their id."""
-        for other in self._state.sweeps.values():
+        # A copy: merging asks from its own thread, while sweeps come in.
+        for other in list(self._state.sweeps.values()):
             if other.name == sweep.name:
                 name = sweep.name if other.sweep_id == sweep.sweep_id else sweep.sweep_id
                 return sweep_folder(self._results, name)
@@ -381,16 +382,20 @@ class Reporter:
             sweep = self._state.sweeps[sweep_id]
             if not sweep.job_ids:
                 continue
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "meshtrain.results.plots",
-                str(self.folder(sweep)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, "MPLBACKEND": "Agg"},
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "meshtrain.results.plots",
+                    str(self.folder(sweep)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    env={**os.environ, "MPLBACKEND": "Agg"},
+                )
+            except OSError as error:
+                self._say(f"no plot of {sweep.name}: no process for it: {error.strerror}")
+                continue
             try:
                 async with asyncio.timeout(PLOT_TIMEOUT_S):
                     _, told = await process.communicate()

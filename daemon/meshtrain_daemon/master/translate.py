@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
+from meshtrain.core.job import Failure, FailureClass
+from meshtrain.core.manifest import is_digest
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.wire import messages as msg
+
+METRICS_MAX = 1000
+"""Metrics of one job that are kept in the store; the rest is in its result."""
 
 
 def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
     """The event that a node's message is; `node_id` is who its connection belongs to."""
     match message:
         case msg.Ended():
+            artifact_id, failure = message.artifact_id, message.failure
+            if artifact_id is not None and not is_digest(artifact_id):
+                # Nobody could ever fetch it: the job would wait for its result for ever.
+                artifact_id = None
+                failure = failure or Failure(
+                    FailureClass.HOST_LOST,
+                    f"its result was told under {message.artifact_id[:40]!r}, which is no "
+                    f"artifact's id: see that {node_id} and the master run the same version",
+                    node_id,
+                )
             return ev.AttemptEnded(
                 node_id=node_id,
                 attempt_id=message.attempt_id,
@@ -22,12 +39,12 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
                 session=message.session,
                 grant=message.grant,
                 seen_seq=message.seen_seq,
-                failure=message.failure,
+                failure=failure,
                 cancelled=message.cancelled,
                 handed_back=message.handed_back,
-                artifact_id=message.artifact_id,
+                artifact_id=artifact_id,
                 size_bytes=message.size_bytes,
-                metrics=message.metrics,
+                metrics=_sane(message.metrics),
                 run_s=message.run_s,
             )
         case msg.Started():
@@ -46,19 +63,29 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
                 fetching=message.fetching,
             )
         case msg.Holds():
-            return ev.ArtifactHeld(node_id, message.added, message.removed)
+            return ev.ArtifactHeld(node_id, _digests(message.added), _digests(message.removed))
         case msg.Hello():
             return ev.NodeSaidHello(
                 spec=message.spec,
                 session=message.session,
                 attempts=message.attempts,
-                holds=message.holds,
+                holds=_digests(message.holds),
                 grant=message.grant,
                 accepting=message.accepting,
                 note=message.note,
             )
         case msg.Goodbye():
             return ev.NodeLeft(node_id, message.session)
+
+
+def _sane(metrics: dict[str, float]) -> dict[str, float]:
+    """Finite numbers only, and not too many: a merge could do nothing with others."""
+    finite = [(name, value) for name, value in metrics.items() if math.isfinite(value)]
+    return dict(finite[:METRICS_MAX])
+
+
+def _digests(artifact_ids: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(artifact_id for artifact_id in artifact_ids if is_digest(artifact_id))
 
 
 def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:

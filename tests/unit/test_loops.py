@@ -1,0 +1,156 @@
+"""The master's loop of decisions: save, commit, send, in that order, or nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
+from meshtrain.errors import StoreError
+from meshtrain.store.base import StreamSize
+from meshtrain_daemon.master.loops import Decisions, Writer
+
+KEPT = fx.SaveDrained("n1", True)
+SENT = fx.AskHello("n1")
+
+
+class Course:
+    """Everything outside the loop, writing down what happens to it."""
+
+    def __init__(self, batch_max: int = 10) -> None:
+        self.events: list[ev.Event] = []
+        self.done: list[object] = []
+        self.commit_fails = False
+        self.writer = Writer(self)  # type: ignore[arg-type]
+        self.decisions = Decisions(self, self.writer, self, batch_max)  # type: ignore[arg-type]
+
+    # the scheduler
+
+    def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:
+        self.events.append(event)
+        return [] if isinstance(event, ev.PlaceJobs | ev.NodeBeat) else [SENT, KEPT]
+
+    # the store
+
+    def save(self, effects: Sequence[fx.Save]) -> None:
+        self.done.append(("save", len(effects)))
+
+    def commit(self) -> None:
+        if self.commit_fails:
+            raise StoreError("the disk is gone")
+        self.done.append("commit")
+
+    def set_stream_size(self, attempt_id: str, job_id: str, stream: str, size_bytes: int) -> None:
+        self.done.append((attempt_id, stream, size_bytes))
+
+    # the sockets
+
+    def send(self, effects: Sequence[fx.Effect]) -> None:
+        self.done.append(("send", len(effects)))
+
+    async def run_until(self, reached: Callable[[], bool]) -> None:
+        task = asyncio.create_task(self.decisions.run())
+        try:
+            while not reached() and not task.done():
+                await asyncio.sleep(0)
+            if task.done():
+                await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.writer.close()
+
+
+def beat(node_id: str, number: int) -> ev.NodeBeat:
+    return ev.NodeBeat(node_id, "s/0", number, 0.0, 0, 0, ())
+
+
+async def test_effects_are_saved_then_committed_then_sent_and_questions_answered_last() -> None:
+    course = Course()
+    course.decisions.post(ev.Tick(1.0))
+    course.decisions.post(ev.Tick(2.0))
+    course.decisions.afterwards(lambda: course.done.append("answer"))
+    await course.run_until(lambda: "answer" in course.done)
+    assert course.done == [("save", 2), "commit", ("send", 4), "answer"]
+    assert course.events == [ev.Tick(1.0), ev.Tick(2.0), ev.PlaceJobs()]
+
+
+async def test_a_failed_commit_ends_the_loop_and_nothing_was_sent() -> None:
+    course = Course()
+    course.commit_fails = True
+    course.decisions.post(ev.Tick(1.0))
+    course.decisions.afterwards(lambda: course.done.append("answer"))
+    with pytest.raises(StoreError, match="the disk is gone"):
+        await course.run_until(lambda: False)
+    assert course.done == [("save", 1)]
+
+
+async def test_of_many_heartbeats_of_a_node_the_latest_is_handled() -> None:
+    course = Course()
+    for number in range(100):
+        course.decisions.post(beat("n1", number))
+        course.decisions.post(beat("n2", -number))
+    await course.run_until(lambda: ev.PlaceJobs() in course.events)
+    assert course.events == [beat("n1", 99), beat("n2", -99), ev.PlaceJobs()]
+
+
+async def test_a_batch_is_bounded_and_answers_wait_for_all_that_came_before_them() -> None:
+    course = Course(batch_max=3)
+    for number in range(8):
+        course.decisions.post(ev.Tick(float(number)))
+    course.decisions.afterwards(lambda: course.done.append("first"))
+    course.decisions.afterwards(lambda: course.done.append("second"))
+    await course.run_until(lambda: "second" in course.done)
+    commits = [entry for entry in course.done if entry == "commit"]
+    assert len(commits) == 3
+    assert course.done[-2:] == ["first", "second"]
+    ticks = [event for event in course.events if isinstance(event, ev.Tick)]
+    assert ticks == [ev.Tick(float(number)) for number in range(8)]
+
+
+async def test_what_is_posted_while_a_commit_runs_comes_next() -> None:
+    course = Course()
+    course.decisions.post(ev.Tick(1.0))
+    original = course.commit
+
+    def commit() -> None:
+        original()
+        if len(course.events) == 2:
+            course.decisions._events.append(ev.Tick(2.0))
+
+    course.commit = commit  # type: ignore[method-assign]
+    course.decisions.afterwards(lambda: course.decisions.post(ev.Tick(3.0)))
+    await course.run_until(lambda: ev.Tick(3.0) in course.events)
+    assert [e for e in course.events if isinstance(e, ev.Tick)] == [
+        ev.Tick(1.0),
+        ev.Tick(2.0),
+        ev.Tick(3.0),
+    ]
+
+
+async def test_bytes_are_written_before_they_are_counted_and_committed() -> None:
+    course = Course()
+    sizes = [StreamSize("j.1", "j", "log", 5)]
+
+    def write() -> Iterable[StreamSize]:
+        course.done.append("write")
+        return sizes
+
+    assert await course.writer.count(write) == sizes
+    assert course.done == ["write", ("j.1", "log", 5), "commit"]
+
+    def write_nothing() -> Iterable[StreamSize]:
+        return []
+
+    def refuse() -> Iterable[StreamSize]:
+        raise OSError(28, "No space left on device")
+
+    course.done.clear()
+    assert await course.writer.count(write_nothing) == []
+    with pytest.raises(OSError, match="No space"):
+        await course.writer.count(refuse)
+    assert course.done == []
+    course.writer.close()
