@@ -28,7 +28,7 @@ def find_gpus(wanted: str | Collection[int] = "auto") -> tuple[Gpu, ...]:
             f"the settings name GPU {missing[0]}, the driver shows {seen}: mend `gpus`, or "
             "check the driver with nvidia-smi and that meshtrain[gpu] is installed"
         )
-    return tuple(by_index[int(index)] for index in dict.fromkeys(wanted))
+    return tuple(by_index[index] for index in dict.fromkeys(int(index) for index in wanted))
 
 
 def _all_gpus() -> tuple[Gpu, ...]:

@@ -25,13 +25,8 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
             artifact_id, failure = message.artifact_id, message.failure
             if artifact_id is not None and not is_digest(artifact_id):
                 # Nobody could ever fetch it: the job would wait for its result for ever.
+                failure = failure or _no_such_result(artifact_id, node_id)
                 artifact_id = None
-                failure = failure or Failure(
-                    FailureClass.HOST_LOST,
-                    f"its result was told under {message.artifact_id[:40]!r}, which is no "
-                    f"artifact's id: see that {node_id} and the master run the same version",
-                    node_id,
-                )
             return ev.AttemptEnded(
                 node_id=node_id,
                 attempt_id=message.attempt_id,
@@ -76,6 +71,15 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
             )
         case msg.Goodbye():
             return ev.NodeLeft(node_id, message.session)
+
+
+def _no_such_result(artifact_id: str, node_id: str) -> Failure:
+    return Failure(
+        FailureClass.HOST_LOST,
+        f"its result was told under {artifact_id[:40]!r}, which is no artifact's id: "
+        f"see that {node_id} and the master run the same version",
+        node_id,
+    )
 
 
 def _sane(metrics: dict[str, float]) -> dict[str, float]:
