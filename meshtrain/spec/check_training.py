@@ -52,15 +52,21 @@ def training_axis(name: str) -> Callable[[Any], Any]:
 
 
 def _written_at(tree: Any, axis: str) -> Iterator[tuple[Scalar, Path]]:
-    """Every value that the file gives on an axis, with its path."""
+    """Every scalar that the file gives on an axis, with its path."""
     matrix = tree["matrix"]
-    values = matrix.get(axis)
+    values, include = matrix.get(axis), matrix.get("include")
+    written: list[tuple[Any, Path]] = []
     if isinstance(values, list):
-        yield from ((value, ("matrix", axis, index)) for index, value in enumerate(values))
-    include = matrix.get("include")
-    for index, entry in enumerate(include if isinstance(include, list) else ()):
-        if isinstance(entry, dict) and axis in entry:
-            yield entry[axis], ("matrix", "include", index, axis)
+        written += [(value, ("matrix", axis, index)) for index, value in enumerate(values)]
+    if isinstance(include, list):
+        written += [
+            (entry[axis], ("matrix", "include", index, axis))
+            for index, entry in enumerate(include)
+            if isinstance(entry, dict) and axis in entry
+        ]
+    for value, path in written:
+        if isinstance(value, str | int | float):
+            yield value, path
 
 
 def check_training(sweep: TrainingSweep, matrix: Matrix, tree: Any, findings: Findings) -> None:

@@ -231,7 +231,7 @@ def test_twice_the_cells_are_at_most_twice_the_work(edits: str) -> None:
         return matrix
 
     _calls(of_size(10))
-    assert _calls(of_size(400)) < 2.1 * _calls(of_size(200))
+    assert _calls(of_size(160)) < 2.1 * _calls(of_size(80))
 
 
 @settings(max_examples=30, deadline=None)

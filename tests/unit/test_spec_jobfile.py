@@ -326,7 +326,8 @@ def test_unreadable_values_and_wrong_fields_are_told_together_and_once() -> None
     assert [problem.path[-1] for problem in caught.value.problems] == ["lr", "lr2", "model"]
 
 
-@pytest.mark.parametrize("matrix", [1, "fold", [], {"fold": [0], "include": 3}, {"include": "a"}])
+@pytest.mark.parametrize("matrix", [1, "fold", [], {"fold": [0], "include": 3}, {"include": "a"},
+                                    {"participant": ["a", []], "fold": [{}, 0]}])  # fmt: skip
 def test_checks_between_sections_bear_a_matrix_that_is_none(matrix: Any) -> None:
     told = problems(sweep(matrix=matrix, results={"over": "fold"}))
     assert any(line.startswith("matrix") for line in told)

@@ -1,0 +1,137 @@
+"""What jobs and bases of a sweep are told, beside what the examples show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from meshtrain.errors import UserError
+from meshtrain.spec.expand import CodeDigests, Digests, Needed, expand, needed
+from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
+from meshtrain.spec.jobs import CommandWork, SweepSpec
+
+FOLDER: dict[str, Any] = {
+    "data": {"folder": "/data/people"},
+    "base": {"participants": ["a", "b"], "model": "cnn"},
+    "target": {"mode": "full_fine_tuning", "participant": "c"},
+}
+
+
+def parse(tree: Any) -> JobFile:
+    return parse_job_file(json.dumps(tree).encode(), "x.json")
+
+
+def sweep_of(tree: Any, **options: Any) -> SweepSpec:
+    return expand(parse(tree), Digests(), **options)
+
+
+def test_what_a_command_job_is_told() -> None:
+    tree = {
+        "command": "run {shots} {note} --init {base} --out {output}",
+        "code": ".",
+        "params": {"note": "it's {shots}"},
+        "env": {"SHOTS": "{shots}", "FLAG": True},
+        "base": {
+            "command": "make {width} {output}",
+            "params": {"width": "{width}"},
+            "checkpoint_every": "5m",
+            "resources": {"gpus": 2},
+            "timeout": "1h",
+        },
+        "matrix": {"shots": [5], "width": [0.5, 1]},
+        "resources": {"gpus": 1, "gpu_memory": "12GB"},
+        "timeout": "30s",
+        "retries": 0,
+        "priority": 7,
+        "results": {"file": "out/r.json"},
+    }
+    job_file = parse_job_file(json.dumps(tree).encode(), "x.json")
+    sweep = expand(job_file, Digests(code={".": CodeDigests("c" * 32, {"a.py": "d"})}))
+    job, base = sweep.jobs[0], sweep.bases[0]
+    assert job.work == CommandWork(
+        command="run 5 'it'\"'\"'s 5' --init {base} --out {output}",
+        code="c" * 32,
+        env={"SHOTS": "5", "FLAG": "true"},
+        result_file="out/r.json",
+    )
+    assert (job.resources.gpus, job.resources.gpu_memory_bytes) == (1, 12_000_000_000)
+    assert (job.limits.timeout_s, job.limits.retries_max, job.priority) == (30.0, 0, 7)
+    assert base.work == CommandWork(
+        command="make 0.5 {output}", code="c" * 32, env={"MESHTRAIN_CHECKPOINT_EVERY_S": "300"}
+    )
+    assert (base.resources.gpus, base.limits.timeout_s) == (2, 3600.0)
+    assert base.recipe["params"] == {"width": 0.5}
+    assert "MESHTRAIN_CHECKPOINT_EVERY_S" not in json.dumps(base.recipe)
+    assert len(sweep.bases) == 2
+
+
+def test_data_in_a_folder_is_asked_for_and_what_is_missing_is_told() -> None:
+    job_file = parse({**FOLDER, "matrix": {"participant": ["c", "d"]}})
+    assert needed(job_file) == Needed(data_folder="/data/people", participants=("a", "b", "c", "d"))
+    with pytest.raises(JobFileError) as caught:
+        expand(job_file, Digests(data={"a": "0", "c": "0"}))
+    assert [(problem.path, problem.text) for problem in caught.value.problems] == [
+        (("base", "participants", 1), "no data: /data/people/b.npz is not there"),
+        (("matrix", "participant", 1), "no data: /data/people/d.npz is not there"),
+    ]
+
+
+def test_code_that_is_not_in_the_snapshot_is_told() -> None:
+    job_file = parse({"code": ".", "base": {"command": "x", "code": ["train_bse.py", "models/"]}})
+    files = {"train_base.py": "0", "models": "a file, no folder"}
+    with pytest.raises(JobFileError) as caught:
+        expand(job_file, Digests(code={".": CodeDigests("c", files)}))
+    assert [problem.text for problem in caught.value.problems] == [
+        'no such file or folder in the snapshot of .; did you mean "train_base.py"?',
+        'no such file or folder in the snapshot of .; did you mean "models"?',
+    ]
+
+
+def test_bases_only_keeps_the_bases_and_leaves_the_jobs_out() -> None:
+    tree = {key: value for key, value in FOLDER.items() if key != "data"}
+    whole, bases = sweep_of(tree), sweep_of(tree, bases_only=True)
+    assert bases.jobs == ()
+    assert bases.bases == whole.bases
+    assert bases.sweep_id != whole.sweep_id
+    with pytest.raises(UserError, match="starts from no base"):
+        sweep_of({"command": "true"}, bases_only=True)
+
+
+def test_other_code_or_other_data_is_another_sweep() -> None:
+    job_file = parse(FOLDER)
+    digests = {"a": "0", "b": "0", "c": "0"}
+    one, other = (
+        expand(job_file, Digests(data={**digests, "c": last})).sweep_id for last in ("0", "1")
+    )
+    assert one != other
+    job_file = parse({"command": "true", "code": "."})
+    one, other = (
+        expand(job_file, Digests(code={".": CodeDigests(artifact)})).sweep_id
+        for artifact in ("1", "2")
+    )
+    assert one != other
+
+
+def test_references_follow_the_axes_that_change_what_they_compare() -> None:
+    tree = {
+        "base": {"participants": ["a"], "model": "cnn"},
+        "target": {"mode": "full_fine_tuning"},
+        "matrix": {
+            "participant": ["x", "y"],
+            "base.seed": [0, 1],
+            "target_batch_pct": [0.2, 0.8],
+            "seed": [5, 6],
+            "fold": [0, 1],
+        },
+        "references": ["base_alone", "target_only"],
+        "results": {"over": ["seed", "fold"]},
+    }
+    sweep = sweep_of(tree)
+    alone = [job.cell for job in sweep.jobs if job.group == "base alone"]
+    scratch = [job.cell for job in sweep.jobs if job.group == "target only"]
+    assert [set(cell) for cell in alone] == [{"participant", "base.seed", "fold"}] * 8
+    assert [set(cell) for cell in scratch] == [{"participant", "base.seed", "seed", "fold"}] * 16
+    assert len(sweep.jobs) == 32 + 8 + 16
+    assert len(sweep.bases) == 2
