@@ -65,6 +65,8 @@ class ProcessEnded(msgspec.Struct, frozen=True):
     attempt_id: str
     failure: Failure | None
     run_s: float
+    stream_bytes: dict[str, int] = {}
+    """The whole length of each stream whose bytes are not all with the master yet."""
 
 
 class OutputStored(msgspec.Struct, frozen=True):
@@ -153,6 +155,7 @@ class Report(msgspec.Struct, frozen=True):
     size_bytes: int = 0
     metrics: dict[str, float] = {}
     run_s: float = 0.0
+    stream_bytes: dict[str, int] = {}
 
 
 class SendEnded(msgspec.Struct, frozen=True):

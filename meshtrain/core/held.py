@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+import msgspec
+
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import LiveAttempt
@@ -39,6 +41,7 @@ class HeldAttempt:
     #: ended to be run elsewhere
     handing_back: bool = False
     run_s: float = 0.0
+    stream_bytes: dict[str, int] = field(default_factory=dict)
     report: io.Report | None = None
 
 
@@ -183,6 +186,7 @@ class HeldAttempts:
         if held is None or held.phase not in (Phase.STARTING, Phase.RUNNING):
             return
         held.run_s = event.run_s
+        held.stream_bytes = event.stream_bytes
         assignment = held.assignment
         if held.ending or (held.handing_back and event.failure is not None):
             self._end(held, self._cut_short(held))
@@ -269,6 +273,8 @@ class HeldAttempts:
 
     def _end(self, held: HeldAttempt, report: io.Report) -> None:
         self._move(held, Phase.ENDED)
+        if held.stream_bytes:
+            report = msgspec.structs.replace(report, stream_bytes=held.stream_bytes)
         held.report = report
         self._tell_end(report)
 

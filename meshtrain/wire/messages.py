@@ -87,6 +87,8 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     run_s: Seconds = 0.0
     grant: Count = 0
     seen_seq: Count = 0
+    stream_bytes: dict[str, Count] = {}
+    """The whole length of each stream whose bytes are not all stored yet."""
 
 
 class Holds(msgspec.Struct, frozen=True, tag="holds"):

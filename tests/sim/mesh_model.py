@@ -328,6 +328,8 @@ class SimMesh:
                     self._to_master(ev.AttemptStarted(name, effect.attempt_id, effect.epoch))
                 case io.SendEnded():
                     report = msgspec.structs.asdict(effect.report)
+                    # The simulation has no streams.
+                    del report["stream_bytes"]
                     self._to_master(
                         ev.AttemptEnded(
                             name,

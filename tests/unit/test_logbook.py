@@ -177,3 +177,17 @@ def test_any_chunks_repeats_and_crashes_give_a_prefix_and_in_the_end_exactly_the
     while (offset := book.size_bytes("j.1", "log")) < len(WHOLE):
         store(book, chunk(max(0, offset - 3), WHOLE[max(0, offset - 3) : offset + 70]))
     assert content(book) == WHOLE
+
+
+def test_P6_a_log_is_not_whole_before_its_last_byte_is_counted(tmp_path: Path) -> None:
+    book = Logbook(tmp_path, ())
+    assert book.is_whole("j.1", "log")
+    book.expect("j.1", {"log": 6, "other": 9})
+    assert not book.is_whole("j.1", "log")
+    assert book.is_whole("j.1", "other"), "a stream that nobody knows is not waited for"
+    book.counted(book.write([StreamBytes("j.1", "j", "log", 0, b"abc")]))
+    assert not book.is_whole("j.1", "log")
+    book.counted(book.write([StreamBytes("j.1", "j", "log", 3, b"def")]))
+    assert book.is_whole("j.1", "log")
+    book.expect("j.1", {"log": 6})
+    assert book.is_whole("j.1", "log"), "the end is told again and again"

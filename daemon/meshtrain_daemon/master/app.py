@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -66,6 +67,8 @@ def command(
 async def _run(master: Master, inbox: Path) -> None:
     loop = asyncio.get_running_loop()
     end_on_bugs(loop)
+    # A peer that sends rubbish gets an error; the log is for people.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, master.stop)
 

@@ -11,7 +11,7 @@ never confirmed: it is cut off at the start, and sent again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from meshtrain.store.base import StreamSize
@@ -33,6 +33,8 @@ class Logbook:
     def __init__(self, folder: Path, sizes: Iterable[StreamSize]) -> None:
         self._folder = folder
         self._sizes: dict[tuple[str, str], int] = {}
+        #: the whole length of streams whose last bytes are still to come
+        self._expected: dict[tuple[str, str], int] = {}
         for entry in sizes:
             self._sizes[entry.attempt_id, entry.stream] = entry.size_bytes
             path = self.path(entry.job_id, entry.attempt_id, entry.stream)
@@ -49,6 +51,16 @@ class Logbook:
     def size_bytes(self, attempt_id: str, stream: str) -> int:
         """How many bytes are stored for good."""
         return self._sizes.get((attempt_id, stream), 0)
+
+    def expect(self, attempt_id: str, stream_bytes: Mapping[str, int]) -> None:
+        """An attempt is over: its streams have these lengths."""
+        for stream, size_bytes in stream_bytes.items():
+            if stream in STREAMS and self.size_bytes(attempt_id, stream) < size_bytes:
+                self._expected[attempt_id, stream] = size_bytes
+
+    def is_whole(self, attempt_id: str, stream: str) -> bool:
+        """Whether nothing of the stream of an attempt that is over is still to come."""
+        return (attempt_id, stream) not in self._expected
 
     def write(self, messages: Iterable[StreamBytes]) -> list[StreamSize]:
         """Write what is new of these bytes, and fsync it; returns the new sizes, to be counted.
@@ -107,7 +119,10 @@ class Logbook:
     def counted(self, sizes: Iterable[StreamSize]) -> None:
         """The store has these sizes committed."""
         for entry in sizes:
-            self._sizes[entry.attempt_id, entry.stream] = entry.size_bytes
+            key = (entry.attempt_id, entry.stream)
+            self._sizes[key] = entry.size_bytes
+            if self._expected.get(key, entry.size_bytes + 1) <= entry.size_bytes:
+                del self._expected[key]
 
     def confirmation(self, message: StreamBytes) -> StreamStored:
         return StreamStored(

@@ -226,6 +226,8 @@ class Master:
                 self._hands.transferred(
                     artifact_id, node_id, message.bytes_by_node, message.duration_s
                 )
+        if isinstance(message, msg.Ended) and message.attempt_id in self.scheduler.state.live:
+            self.logbook.expect(message.attempt_id, message.stream_bytes)
         self._post(event_of(node_id, message))
 
     async def _beat_feed(self) -> None:

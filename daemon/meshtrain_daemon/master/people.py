@@ -249,6 +249,9 @@ class People:
     def attempts_of(self, job_id: str) -> Sequence[Attempt]:
         return self._store.attempts_of(job_id)
 
+    def log_is_whole(self, attempt_id: str, stream: str) -> bool:
+        return self._logbook.is_whole(attempt_id, stream)
+
     def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
         return self._logbook.size_bytes(attempt_id, stream)
 

@@ -47,6 +47,8 @@ ROWS_MAX = 5000
 ANSWER_BYTES_MAX = 4 << 20
 """Bytes of one answer's rows; half of what a message may have."""
 LOG_BYTES_MAX = 1 << 20
+LAST_BYTES_S = 30.0
+"""How long after a job's end its last bytes are waited for."""
 RUNNING_SHOWN_MAX = 64
 STREAMS = ("log", "metrics")
 
@@ -82,6 +84,10 @@ class Surroundings(Protocol):
 
     def attempts_of(self, job_id: str) -> Sequence[Attempt]:
         """All attempts of a job, oldest first, as the store has them."""
+        ...
+
+    def log_is_whole(self, attempt_id: str, stream: str) -> bool:
+        """Whether no byte of an attempt that is over is still to come."""
         ...
 
     def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
@@ -285,6 +291,9 @@ def _log(state: MeshState, query: Query, surroundings: Surroundings) -> _Answeri
     ended = job.state.is_terminal
     if wanted and attempt is not None:
         ended = attempt.state is not AttemptState.LIVE
+    if ended and attempt is not None and not surroundings.log_is_whole(attempt.attempt_id, stream):
+        # Its last bytes are on their way, unless their host has gone with them.
+        ended = state.wall_s - (attempt.ended_wall_s or 0.0) > LAST_BYTES_S
     row = {
         "job_id": job.job_id,
         "name": job.name,

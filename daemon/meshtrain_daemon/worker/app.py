@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ def command(
 async def _run(node: WorkerNode) -> None:
     loop = asyncio.get_running_loop()
     end_on_bugs(loop)
+    # A peer that sends rubbish gets an error; the log is for people.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     await node.run()

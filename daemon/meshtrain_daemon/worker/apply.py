@@ -268,11 +268,11 @@ class Hands:
                     self._post(io.ProcessStarted(event.attempt_id))
                 case Exited() | LaunchFailed():
                     self._runner_of.pop(event.attempt_id, None)
-                    self._streamer.ended(event.attempt_id)
+                    unstored = self._streamer.ended(event.attempt_id)
                     folder = self._folders[event.attempt_id]
                     failure = failure_of(folder, event, self._spec.node_id)
                     run_s = event.duration_s if isinstance(event, Exited) else 0.0
-                    self._post(io.ProcessEnded(event.attempt_id, failure, run_s))
+                    self._post(io.ProcessEnded(event.attempt_id, failure, run_s, unstored))
 
     def _drop(self, attempt_id: str) -> None:
         folder = self._folders.pop(attempt_id, None)
@@ -357,6 +357,7 @@ def _ended(effect: io.SendEnded) -> msg.Ended:
         size_bytes=report.size_bytes,
         metrics=report.metrics,
         run_s=report.run_s,
+        stream_bytes=report.stream_bytes,
         grant=effect.grant,
         seen_seq=effect.seen_seq,
     )

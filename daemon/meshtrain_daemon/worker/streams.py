@@ -72,8 +72,12 @@ class Streamer:
                 assignment.attempt_id, assignment.job_id, name, path
             )
 
-    def ended(self, attempt_id: str) -> None:
-        """Nothing of the job runs any more: its files have their final length."""
+    def ended(self, attempt_id: str) -> dict[str, int]:
+        """Nothing of the job runs any more: its files have their final length.
+
+        Returns that length, in bytes, for each stream that isn't stored whole yet.
+        """
+        unstored = {}
         for name in (LOG, METRICS):
             stream = self._streams.get((attempt_id, name))
             if stream is None:
@@ -82,6 +86,9 @@ class Streamer:
             # Less than was stored: the job itself cut its file.
             if stream.final <= stream.stored:
                 del self._streams[attempt_id, name]
+            else:
+                unstored[name] = stream.final
+        return unstored
 
     def drop(self, folder: AttemptFolder) -> None:
         """Remove the attempt's folder as soon as all its bytes are stored."""
