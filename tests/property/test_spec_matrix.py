@@ -176,6 +176,9 @@ def test_the_limit_is_the_limit(sizes: list[int], cells_max: int) -> None:
     count = math.prod(sizes)
     if count <= cells_max:
         assert len(cells_of(matrix, cells_max=cells_max)) == count
+        if count > 1:
+            with pytest.raises(UserError, match="and the limit is"):
+                cells(parsed(matrix).matrix, cells_max=count - 1)
         return
     with pytest.raises(JobFileError) as caught:
         parsed(matrix, cells_max=cells_max)

@@ -334,6 +334,17 @@ def test_what_no_job_file_holds_is_refused() -> None:
         canonical(nested)
 
 
+def test_a_training_recipe_takes_its_participants_as_a_set() -> None:
+    """The trainer calls it with what it parsed, in whatever order that is."""
+    people = {"b": "d1", "a": "d0", "c": "d2"}
+    one, other = (
+        training_recipe({"participants": names, "model": "cnn"}, people)
+        for names in (["b", "a"], ["a", "b", "a"])
+    )
+    assert recipe_hash(one) == recipe_hash(other)
+    assert one["base"]["participants"] == ["a", "b"]
+
+
 def test_a_training_recipe_refuses_what_it_does_not_know() -> None:
     people = {"a": "d0"}
     with pytest.raises(UserError, match="lerning_rate can't be part of a recipe; known:"):

@@ -105,6 +105,9 @@ def test_the_demo_asks_what_it_says() -> None:
         assert (config["folds"], config["epochs"], config["fold"]) == (3, 2, job.cell["fold"])
         assert (config["model"], config["augmentation"]) == ("cnn", "shift")
         from_base = config["mode"] != "target_only"
+        assert (config["recipe"] is not None) == from_base
+        if from_base:
+            assert recipe_hash(config["recipe"]) == job.recipe_hash
         assert job.recipe_hash == (GOLDEN_RECIPE_HASH if from_base else None)
         mixes = config["mode"] == "full_fine_tuning"
         assert config["target_batch_pct"] == (job.cell["target_batch_pct"] if mixes else None)
