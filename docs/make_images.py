@@ -2,19 +2,28 @@
 
 python docs/make_images.py                            docs/images/top.svg, from the recording
 python docs/make_images.py --record 127.0.0.1:7470    records until all sweeps are done, or ctrl+c
+python docs/make_images.py --demo                     docs/images/demo*, from a run of the demo
 
-The recording is a real run of configs/examples/batch_composition.yaml on three
-nodes of one machine; tests/tui replays the same one.
+The recording is a real run of a sweep like configs/examples/batch_composition.yaml
+on three nodes of one machine; tests/tui replays the same one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
 
 from meshtrain.clock import wall_now_s
 from meshtrain.core.view import MeshView
@@ -25,7 +34,9 @@ from meshtrain_tui.recording import Moment, Replay, read_recording, write_moment
 
 ROOT = Path(__file__).parents[1]
 RECORDING = ROOT / "tests" / "tui" / "batch_composition.jsonl"
-PICTURE = ROOT / "docs" / "images" / "top.svg"
+IMAGES = ROOT / "docs" / "images"
+PICTURE = IMAGES / "top.svg"
+DEMO_WIDTH = 110
 SIZE = (100, 30)
 FONT_FACE = re.compile(r"\s*@font-face\s*{[^}]*}")
 """Fonts that would be fetched from elsewhere; the reader's own monospace font does as well."""
@@ -79,11 +90,40 @@ async def draw() -> None:
         PICTURE.write_text(FONT_FACE.sub("", picture), encoding="utf-8")
 
 
+def draw_demo() -> None:
+    """Run the demo, and draw what it printed and plotted."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "demo-output"
+        told = subprocess.run(
+            [sys.executable, "-m", "meshtrain.cli", "demo", "--output", str(output)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        shutil.copyfile(
+            output / "results" / "batch_composition" / "plot.png", IMAGES / "demo_plot.png"
+        )
+    # The folder is of no interest, and differs each time.
+    lines = told.replace(str(output), "demo-output").splitlines()
+    console = Console(record=True, width=DEMO_WIDTH, file=io.StringIO())
+    console.print(Text("$ make demo", style="bold"))
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    picture = console.export_svg(title="make demo")
+    (IMAGES / "demo.svg").write_text(FONT_FACE.sub("", picture), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", metavar="HOST:PORT", help="record this master's feed")
-    address = parser.parse_args().record
-    asyncio.run(draw() if address is None else record(address))
+    parser.add_argument("--demo", action="store_true", help="run the demo and draw it")
+    arguments = parser.parse_args()
+    if arguments.demo:
+        draw_demo()
+    elif arguments.record is not None:
+        asyncio.run(record(arguments.record))
+    else:
+        asyncio.run(draw())
 
 
 if __name__ == "__main__":

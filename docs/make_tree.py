@@ -1,7 +1,7 @@
 """Writes the tree of files into the README, a line each, from the files' own first lines.
 
-    python docs/make_tree.py            writes it
-    python docs/make_tree.py --check    exits with 1 when the README's is out of date
+python docs/make_tree.py            writes it
+python docs/make_tree.py --check    exits with 1 when the README's is out of date
 """
 
 from __future__ import annotations

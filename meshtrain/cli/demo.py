@@ -48,11 +48,14 @@ def command(
     _make_room(output)
     started_s = time.monotonic()
     with LocalMesh(output, workers=workers) as mesh:
-        console.print(f"mesh of 1 master and {workers} workers on this host, state in {mesh.home}")
+        told = f"mesh of 1 master and {workers} workers on this host, state in {mesh.home}"
+        console.print(told, highlight=False, soft_wrap=True)
         dropped = mesh.inbox / sweep_file.name
         shutil.copyfile(sweep_file, mesh.inbox / f"{sweep_file.name}.tmp")
         (mesh.inbox / f"{sweep_file.name}.tmp").rename(dropped)
-        console.print(f"dropped {sweep_file.name} into {mesh.inbox}")
+        console.print(
+            f"dropped {sweep_file.name} into {mesh.inbox}", highlight=False, soft_wrap=True
+        )
         view = asyncio.run(_watch(mesh, console, dropped))
         console.print("\ntearing down …", end="")
     console.print(" done\n")
