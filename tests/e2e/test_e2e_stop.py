@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e_stop")]
 NODES = ("n1", "n2")
 
 STUBBORN = """
-import os, signal, sys, time
+import os, signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 for move in range(3):
@@ -29,7 +29,7 @@ for move in range(3):
 with open(sys.argv[1], "a") as file:
     file.write(f"{os.getpid()}\\n")
 while True:
-    time.sleep(60)
+    signal.pause()
 """
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
-from meshtrain.store.memory import MemoryStore
 
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
@@ -27,6 +26,7 @@ from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, Limits, Resources, SweepSpec
+from meshtrain.store.memory import MemoryStore
 
 LEASE_S = 10.0
 BEAT_S = 2.0
