@@ -54,29 +54,29 @@ def test_code_that_did_not_come_along_is_asked_for() -> None:
     assert one != other
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("laughs.yaml", b"a: &a [x]\nb: [*a, *a]\n"),
-        ("self.yaml", b"a: &a\n  b: *a\n"),
-        ("deep.yaml", b"[" * 100_000),
-        ("deep.json", b"[" * 100_000),
-        ("deep.toml", b"a=" + b"[" * 100_000),
-        ("tag.yaml", b"!!python/object/apply:os.system ['true']"),
-        ("nul.yaml", b"name: \0"),
-        ("utf16.yaml", "name: x".encode("utf-16")),
-        ("surrogate.json", b'{"name": "\\ud800", "command": "true"}'),
-        ("digits.json", b'{"name":"x","command":"echo {a}","matrix":{"a":[' + b"9" * 9000 + b"]}}"),
-        ("nan.yaml", b"name: x\ncommand: echo {a}\nmatrix: {a: [.nan]}\n"),
-        ("many.yaml", b"name: x\ncommand: echo {a}\nmatrix: {a: {range: [0, 1000]}}\n"),
-        ("data.yaml", b"name: x\ndata: {folder: ../../etc}\ncommand: 'true'\n"),
-        ("environment.json", b'{"name":"x","command":"true","env":{"A=B":"1"}}'),
-        ("empty.yaml", b""),
-        ("null.json", b"null"),
-        ("no suffix", b"name: x"),
-        ("bytes.yaml", bytes(range(256))),
-    ],
-)
+REFUSED = [
+    ("laughs.yaml", b"a: &a [x]\nb: [*a, *a]\n"),
+    ("self.yaml", b"a: &a\n  b: *a\n"),
+    ("deep.yaml", b"[" * 100_000),
+    ("deep.json", b"[" * 100_000),
+    ("deep.toml", b"a=" + b"[" * 100_000),
+    ("tag.yaml", b"!!python/object/apply:os.system ['true']"),
+    ("nul.yaml", b"name: \0"),
+    ("utf16.yaml", "name: x".encode("utf-16")),
+    ("surrogate.json", b'{"name": "\\ud800", "command": "true"}'),
+    ("digits.json", b'{"name":"x","command":"echo {a}","matrix":{"a":[' + b"9" * 9000 + b"]}}"),
+    ("nan.yaml", b"name: x\ncommand: echo {a}\nmatrix: {a: [.nan]}\n"),
+    ("many.yaml", b"name: x\ncommand: echo {a}\nmatrix: {a: {range: [0, 1000]}}\n"),
+    ("data.yaml", b"name: x\ndata: {folder: ../../etc}\ncommand: 'true'\n"),
+    ("environment.json", b'{"name":"x","command":"true","env":{"A=B":"1"}}'),
+    ("empty.yaml", b""),
+    ("null.json", b"null"),
+    ("no suffix", b"name: x"),
+    ("bytes.yaml", bytes(range(256))),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), REFUSED, ids=[name for name, _ in REFUSED])
 def test_no_bytes_do_more_than_be_refused_with_their_place(name: str, data: bytes) -> None:
     with pytest.raises(JobFileError) as caught:
         sweep(data, name)
