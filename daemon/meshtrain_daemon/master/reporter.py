@@ -34,7 +34,7 @@ from meshtrain_daemon.master.logbook import Logbook
 
 MERGE_DELAY_S = 0.5
 """Ends of jobs within this time are merged in one go."""
-MERGE_SHARE_MAX = 0.1
+MERGE_SHARE_MAX = 0.05
 """Merging may take this share of the time: large sweeps are merged less often."""
 MERGE_S_MAX = 60.0
 """A merge surely takes less: a job that ended longer before a table was written is in it."""
@@ -141,13 +141,23 @@ class Reporter:
                 if job.kind is JobKind.BASE:
                     base = self._state.bases[self._state.base_of_job[job_id]]
                     await asyncio.to_thread(self._show_base, base)
-                elif job.state.is_terminal and job.sweep_id is not None:
+                elif job.sweep_id is not None and self._left_something(job):
                     sweep = self._state.sweeps[job.sweep_id]
                     await asyncio.to_thread(self._lay_out, job, sweep, self.folder(sweep))
             except (MeshtrainError, OSError) as error:
                 self._say(f"the result of {job.name} can't be laid out: {error}")
             for sweep in self._sweeps_of(job):
                 self._dirty[sweep.sweep_id] = None
+
+    def _left_something(self, job: Job) -> bool:
+        """Whether there is more of an ended job than the table has."""
+        attempt = job.attempt
+        if attempt is None or not job.state.is_terminal:
+            return False
+        return (
+            attempt.artifact_id is not None
+            or self._logbook.size_bytes(attempt.attempt_id, "log") > 0
+        )
 
     def _sweeps_of(self, job: Job) -> list[Sweep]:
         if job.sweep_id is not None:
@@ -163,9 +173,6 @@ class Reporter:
             if not log.exists():
                 log = None
         artifact_id = attempt.artifact_id if attempt is not None else None
-        if artifact_id is None and log is None:
-            # It left nothing and said nothing: the table has all there is of it.
-            return
         cell = self._cell_folder(job, sweep, folder)
         if cell.exists() and (cell / "job.json").exists() and self._is_of(cell, job):
             self._link_log(log, cell)

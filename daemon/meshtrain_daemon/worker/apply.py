@@ -195,11 +195,15 @@ class Hands:
             else:
                 plain.append(folder)
         if plain:
-            self._spawn(self._prepare(plain))
+            self._start_prepared(plain, self._make(plain))
 
     async def _prepare(self, folders: list[AttemptFolder]) -> None:
-        """Make the folders beside the event loop, for a disk may take its time; then launch."""
-        prepared = await asyncio.to_thread(self._make, folders)
+        """Lay out what jobs start from beside the event loop: it may be gigabytes."""
+        self._start_prepared(folders, await asyncio.to_thread(self._make, folders))
+
+    def _start_prepared(
+        self, folders: list[AttemptFolder], prepared: list[Launch | Failure]
+    ) -> None:
         ready: list[tuple[AttemptFolder, Launch]] = []
         for folder, launch in zip(folders, prepared, strict=True):
             attempt_id = folder.assignment.attempt_id

@@ -13,6 +13,7 @@ attempts/<attempt id>/
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -43,6 +44,9 @@ def open_plain(path: str) -> BinaryIO:
         os.close(fd)
         raise OSError(f"{path} is no plain file")
     return open(fd, "rb")  # noqa: PTH123
+
+
+_LEFT_BY_EVERY_JOB = ("log", "started.json", "exit.json")
 
 
 class AttemptFolder:
@@ -92,13 +96,13 @@ class AttemptFolder:
 
     def make(self) -> None:
         """Make the empty folder; what a former daemon left under the name goes."""
-        folder = Path(self.path)
+        # Plain calls: a Path costs as much as what is done with it, and this runs for each job.
         try:
-            folder.mkdir()
+            os.mkdir(self.path)  # noqa: PTH102
         except FileExistsError:
-            shutil.rmtree(folder)
-            folder.mkdir()
-        Path(self.output).mkdir()
+            shutil.rmtree(self.path)
+            os.mkdir(self.path)  # noqa: PTH102
+        os.mkdir(self.output)  # noqa: PTH102
 
     @property
     def needs_copies(self) -> bool:
@@ -177,4 +181,12 @@ class AttemptFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            for name in _LEFT_BY_EVERY_JOB:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.path}/{name}")  # noqa: PTH108
+            os.rmdir(self.output)  # noqa: PTH106
+            os.rmdir(self.path)  # noqa: PTH106
+        except OSError:
+            # It left more, or was never made whole.
+            shutil.rmtree(self.path, ignore_errors=True)

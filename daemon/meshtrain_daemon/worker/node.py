@@ -7,7 +7,6 @@ import importlib.util
 import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import meshtrain
@@ -28,6 +27,7 @@ from meshtrain.spec.settings import WorkerSettings
 from meshtrain.store.lock import StoreLock
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.janitor import Janitor
 from meshtrain_daemon.worker.orphans import sweep_orphans
 from meshtrain_daemon.worker.streams import Streamer
 
@@ -85,11 +85,10 @@ class WorkerNode:
             on_control=self._on_control,
             on_bulk=self._on_bulk,
         )
-        # Removing a folder waits for the disk's journal: not in the event loop.
-        janitor = ThreadPoolExecutor(1, "janitor")
+        janitor = Janitor()
         self._streamer = Streamer(
             lambda message: self._sockets.send_bulk([message]),
-            remove=lambda folder: janitor.submit(folder.remove),
+            remove=janitor.remove,
         )
         hands = None
         try:
@@ -135,7 +134,7 @@ class WorkerNode:
             self._sockets.close()
             await fetcher.close()
             await server.stop()
-            await asyncio.to_thread(janitor.shutdown)
+            await asyncio.to_thread(janitor.close)
             self._lock.release()
 
     def stop(self) -> None:
