@@ -64,6 +64,7 @@ class Node:
             store=self.store,
             fetcher=self,  # type: ignore[arg-type]
             streamer=self.streamer,
+            spare=lambda: None,
             sockets=self,
             kill_grace_s=5.0,
             warm_training=False,

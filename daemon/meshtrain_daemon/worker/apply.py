@@ -49,6 +49,7 @@ class Hands:
     Args:
         spec: what the node says it is.
         attempts: the folder of attempts' folders.
+        spare: gives the folder of a former attempt that is as good as a new one, or None.
         post: gives an event to the agent.
         spawn: runs something beside.
         on_leave: called when the agent has nothing left.
@@ -62,6 +63,7 @@ class Hands:
         store: ArtifactStore,
         fetcher: Fetcher,
         streamer: Streamer,
+        spare: Callable[[], str | None],
         sockets: SendsToMaster,
         kill_grace_s: float,
         warm_training: bool,
@@ -74,6 +76,7 @@ class Hands:
         self._store = store
         self._fetcher = fetcher
         self._streamer = streamer
+        self._spare = spare
         self._sockets = sockets
         self._kill_grace_s = kill_grace_s
         self._post = post
@@ -222,7 +225,7 @@ class Hands:
         node_id = self._spec.node_id
         for folder in folders:
             try:
-                folder.make()
+                folder.make(self._spare())
                 if folder.needs_copies:
                     folder.lay_out(self._store)
                 made.append(folder.launch(self._kill_grace_s))

@@ -13,7 +13,7 @@ attempts/<attempt id>/
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
 import shutil
@@ -29,6 +29,7 @@ from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CommandWork, TrainingWork
 from meshtrain.spec.placeholders import fill_on_node
 from meshtrain_daemon.worker.command_line import argv_of
+from meshtrain_daemon.worker.frames import EXIT_FILE, RECORD_BYTES, STARTED_FILE
 from meshtrain_daemon.worker.launch import Launch
 
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
@@ -46,7 +47,7 @@ def open_plain(path: str) -> BinaryIO:
     return open(fd, "rb")  # noqa: PTH123
 
 
-_LEFT_BY_EVERY_JOB = ("log", "started.json", "exit.json")
+_LEFT_BY_EVERY_JOB = {"output", "log", STARTED_FILE, EXIT_FILE}
 
 
 class AttemptFolder:
@@ -94,13 +95,22 @@ class AttemptFolder:
     def code(self) -> str | None:
         return f"{self.path}/code" if self.assignment.code is not None else None
 
-    def make(self) -> None:
-        """Make the empty folder; what a former daemon left under the name goes."""
+    def make(self, spare: str | None = None) -> None:
+        """Make the folder with an empty output; what a former daemon left under the name goes.
+
+        Args:
+            spare: the folder of an attempt that is over, found to be `is_spare`, to be used again.
+        """
         # Plain calls: a Path costs as much as what is done with it, and this runs for each job.
         try:
+            if spare is not None:
+                os.rename(spare, self.path)  # noqa: PTH104
+                return
             os.mkdir(self.path)  # noqa: PTH102
-        except FileExistsError:
-            shutil.rmtree(self.path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
+                raise
+            shutil.rmtree(self.path, ignore_errors=True)
             os.mkdir(self.path)  # noqa: PTH102
         os.mkdir(self.output)  # noqa: PTH102
 
@@ -179,14 +189,20 @@ class AttemptFolder:
         Path(path).write_bytes(msgspec.json.encode(request))
         return path
 
+    def is_spare(self) -> bool:
+        """Whether the attempt left nothing at all: then its folder is as good as a new one."""
+        try:
+            if set(os.listdir(self.path)) != _LEFT_BY_EVERY_JOB or os.listdir(self.output):  # noqa: PTH208
+                return False
+            return (
+                os.path.getsize(self.log) == 0  # noqa: PTH202
+                and os.path.getsize(f"{self.path}/{STARTED_FILE}") == RECORD_BYTES  # noqa: PTH202
+                and os.path.getsize(f"{self.path}/{EXIT_FILE}") == RECORD_BYTES  # noqa: PTH202
+                and not os.path.islink(self.output)  # noqa: PTH114
+            )
+        except OSError:
+            return False
+
     def remove(self) -> None:
         """Remove it with all that is in it."""
-        try:
-            for name in _LEFT_BY_EVERY_JOB:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self.path}/{name}")  # noqa: PTH108
-            os.rmdir(self.output)  # noqa: PTH106
-            os.rmdir(self.path)  # noqa: PTH106
-        except OSError:
-            # It left more, or was never made whole.
-            shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)

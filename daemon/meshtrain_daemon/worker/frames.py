@@ -38,6 +38,8 @@ REASON_CHARS_MAX = 600
 
 STARTED_FILE = "started.json"
 EXIT_FILE = "exit.json"
+RECORD_BYTES = 512
+"""Size of either file: one line, and blanks; only a longer one takes what it needs."""
 
 CAUSE_FINISHED = b"finished"
 CAUSE_TIMED_OUT = b"timed_out"

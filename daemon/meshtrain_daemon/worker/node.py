@@ -88,7 +88,7 @@ class WorkerNode:
         janitor = Janitor()
         self._streamer = Streamer(
             lambda message: self._sockets.send_bulk([message]),
-            remove=janitor.remove,
+            remove=janitor.clear,
         )
         hands = None
         try:
@@ -105,6 +105,7 @@ class WorkerNode:
                 store=self._artifacts,
                 fetcher=fetcher,
                 streamer=self._streamer,
+                spare=janitor.spare,
                 sockets=self._sockets,
                 kill_grace_s=settings.kill_grace_s,
                 warm_training=settings.warm_training,

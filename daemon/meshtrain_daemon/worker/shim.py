@@ -169,8 +169,7 @@ class Shim:
         path = folder + b"/" + frames.EXIT_FILE.encode()
         for tries in range(_HELPLESS_RETRIES_MAX):
             try:
-                _write(path + b".tmp", line)
-                os.replace(path + b".tmp", path)  # noqa: PTH105
+                _write(path, line)
                 break
             except OSError as error:
                 if not tries:
@@ -204,10 +203,30 @@ class Shim:
             return b""
 
 
-def _write(path: bytes, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def _write(path: bytes, line: bytes) -> None:
+    """Writes a record, whole or not at all as far as this process can be killed.
+
+    Records are of one size and written in one call, over what an earlier
+    attempt may have left: a file system that gives out few inodes at a high
+    rate is slow to give out more.
+    """
+    if len(line) > frames.RECORD_BYTES:
+        _write_long(path, line)
+        return
+    record = line.rstrip(b"\n").ljust(frames.RECORD_BYTES - 1) + b"\n"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        if os.write(fd, content) != len(content):
+        if os.pwrite(fd, record, 0) != len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
+
+
+def _write_long(path: bytes, line: bytes) -> None:
+    fd = os.open(path + b".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        if os.write(fd, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(fd)
+    os.replace(path + b".tmp", path)  # noqa: PTH105
