@@ -156,6 +156,8 @@ class CollectFailed(msgspec.Struct, frozen=True):
 
     artifact_id: str
     reason: str
+    no_room: bool = False
+    """Whether it is the master's own disk that is full: then no holder is to blame."""
 
 
 Event = (

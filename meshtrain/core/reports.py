@@ -12,6 +12,9 @@ from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
 
+COLLECT_TRIES_MAX = 10
+"""After so many failures to fetch a result, from a node that is there, its job runs again."""
+
 
 def on_started(state: MeshState, event: AttemptStarted) -> None:
     job = attempts.current(state, event.node_id, event.attempt_id, event.epoch)
@@ -70,6 +73,15 @@ def on_collect_failed(state: MeshState, event: CollectFailed) -> None:
     if attempts.is_wanted_by_master(state, event.artifact_id):
         state.note(f"artifact {short(event.artifact_id)} not collected yet: {event.reason}")
         state.collect_again_s[event.artifact_id] = state.now_s + state.config.collect_retry_s
+        if event.no_room:
+            return
+        tries = state.collect_tries.get(event.artifact_id, 0) + 1
+        state.collect_tries[event.artifact_id] = tries
+        if tries >= COLLECT_TRIES_MAX:
+            # Its holder is there, but what it holds is damaged or gone.
+            del state.collect_tries[event.artifact_id]
+            for job_id in sorted(state.collecting.get(event.artifact_id, ())):
+                attempts.lose(state, state.jobs[job_id], f"its result is lost: {event.reason}")
 
 
 def on_held(state: MeshState, event: ArtifactHeld) -> None:
@@ -78,6 +90,7 @@ def on_held(state: MeshState, event: ArtifactHeld) -> None:
         for artifact_id in event.added:
             state.held_by_master.add(artifact_id)
             state.collect_again_s.pop(artifact_id, None)
+            state.collect_tries.pop(artifact_id, None)
             for job_id in sorted(state.collecting.get(artifact_id, ())):
                 attempts.succeed(state, state.jobs[job_id])
     else:

@@ -105,6 +105,7 @@ class MeshState:
         #: artifact id → jobs that end when the master holds it
         self.collecting: dict[str, set[str]] = {}
         self.collect_again_s: dict[str, float] = {}
+        self.collect_tries: dict[str, int] = {}
         self.held_by_master: set[str] = set()
         self.unheld_since_s: dict[str, float] = {}
         self.order = 0

@@ -311,6 +311,9 @@ def _validate(model: type[Model], values: dict[str, Any], origins: dict[str, str
 
 
 def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
+    if isinstance(settings, WorkerSettings) and settings.node_name == "master":
+        origin = origins.get("node_name", "settings")
+        raise SettingsError(f'{origin}: "master" is the master\'s own name. Give the node another.')
     if not isinstance(settings, MasterSettings):
         return
     if settings.heartbeat_s * 2 > settings.lease_s:

@@ -217,3 +217,27 @@ def test_a_stopping_node_hands_back_and_others_go_on() -> None:
     state = mesh.master.state  # type: ignore[union-attr]
     assert mesh.jobs() == [JobState.SUCCEEDED] * 6
     assert all(job.retries_used == 0 for job in state.jobs.values())
+
+
+def test_a_result_that_its_node_can_not_deliver_is_made_again() -> None:
+    mesh = SimMesh(11, hosts=2, slots=1)
+    mesh.submit(make_sweep("s", jobs=1, recipes=("",)))
+    spoiled: set[str] = set()
+
+    def spoil() -> None:
+        for host in mesh.hosts.values():
+            if not spoiled and host.holds - mesh.master_holds:
+                # Its disk lost it, and it doesn't know.
+                spoiled.update(host.holds)
+                host.holds.clear()
+
+    def ended() -> bool:
+        spoil()
+        return mesh.all_ended()
+
+    mesh.run_until(ended)
+    assert spoiled
+    assert mesh.jobs() == [JobState.SUCCEEDED]
+    job = next(iter(mesh.master.state.jobs.values()))  # type: ignore[union-attr]
+    assert job.losses == 1
+    assert job.retries_used == 0

@@ -11,6 +11,7 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.errors import StoreError
 from meshtrain.store.base import StreamSize
+from meshtrain.store.failures import StoreFullError
 from meshtrain_daemon.master.loops import Decisions, Writer
 
 KEPT = fx.SaveDrained("n1", True)
@@ -24,7 +25,9 @@ class Course:
         self.events: list[ev.Event] = []
         self.done: list[object] = []
         self.commit_fails = False
-        self.writer = Writer(self)  # type: ignore[arg-type]
+        self.full = 0
+        self.said: list[str] = []
+        self.writer = Writer(self, self.said.append, retry_s=0.001)  # type: ignore[arg-type]
         self.decisions = Decisions(self, self.writer, self, batch_max)  # type: ignore[arg-type]
 
     # the scheduler
@@ -41,7 +44,14 @@ class Course:
     def commit(self) -> None:
         if self.commit_fails:
             raise StoreError("the disk is gone")
+        if self.full:
+            self.full -= 1
+            self.done.append("full")
+            raise StoreFullError("no space left")
         self.done.append("commit")
+
+    def rollback(self) -> None:
+        self.done.append("rollback")
 
     def set_stream_size(self, attempt_id: str, job_id: str, stream: str, size_bytes: int) -> None:
         self.done.append((attempt_id, stream, size_bytes))
@@ -154,3 +164,33 @@ async def test_bytes_are_written_before_they_are_counted_and_committed() -> None
         await course.writer.count(refuse)
     assert course.done == []
     course.writer.close()
+
+
+async def test_P12_a_full_disk_holds_everything_back_and_loses_nothing() -> None:
+    course = Course()
+    course.full = 3
+    course.decisions.post(ev.Tick(1.0))
+    await course.run_until(lambda: ("send", 2) in course.done)
+    assert course.done == [("save", 1), "full", "full", "full", "commit", ("send", 2)]
+    assert len(course.said) == 2, "told when it is full, and when there is room again"
+
+
+async def test_P12_bytes_that_a_full_disk_can_not_count_are_not_confirmed() -> None:
+    course = Course()
+    course.full = 1
+    size = StreamSize("j.1", "j", "log", 3)
+    try:
+        with pytest.raises(StoreFullError):
+            await course.writer.count(lambda: [size])
+        assert course.done == [("j.1", "log", 3), "full", "rollback"]
+        assert await course.writer.count(lambda: [size]) == [size]
+    finally:
+        course.writer.close()
+
+
+async def test_heartbeats_are_handled_before_time_passes() -> None:
+    course = Course()
+    course.decisions.post(ev.Tick(1.0))
+    course.decisions.post(beat("n1", 1))
+    await course.run_until(lambda: len(course.events) == 3)
+    assert [type(event) for event in course.events] == [ev.NodeBeat, ev.Tick, ev.PlaceJobs]

@@ -157,7 +157,7 @@ class Hands:
             report = await self._fetcher.fetch(artifact_id, sources)
         except DiskFullError as error:
             self.note(f"the master's disk is full: {error}")
-            self._post(ev.CollectFailed(artifact_id, str(error)))
+            self._post(ev.CollectFailed(artifact_id, str(error), no_room=True))
         except ArtifactError as error:
             self._post(ev.CollectFailed(artifact_id, str(error)))
         else:

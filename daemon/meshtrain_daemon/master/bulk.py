@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from meshtrain.core.state import MeshState
 from meshtrain.net.base import BulkBatch, MasterTransport
 from meshtrain.store.base import ReadableStore
+from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.logbook import STREAMS, Logbook
-from meshtrain_daemon.master.loops import Writer
+from meshtrain_daemon.master.loops import FULL_RETRY_S, Writer
 from meshtrain_daemon.master.reporter import Reporter
 
 WAITING_MAX = 64
@@ -29,6 +31,7 @@ class BulkIntake:
         store: ReadableStore,
         writer: Writer,
         reporter: Reporter,
+        say: Callable[[str], None],
     ) -> None:
         self._state = state
         self._sockets = sockets
@@ -36,6 +39,7 @@ class BulkIntake:
         self._store = store
         self._writer = writer
         self._reporter = reporter
+        self._say = say
         self._waiting: asyncio.Queue[BulkBatch] = asyncio.Queue()
 
     def take(self, batch: BulkBatch) -> None:
@@ -61,7 +65,13 @@ class BulkIntake:
                     stored = msg.StreamStored(message.attempt_id, message.stream, end)
                     self._sockets.send_bulk(peer, [stored])
             streams = [message for _, message in known]
-            sizes = await self._writer.count(partial(self._logbook.write, streams))
+            try:
+                sizes = await self._writer.count(partial(self._logbook.write, streams))
+            except (OSError, StoreFullError) as error:
+                # Not confirmed, they are sent again.
+                self._say(f"bytes of logs can't be stored: {error}")
+                await asyncio.sleep(FULL_RETRY_S)
+                continue
             self._logbook.counted(sizes)
             for size in sizes:
                 job = self._state.jobs[size.job_id]

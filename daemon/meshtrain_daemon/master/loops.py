@@ -8,6 +8,7 @@ that fails ends the process, since memory must never be ahead of the disk.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,9 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.store.base import Store, StreamSize
+from meshtrain.store.failures import StoreFullError
+
+FULL_RETRY_S = 1.0
 
 
 class Outside(Protocol):
@@ -27,10 +31,26 @@ class Outside(Protocol):
 
 
 class Writer:
-    """The one thread that writes to the store: one commit at a time."""
+    """The one thread that writes to the store: one commit at a time.
 
-    def __init__(self, store: Store) -> None:
+    A full disk delays and loses nothing: what was decided is held back until it
+    is on disk, and bytes of logs are not confirmed, so that they are sent again.
+
+    Args:
+        say: shows a line to people; called in the thread.
+        retry_s: between looks whether the disk has room again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        say: Callable[[str], None] = lambda text: None,
+        retry_s: float = FULL_RETRY_S,
+    ) -> None:
         self._store = store
+        self._say = say
+        self._retry_s = retry_s
+        self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1, "store")
 
     async def save(self, saves: Sequence[fx.Save]) -> None:
@@ -38,23 +58,44 @@ class Writer:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._save, saves)
 
     async def count(self, write: Callable[[], Iterable[StreamSize]]) -> list[StreamSize]:
-        """Write bytes of streams, then count them in the store."""
+        """Write bytes of streams, then count them in the store.
+
+        Raises OSError or StoreFullError when the disk is full: then nothing counts.
+        """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._count, write)
 
     def _save(self, saves: Sequence[fx.Save]) -> None:
         self._store.save(saves)
-        self._store.commit()
+        told = False
+        while True:
+            try:
+                self._store.commit()
+                break
+            except StoreFullError as error:
+                if not told:
+                    self._say(f"nothing goes on until there is room: {error}")
+                    told = True
+                if self._closing.wait(self._retry_s):
+                    raise
+        if told:
+            self._say("there is room again: all goes on")
 
     def _count(self, write: Callable[[], Iterable[StreamSize]]) -> list[StreamSize]:
         sizes = list(write())
         for size in sizes:
             self._store.set_stream_size(size.attempt_id, size.job_id, size.stream, size.size_bytes)
         if sizes:
-            self._store.commit()
+            try:
+                self._store.commit()
+            except StoreFullError:
+                self._store.rollback()
+                raise
         return sizes
 
     def close(self) -> None:
+        """End the thread; what waits for room is given up, as by a crash."""
+        self._closing.set()
         self._thread.shutdown()
 
 
@@ -103,6 +144,10 @@ class Decisions:
         now_s = lease_now_s()
         effects: list[fx.Effect] = []
         handle = self._scheduler.handle
+        # Before any tick: who was heard of in time keeps its leases.
+        beats, self._beats = self._beats, {}
+        for beat in beats.values():
+            effects.extend(handle(beat, now_s))
         count = 0
         while self._events and count < self._batch_max:
             effects.extend(handle(self._events.popleft(), now_s))
@@ -111,9 +156,6 @@ class Decisions:
             self._wake.set()
             self._after.extendleft(reversed(after))
             after = deque()
-        beats, self._beats = self._beats, {}
-        for beat in beats.values():
-            effects.extend(handle(beat, now_s))
         if count or beats:
             effects.extend(handle(ev.PlaceJobs(), now_s))
         saves = [effect for effect in effects if isinstance(effect, fx.Save)]

@@ -78,7 +78,7 @@ class Master:
             self.artifacts, settings.host, settings.http_port, accept_uploads=True
         )
         fetcher = Fetcher(self.artifacts)
-        writer = Writer(self.store)
+        writer = Writer(self.store, self._say)
         try:
             http_url = await server.start()
             await fetcher.start()
@@ -121,6 +121,7 @@ class Master:
                 store=self.store,
                 writer=writer,
                 reporter=self.reporter,
+                say=self._say,
             )
             self._people = People(
                 settings=settings,
