@@ -106,3 +106,10 @@ def test_nothing_is_unpickled_or_run_unchecked() -> None:
         if unsafe.search(line)
     ]
     assert found == []
+
+
+def test_the_readme_s_tree_is_up_to_date() -> None:
+    told = subprocess.run(
+        [sys.executable, "docs/make_tree.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stdout
