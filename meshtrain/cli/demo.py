@@ -15,9 +15,10 @@ from rich.live import Live
 import meshtrain
 from meshtrain.cli.local_mesh import LocalMesh, LocalMeshError
 from meshtrain.cli.progress import MeshProgress
+from meshtrain.core.changes import BaseRow, JobRow, SweepRow, TransferRow
 from meshtrain.core.job import BaseState, JobKind, JobState
 from meshtrain.core.node import MASTER_NODE_ID
-from meshtrain.core.view import BaseRow, JobRow, MeshView, SweepRow, TransferRow
+from meshtrain.core.view import MeshView
 from meshtrain.errors import UserError
 from meshtrain.ids import short
 from meshtrain.net.zmq_feed import FeedClient

@@ -12,8 +12,8 @@ from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, ask, ask_all, cli_of
 from meshtrain.cli.output import Column, painted, print_json, print_table, say
 from meshtrain.clock import wall_now_s
+from meshtrain.core.changes import JobRow
 from meshtrain.core.job import JobState
-from meshtrain.core.view import JobRow
 from meshtrain.errors import UserError
 from meshtrain.results.formats import plain_text
 from meshtrain.spec.problems import hint

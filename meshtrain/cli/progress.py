@@ -19,8 +19,9 @@ from rich.text import Text
 
 from meshtrain.cli import words
 from meshtrain.clock import wall_now_s
+from meshtrain.core.changes import BaseRow, JobRow, SweepRow, TransferRow
 from meshtrain.core.job import BaseState, JobKind, JobState
-from meshtrain.core.view import BaseRow, JobRow, MeshView, SweepRow, TransferRow
+from meshtrain.core.view import MeshView
 from meshtrain.ids import short
 from meshtrain.results.formats import clip, clip_middle, plain_text
 

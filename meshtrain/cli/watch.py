@@ -12,8 +12,8 @@ from meshtrain.cli import words
 from meshtrain.cli.context import LiveFeed
 from meshtrain.cli.progress import MeshProgress
 from meshtrain.clock import lease_now_s
+from meshtrain.core.changes import BaseRow, JobRow
 from meshtrain.core.job import BaseState, JobState
-from meshtrain.core.view import BaseRow, JobRow
 
 REDRAW_S = 0.25
 

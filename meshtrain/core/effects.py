@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+from meshtrain.core.changes import Change
 from meshtrain.core.commands import ArtifactSource, Command
 from meshtrain.core.job import Attempt, Base, Job, Sweep
-from meshtrain.core.view import Change
 
 # --- kept -----------------------------------------------------------------------
 

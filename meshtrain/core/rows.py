@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshtrain.core.changes import BaseRow, Change, JobRow, NodeRow, SweepRow, TransferRow
 from meshtrain.core.job import BaseState, Job, JobState
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.state import MeshState
-from meshtrain.core.view import BaseRow, Change, JobRow, NodeRow, SweepRow, TransferRow
 from meshtrain.ids import short
 
 

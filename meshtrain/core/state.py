@@ -15,6 +15,7 @@ import msgspec
 
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
+from meshtrain.core.changes import Note
 from meshtrain.core.job import (
     EPOCHS_PER_INCARNATION,
     TRANSITIONS,
@@ -30,7 +31,6 @@ from meshtrain.core.node import MASTER_NODE_ID, Node
 from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.session import split_session
-from meshtrain.core.view import Note
 from meshtrain.spec.jobs import Resources
 
 LIVES_MAX = 64

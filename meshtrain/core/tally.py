@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from meshtrain.core.job import JobKind, JobState
 
 if TYPE_CHECKING:
-    from meshtrain.core.view import BaseRow, JobRow
+    from meshtrain.core.changes import BaseRow, JobRow
 
 
 @dataclass(slots=True)

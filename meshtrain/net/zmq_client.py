@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 import zmq
 
-from meshtrain.core.view import Change
+from meshtrain.core.changes import Change
 from meshtrain.errors import ProtocolError
 from meshtrain.ids import new_id
 from meshtrain.net.address import endpoint, split_address

@@ -20,7 +20,8 @@ import msgspec
 import zmq
 
 from meshtrain.clock import lease_now_s
-from meshtrain.core.view import Change, MeshView
+from meshtrain.core.changes import Change
+from meshtrain.core.view import MeshView
 from meshtrain.errors import ProtocolError
 from meshtrain.ids import new_id
 from meshtrain.net.address import endpoint, split_address

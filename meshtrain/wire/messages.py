@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from meshtrain.core.changes import Change
 from meshtrain.core.commands import Command
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import Failure
 from meshtrain.core.node import NodeSpec
-from meshtrain.core.view import Change
 from meshtrain.spec.jobs import CodeDigests
 
 PROTOCOL_VERSION = 1

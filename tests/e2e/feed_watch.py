@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from meshtrain.core.view import TransferRow
+from meshtrain.core.changes import TransferRow
 from meshtrain.net.zmq_feed import FeedClient
 
 

@@ -7,8 +7,9 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshtrain.core.changes import JobRow
 from meshtrain.core.job import JobKind, JobState
-from meshtrain.core.view import JobRow, MeshView
+from meshtrain.core.view import MeshView
 
 moments = st.none() | st.integers(0, 1000).map(float)
 rows = st.builds(

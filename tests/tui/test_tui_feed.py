@@ -10,7 +10,7 @@ import pytest
 from textual.message import Message
 from typer.testing import CliRunner
 
-from meshtrain.core.view import Change, Note, SweepRow, TransferRow
+from meshtrain.core.changes import Change, Note, SweepRow, TransferRow
 from meshtrain.errors import UserError
 from meshtrain.net.base import SocketLimits
 from meshtrain.net.zmq_feed import FeedClient, FeedSettings

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 from tui_double import WALL_S, FakeSource, dashboard
 
+from meshtrain.core.changes import (
+    BaseRow,
+    Change,
+    JobRow,
+    Moved,
+    NodeRow,
+    Note,
+    SweepRow,
+    TransferRow,
+)
 from meshtrain.core.job import BaseState, JobKind, JobState
-from meshtrain.core.view import BaseRow, Change, JobRow, Moved, NodeRow, Note, SweepRow, TransferRow
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks
 from meshtrain_tui.recording import Moment, Replay, read_recording

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from textual.pilot import Pilot
 
-from meshtrain.core.view import Change, MeshView
+from meshtrain.core.changes import Change
+from meshtrain.core.view import MeshView
 from meshtrain.net.zmq_feed import FeedBatch
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks

@@ -14,12 +14,12 @@ from typing import Any, Self
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
+from meshtrain.core.changes import Change
 from meshtrain.core.job import Attempt, Failure, FailureClass, Job, JobKind, Sweep
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
 from meshtrain.core.rows import snapshot
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
-from meshtrain.core.view import Change
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import digest
 from meshtrain.results.metrics import Metrics

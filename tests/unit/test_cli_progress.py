@@ -15,7 +15,8 @@ from rich.console import Console
 from meshtrain.cli import words
 from meshtrain.cli.progress import MeshProgress, bar, transfer_text
 from meshtrain.cli.watch import outcome_of, watch
-from meshtrain.core.view import MeshView, TransferRow
+from meshtrain.core.changes import TransferRow
+from meshtrain.core.view import MeshView
 
 
 @pytest.fixture

@@ -12,6 +12,16 @@ import msgpack
 import msgspec
 import pytest
 
+from meshtrain.core.changes import (
+    BaseRow,
+    Change,
+    JobRow,
+    Moved,
+    NodeRow,
+    Note,
+    SweepRow,
+    TransferRow,
+)
 from meshtrain.core.commands import (
     AddSources,
     ArtifactNeed,
@@ -24,7 +34,6 @@ from meshtrain.core.commands import (
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.node import Gpu, NodeSpec
-from meshtrain.core.view import BaseRow, Change, JobRow, Moved, NodeRow, Note, SweepRow, TransferRow
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CodeDigests, CommandWork, TrainingWork
 from meshtrain.wire import messages as wire

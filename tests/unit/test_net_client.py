@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq.asyncio
 
-from meshtrain.core.view import Note
+from meshtrain.core.changes import Note
 from meshtrain.errors import ProtocolError, SettingsError
 from meshtrain.net.base import MasterAwayError
 from meshtrain.net.zmq_client import MasterClient, Ports

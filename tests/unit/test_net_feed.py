@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshtrain.core.view import Note
+from meshtrain.core.changes import Note
 from meshtrain.errors import SettingsError
 from meshtrain.net.zmq_feed import FeedBatch, FeedClient, FeedSettings, Order, order_of
 from meshtrain.net.zmq_master import MasterSockets

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from meshtrain.core.changes import BaseRow, JobRow, Moved, TransferRow
 from meshtrain.core.job import BaseState, JobKind, JobState
-from meshtrain.core.view import (
-    BaseRow,
-    JobRow,
-    MeshView,
-    Moved,
-    Saved,
-    TransferRow,
-)
+from meshtrain.core.view import MeshView, Saved
 
 
 def row(

@@ -10,10 +10,11 @@ from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
+from meshtrain.core.changes import Change, Moved, Note, TransferRow
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.rows import base_arrival
 from meshtrain.core.state import MeshState
-from meshtrain.core.view import Change, MeshView, Moved, Note, TransferRow
+from meshtrain.core.view import MeshView
 from meshtrain.errors import ArtifactError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from meshtrain.core.changes import JobRow, NodeRow
 from meshtrain.core.job import JobKind, JobState
-from meshtrain.core.view import JobRow, MeshView, NodeRow
+from meshtrain.core.view import MeshView
 from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.widgets.panel import Panel, wrapped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.geometry import Size
 
-from meshtrain.core.view import NodeRow
+from meshtrain.core.changes import NodeRow
 from meshtrain_tui.feed import Link, Picture
 from meshtrain_tui.widgets.panel import Panel, wrapped
 from meshtrain_tui.words import clock, plural

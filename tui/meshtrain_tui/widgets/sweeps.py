@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from meshtrain.core.changes import SweepRow
 from meshtrain.core.job import JobState
 from meshtrain.core.tally import SweepTally
-from meshtrain.core.view import MeshView, SweepRow
+from meshtrain.core.view import MeshView
 from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.widgets.panel import Panel, wrapped
