@@ -4,13 +4,26 @@
     ├── UserError               something a person wrote or asked for; exit code 2
     │   ├── JobFileError        a job file with one or more problems, each with its place
     │   ├── SettingsError       a settings file or flag
-    │   └── NotFoundError       a name that names nothing
+    │   ├── NotFoundError       a name that names nothing
+    │   ├── MissingExtraError   an optional part that is not installed
+    │   └── LaunchError         a launch that can't be carried out as it is written
     ├── RecipeMismatchError     the configuration parsed is not the one that was hashed
     ├── ProtocolError           a message that breaks the wire's rules
+    │   └── BadMessageError     bytes that are no message, by what is wrong with them
+    ├── MasterAwayError         no master answers
+    ├── RunnerError             the spawner of a node's jobs doesn't start
+    ├── LocalMeshError          a process of a mesh on one host doesn't come up
+    ├── ResultsError            results that can't be written
     ├── StoreError              the job store can't be read or written
+    │   ├── StoreFullError      its disk is full: what was saved may be committed later
+    │   ├── StoreInUseError     another master has it
+    │   └── StoreRuleError      a change that the rules of its rows forbid
     └── ArtifactError           an artifact that can't be read, written or verified
         ├── CorruptChunkError   bytes whose digest is not the promised one
-        └── FetchError          no holder could deliver
+        ├── FetchError          no holder could deliver
+        ├── DiskFullError       there is no room for it
+        ├── UnknownArtifactError   it is not here
+        └── ChunkNotHereError   it is coming, and this part of it is not here yet
 
 Every message tells what happened, where, and what to do. Anything that is not
 a MeshtrainError is a bug, and ends the process with its traceback.
