@@ -36,6 +36,19 @@ class AssignAttempt(msgspec.Struct, frozen=True, tag="assign"):
     """The recipe of the base that it starts from, or that it trains."""
     base: ArtifactNeed | None
     code: ArtifactNeed | None
+    resume: ArtifactNeed | None = None
+    """The checkpoint to go on from."""
+    checkpoint_every_s: float | None = None
+    user: str | None = None
+    """The account that the job runs as; None is the daemon's own."""
+
+
+class PreemptAttempt(msgspec.Struct, frozen=True, tag="preempt"):
+    """Ask the job to end, keep its last checkpoint, and hand it back to go on elsewhere."""
+
+    attempt_id: str
+    grace_s: float
+    """From asking to killing: time to write a checkpoint."""
 
 
 class EndAttempt(msgspec.Struct, frozen=True, tag="end"):
@@ -57,4 +70,10 @@ class AddSources(msgspec.Struct, frozen=True, tag="sources"):
     sources: tuple[ArtifactSource, ...]
 
 
-Command = AssignAttempt | EndAttempt | ForgetAttempt | AddSources
+class DropArtifact(msgspec.Struct, frozen=True, tag="drop"):
+    """Remove an artifact that nothing needs any more: a checkpoint that a later one replaced."""
+
+    artifact_id: str
+
+
+Command = AssignAttempt | PreemptAttempt | EndAttempt | ForgetAttempt | AddSources | DropArtifact

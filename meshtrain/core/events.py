@@ -53,6 +53,15 @@ class DrainRequested(msgspec.Struct, frozen=True):
     request_id: str
     node_id: str
     drained: bool
+    within_s: float | None = None
+    """How long what runs there may still run before it moves elsewhere; None is to its end."""
+
+
+class ReleaseRequested(msgspec.Struct, frozen=True):
+    """Give out a node's GPUs again that were taken out of use after repeated faults."""
+
+    request_id: str
+    node_id: str
 
 
 class RebuildRequested(msgspec.Struct, frozen=True):
@@ -73,6 +82,8 @@ class LiveAttempt(msgspec.Struct, frozen=True):
     started: bool
     over: bool = False
     """Nothing of it runs any more: it holds no slot, and its end is told."""
+    checkpoint: str | None = None
+    """The artifact of the last checkpoint that its node has kept."""
 
 
 class NodeSaidHello(msgspec.Struct, frozen=True):
@@ -85,6 +96,7 @@ class NodeSaidHello(msgspec.Struct, frozen=True):
     grant: int
     accepting: bool = True
     note: str = ""
+    gpus_busy: tuple[int, ...] = ()
 
 
 class NodeBeat(msgspec.Struct, frozen=True):
@@ -105,6 +117,8 @@ class NodeBeat(msgspec.Struct, frozen=True):
     accepting: bool = True
     note: str = ""
     fetching: tuple[str, ...] = ()
+    gpus_busy: tuple[int, ...] = ()
+    """GPUs that processes use which are not the mesh's: they are left alone."""
 
 
 class NodeLeft(msgspec.Struct, frozen=True):
@@ -141,6 +155,8 @@ class AttemptEnded(msgspec.Struct, frozen=True):
     size_bytes: int = 0
     metrics: dict[str, float] = {}
     run_s: float = 0.0
+    checkpoint: str | None = None
+    """The last checkpoint that its node has kept."""
 
 
 class ArtifactHeld(msgspec.Struct, frozen=True):
@@ -168,6 +184,7 @@ Event = (
     | RetryRequested
     | PriorityRequested
     | DrainRequested
+    | ReleaseRequested
     | RebuildRequested
     | NodeSaidHello
     | NodeBeat

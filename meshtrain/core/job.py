@@ -65,6 +65,7 @@ class FailureClass(StrEnum):
     USER_ERROR = "user error"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out of memory"
+    BAD_GPU = "bad gpu"
     HOST_LOST = "host lost"
     PREEMPTED = "preempted"
     DISK = "disk full"
@@ -116,6 +117,8 @@ class Attempt(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     artifact_id: str | None = None
     """What it left: the artifact of its output folder, or None if that was empty."""
+    resumed_from: str | None = None
+    """The artifact of the checkpoint that it went on from; None for one that began anew."""
 
     @property
     def node_id(self) -> str:
@@ -144,6 +147,12 @@ class Job(msgspec.Struct, frozen=True):
     """How often infrastructure took an attempt in this generation."""
     gpu_memory_bytes: int = 0
     """Raised above the spec's after the job ran out of memory."""
+    alone: bool = False
+    """It ran out of main memory: from then on it has a node to itself."""
+    checkpoint: str | None = None
+    """The artifact of the last checkpoint of this generation: the next attempt goes on from it."""
+    checkpoint_safe: str | None = None
+    """The last one that the master holds, should the host of a later one be lost."""
     failure: Failure | None = None
     """The last failure; the reason why, in state FAILED."""
     metrics: dict[str, float] = {}

@@ -31,6 +31,7 @@ RULES: Mapping[FailureClass, Rule] = MappingProxyType(
         FailureClass.USER_ERROR: Rule(reruns=False, blames_job=True),
         FailureClass.TIMEOUT: Rule(reruns=False, blames_job=True),
         FailureClass.OUT_OF_MEMORY: Rule(reruns=True, blames_job=True, wants_more_memory=True),
+        FailureClass.BAD_GPU: Rule(reruns=True, blames_job=False),
         FailureClass.HOST_LOST: Rule(reruns=True, blames_job=False),
         FailureClass.PREEMPTED: Rule(reruns=True, blames_job=False),
         FailureClass.DISK: Rule(reruns=True, blames_job=False, delayed=True),

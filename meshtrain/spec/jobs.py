@@ -65,6 +65,10 @@ class Limits(msgspec.Struct, frozen=True):
     """Reruns after a failure of the job's own making that may pass (out of memory)."""
     timeout_s: float | None = None
     """Wall time of one attempt; None is no limit."""
+    checkpoint_every_s: float | None = None
+    """How often what lies in the checkpoint folder is kept, so that a lost job goes on from it."""
+    user: str | None = None
+    """The account on the node that the job runs as; None is the daemon's own."""
 
 
 class BaseSpec(msgspec.Struct, frozen=True):

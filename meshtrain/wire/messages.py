@@ -20,6 +20,7 @@ from meshtrain.core.changes import Change
 from meshtrain.core.commands import Command
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import Failure
+from meshtrain.core.member import MemberKind, Members
 from meshtrain.core.node import NodeSpec
 from meshtrain.spec.jobs import CodeDigests
 
@@ -47,6 +48,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     grant: Count
     accepting: bool = True
     note: str = ""
+    gpus_busy: tuple[int, ...] = ()
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
@@ -61,6 +63,9 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     accepting: bool = True
     note: str = ""
     fetching: tuple[str, ...] = ()
+    gpus_busy: tuple[int, ...] = ()
+    members_version: Count = 0
+    """The list of members that it has; an older one than the master's is sent anew."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -89,6 +94,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     seen_seq: Count = 0
     stream_bytes: dict[str, Count] = {}
     """The whole length of each stream whose bytes are not all stored yet."""
+    checkpoint: str | None = None
 
 
 class Holds(msgspec.Struct, frozen=True, tag="holds"):
@@ -139,6 +145,12 @@ class Numbered(msgspec.Struct, frozen=True, tag="command"):
     command: Command
 
 
+class MembersChanged(msgspec.Struct, frozen=True, tag="members"):
+    """Who belongs to the mesh now; the node keeps it, also for when the master is away."""
+
+    members: Members
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """A message that could not be taken, and why; also for a wrong protocol version."""
 
@@ -156,6 +168,20 @@ class StreamBytes(msgspec.Struct, frozen=True, tag="stream"):
     stream: str
     offset: Count
     data: bytes
+
+
+class StreamHole(msgspec.Struct, frozen=True, tag="hole"):
+    """Bytes of a log that its node had no room to keep: from `offset` on, `size_bytes` of them.
+
+    They are stored as zeros, after the marker that the node put before them, so
+    that every byte after them keeps its offset.
+    """
+
+    attempt_id: str
+    job_id: str
+    stream: str
+    offset: Count
+    size_bytes: Count
 
 
 class StreamStored(msgspec.Struct, frozen=True, tag="stored"):
@@ -205,6 +231,31 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     request_id: str
     node_id: str
     drained: bool
+    within_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+
+
+class Release(msgspec.Struct, frozen=True, tag="release"):
+    """Use a node's GPUs again that were taken out of use after repeated faults."""
+
+    request_id: str
+    node_id: str
+
+
+class IssueToken(msgspec.Struct, frozen=True, tag="issue_token"):
+    """Ask for a token that lets somebody join the mesh; `Done.done` holds it."""
+
+    request_id: str
+    kind: MemberKind
+    ttl_s: Annotated[float, msgspec.Meta(ge=1, le=365 * 86400)]
+    uses_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+
+
+class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
+    """End a membership at once, everywhere."""
+
+    request_id: str
+    kind: MemberKind
+    name: str
 
 
 class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
@@ -262,11 +313,13 @@ class Feed(msgspec.Struct, frozen=True, tag="feed"):
 
 
 FromNode = Hello | Beat | Started | Ended | Holds | Goodbye
-ToNode = Welcome | BeatAnswer | SayHello | Numbered | Refused
-FromPerson = Submit | Cancel | Retry | Reprioritise | Drain | Rebuild | Query
+ToNode = Welcome | BeatAnswer | SayHello | Numbered | MembersChanged | Refused
+FromPerson = (
+    Submit | Cancel | Retry | Reprioritise | Drain | Release | IssueToken | Revoke | Rebuild | Query
+)
 ToPerson = Done | Answer | Snapshot | Refused
-BulkToMaster = StreamBytes
+BulkToMaster = StreamBytes | StreamHole
 BulkToNode = StreamStored | Refused
 
 ToMaster = FromNode | FromPerson
-Message = FromNode | ToNode | FromPerson | ToPerson | StreamBytes | StreamStored | Feed
+Message = FromNode | ToNode | FromPerson | ToPerson | StreamBytes | StreamHole | StreamStored | Feed

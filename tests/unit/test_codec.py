@@ -28,11 +28,14 @@ from meshtrain.core.commands import (
     ArtifactSource,
     AssignAttempt,
     Command,
+    DropArtifact,
     EndAttempt,
     ForgetAttempt,
+    PreemptAttempt,
 )
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
+from meshtrain.core.member import Member, MemberKind, Members
 from meshtrain.core.node import Gpu, NodeSpec
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CodeDigests, CommandWork, TrainingWork
@@ -102,9 +105,15 @@ SAMPLES: dict[str, wire.Message] = {
     "command.assign.command": wire.Numbered("5f0c93a1/1", 1, ASSIGN_COMMAND),
     "command.end": wire.Numbered("5f0c93a1/1", 2, EndAttempt("job-1.5")),
     "command.forget": wire.Numbered("5f0c93a1/1", 3, ForgetAttempt("job-1.5")),
+    "command.preempt": wire.Numbered("5f0c93a1/1", 5, PreemptAttempt("job-1.5", 30.0)),
+    "command.drop": wire.Numbered("5f0c93a1/1", 6, DropArtifact("aa" * 16)),
+    "members": wire.MembersChanged(
+        Members(3, (Member("gpu1", MemberKind.NODE, "a" * 40, "b" * 64, "c" * 64, revoked=True),))
+    ),
     "command.sources": wire.Numbered("5f0c93a1/1", 4, AddSources("aa" * 16, SOURCES)),
     "refused": wire.Refused("speaks protocol 2: upgrade the master"),
     "stream": wire.StreamBytes("job-1.5", "job-1", "log", 4096, b"step 1\n\xff\x00"),
+    "hole": wire.StreamHole("job-1.5", "job-1", "log", 4105, 1 << 30),
     "stored": wire.StreamStored("job-1.5", "log", 4105),
     "submit": wire.Submit(
         "request-1", "s.yaml", b"name: s\n", {".": CodeDigests("aa" * 16, {"a.py": "bb" * 16})}
@@ -113,6 +122,10 @@ SAMPLES: dict[str, wire.Message] = {
     "retry": wire.Retry("request-3", ("s/fold=0",)),
     "reprioritise": wire.Reprioritise("request-4", ("s",), -5),
     "drain": wire.Drain("request-5", "gpu1", True),
+    "drain.within": wire.Drain("request-5", "gpu1", True, 600.0),
+    "release": wire.Release("request-9", "gpu1"),
+    "issue_token": wire.IssueToken("request-10", MemberKind.NODE, 3600.0),
+    "revoke": wire.Revoke("request-11", MemberKind.NODE, "gpu1"),
     "rebuild": wire.Rebuild("request-6", "ab" * 16),
     "query": wire.Query("request-7", "jobs", ("s*",), 0, 100),
     "done": wire.Done("request-2", done=("job-1",), notes=("1 job was cancelled",)),
