@@ -31,9 +31,20 @@ class Agent:
         slots: how many attempts it runs at once.
         holds: ids of the artifacts that lie whole on its disk.
         life: what tells this start of the daemon from all others.
+        adopted: what a former daemon on this node had started, and which runs on, or
+            has ended and is not told.
+        gpus_busy: GPUs that are used by processes which are not the mesh's.
     """
 
-    def __init__(self, *, slots: int, holds: Iterable[str], life: str) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int,
+        holds: Iterable[str],
+        life: str,
+        adopted: Iterable[cmd.AssignAttempt] = (),
+        gpus_busy: tuple[int, ...] = (),
+    ) -> None:
         self._life = life
         self._session_number = 0
         self._out: list[io.AgentEffect] = []
@@ -44,6 +55,9 @@ class Agent:
             do=self._do,
             tell_end=self._tell_end,
         )
+        self.held.gpus_busy = gpus_busy
+        for assignment in adopted:
+            self.held.adopt(assignment)
         self.now_s = 0.0
         self._welcomed = False
         self._seen_seq = 0
@@ -105,6 +119,12 @@ class Agent:
                 self.held.on_stored(event)
             case io.OutputFailed():
                 self.held.on_output_failed(event)
+            case io.CheckpointStored():
+                self.held.on_checkpoint(event.attempt_id, event.artifact_id)
+            case io.CheckpointFailed():
+                self.held.on_checkpoint(event.attempt_id, None)
+            case io.GpusChanged():
+                self.held.gpus_busy = event.busy
             case io.BeatDue():
                 self._on_beat_due()
             case io.BeatAnswered():
@@ -137,6 +157,7 @@ class Agent:
                 grant=self._grant(),
                 accepting=self.accepting,
                 note=self._note(),
+                gpus_busy=self.held.gpus_busy,
             )
         )
 
@@ -168,6 +189,7 @@ class Agent:
         if self._stop_at_s is not None and self.now_s >= self._stop_at_s:
             self.held.hand_back_running()
         self._leave_if_done()
+        self.held.keep_checkpoints(self.now_s)
         if not self._welcomed:
             self._say_hello()
             return
@@ -191,6 +213,7 @@ class Agent:
                 accepting=self.accepting,
                 note=self._note(),
                 fetching=tuple(self.held.fetching),
+                gpus_busy=self.held.gpus_busy,
             )
         )
 
@@ -218,8 +241,12 @@ class Agent:
             case cmd.AssignAttempt():
                 self._received += 1
                 self.held.take(command, hand_back=self._stop_at_s is not None)
+            case cmd.PreemptAttempt():
+                self.held.preempt(command.attempt_id, command.grace_s)
             case cmd.EndAttempt():
                 self.held.end(command.attempt_id)
+            case cmd.DropArtifact():
+                self.held.drop_artifact(command.artifact_id)
             case cmd.ForgetAttempt():
                 self.held.forget(command.attempt_id)
                 self._leave_if_done()

@@ -83,6 +83,27 @@ class OutputFailed(msgspec.Struct, frozen=True):
     failure: Failure
 
 
+class CheckpointStored(msgspec.Struct, frozen=True):
+    """The newest checkpoint of a job is an artifact of this node; None: there is no new one."""
+
+    attempt_id: str
+    artifact_id: str | None
+    size_bytes: int = 0
+
+
+class CheckpointFailed(msgspec.Struct, frozen=True):
+    """A checkpoint could not be kept; the next one may be."""
+
+    attempt_id: str
+    failure: Failure
+
+
+class GpusChanged(msgspec.Struct, frozen=True):
+    """Other GPUs than before are used by processes that are not the mesh's, or don't answer."""
+
+    busy: tuple[int, ...]
+
+
 class StopAsked(msgspec.Struct, frozen=True):
     """Take no more jobs; what runs may go on for `finish_s`, then it is handed back."""
 
@@ -108,6 +129,9 @@ AgentEvent = (
     | ProcessEnded
     | OutputStored
     | OutputFailed
+    | CheckpointStored
+    | CheckpointFailed
+    | GpusChanged
     | StopAsked
     | RoomChanged
 )
@@ -123,6 +147,7 @@ class SendHello(msgspec.Struct, frozen=True):
     grant: int
     accepting: bool
     note: str
+    gpus_busy: tuple[int, ...] = ()
 
 
 class SendBeat(msgspec.Struct, frozen=True):
@@ -135,6 +160,7 @@ class SendBeat(msgspec.Struct, frozen=True):
     accepting: bool
     note: str
     fetching: tuple[str, ...]
+    gpus_busy: tuple[int, ...] = ()
 
 
 class SendStarted(msgspec.Struct, frozen=True):
@@ -156,6 +182,8 @@ class Report(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
     run_s: float = 0.0
     stream_bytes: dict[str, int] = {}
+    checkpoint: str | None = None
+    """The last checkpoint that was kept: what the next attempt goes on from."""
 
 
 class SendEnded(msgspec.Struct, frozen=True):
@@ -170,6 +198,7 @@ class SendHolds(msgspec.Struct, frozen=True):
     added: tuple[str, ...]
     bytes_by_node: dict[str, int] = {}
     duration_s: float = 0.0
+    removed: tuple[str, ...] = ()
 
 
 class SendGoodbye(msgspec.Struct, frozen=True):
@@ -195,10 +224,22 @@ class LaunchProcess(msgspec.Struct, frozen=True):
 
 class EndProcess(msgspec.Struct, frozen=True):
     attempt_id: str
+    grace_s: float | None = None
+    """From asking to killing; None is the node's own setting."""
 
 
 class StoreOutput(msgspec.Struct, frozen=True):
     assignment: AssignAttempt
+
+
+class StoreCheckpoint(msgspec.Struct, frozen=True):
+    """Make the newest checkpoint of a job an artifact, if there is one that is not yet."""
+
+    assignment: AssignAttempt
+
+
+class RemoveArtifact(msgspec.Struct, frozen=True):
+    artifact_id: str
 
 
 class DropAttempt(msgspec.Struct, frozen=True):
@@ -223,6 +264,8 @@ AgentEffect = (
     | LaunchProcess
     | EndProcess
     | StoreOutput
+    | StoreCheckpoint
+    | RemoveArtifact
     | DropAttempt
     | LeaveMesh
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from meshtrain.core import checkpoints, gpu_health
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.job import (
@@ -36,6 +37,7 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
     epoch = state.next_epoch()
     recipe_hash = job.spec.recipe_hash
     base_artifact = state.bases[recipe_hash].artifact_id if recipe_hash is not None else None
+    resume = checkpoints.to_resume(state, job)
     attempt = Attempt(
         attempt_id=attempt_id_of(job.job_id, epoch),
         job_id=job.job_id,
@@ -44,7 +46,9 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
         placements=placements,
         base_artifact=base_artifact,
         assigned_wall_s=state.wall_s,
+        resumed_from=resume,
     )
+    state.passed_over.pop(job.job_id, None)
     state.out.append(fx.AddAttempt(attempt))
     job = state.change_job(job, JobState.ASSIGNED, attempt=attempt)
     state.live[attempt.attempt_id] = job.job_id
@@ -69,6 +73,9 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
                 recipe_hash=recipe_hash or state.base_of_job.get(job.job_id),
                 base=_need(state, base_artifact, node.node_id),
                 code=_need(state, code, node.node_id),
+                resume=_need(state, resume, node.node_id),
+                checkpoint_every_s=job.spec.limits.checkpoint_every_s,
+                user=job.spec.limits.user,
             ),
         )
         node.assign_seqs[attempt.attempt_id] = node.seq
@@ -121,6 +128,8 @@ def mark_started(state: MeshState, job: Job) -> None:
 
 
 def succeed(state: MeshState, job: Job) -> None:
+    for placement in job.attempt.placements if job.attempt is not None else ():
+        gpu_health.on_success(state, placement.node_id, placement.gpus)
     end_attempt(state, job, AttemptState.SUCCEEDED)
     finish(state, state.jobs[job.job_id], JobState.SUCCEEDED)
 
@@ -187,7 +196,7 @@ def end_attempt(state: MeshState, job: Job, outcome: AttemptState) -> None:
 
 def requeue(state: MeshState, job: Job, failure: Failure) -> None:
     """After an attempt that did not count: run the job again, or end it as failed."""
-    job = state.jobs[job.job_id]
+    job = _learn(state, state.jobs[job.job_id], failure)
     decision = decide(
         failure.failure_class,
         retries_used=job.retries_used,
@@ -195,8 +204,11 @@ def requeue(state: MeshState, job: Job, failure: Failure) -> None:
         losses=job.losses,
     )
     more_memory = 0
+    alone = job.alone
     if decision.wants_more_memory:
         more_memory = _more_gpu_memory(state, job)
+        # Nobody has a larger GPU, or it was main memory: then without others beside it.
+        alone = alone or not more_memory
     recipe_hash = job.spec.recipe_hash
     if recipe_hash is not None and state.bases[recipe_hash].state is BaseState.FAILED:
         # It started from a base that was to be made anew since, and could not be.
@@ -222,11 +234,37 @@ def requeue(state: MeshState, job: Job, failure: Failure) -> None:
         JobState.WAITING,
         failure=failure,
         retries_used=job.retries_used + (1 if decision.blames_job else 0),
-        losses=job.losses + (0 if decision.blames_job else 1),
+        losses=job.losses + (1 if decision.counts and not decision.blames_job else 0),
         gpu_memory_bytes=max(job.gpu_memory_bytes, more_memory),
+        alone=alone,
     )
-    state.note(f"{job.name} runs again: {failure.failure_class}, {failure.message}")
+    how = "goes on from its checkpoint" if job.checkpoint is not None else "runs again"
+    state.note(f"{job.name} {how}: {failure.failure_class}, {failure.message}")
     state.enqueue(job, decision.delay_s)
+
+
+def _learn(state: MeshState, job: Job, failure: Failure) -> Job:
+    """Draw from a failure what is to be known of its node, its GPUs, and its checkpoint."""
+    attempt = job.attempt
+    if attempt is None:
+        return job
+    if failure.failure_class is FailureClass.BAD_GPU:
+        for placement in attempt.placements:
+            gpu_health.on_fault(state, placement.node_id, placement.gpus)
+    elif failure.failure_class is FailureClass.DISK:
+        for placement in attempt.placements:
+            node = state.nodes.get(placement.node_id)
+            if node is not None:
+                node.paused = True
+                state.paused_until_s[node.node_id] = state.now_s + state.config.pause_s
+                state.touched_nodes[node.node_id] = None
+    elif (
+        failure.failure_class is FailureClass.NETWORK
+        and attempt.resumed_from is not None
+        and attempt.started_wall_s is None
+    ):
+        return checkpoints.on_not_fetched(state, job, attempt.resumed_from)
+    return job
 
 
 def _more_gpu_memory(state: MeshState, job: Job) -> int:
@@ -251,6 +289,8 @@ def _more_gpu_memory(state: MeshState, job: Job) -> int:
 def finish(state: MeshState, job: Job, outcome: JobState, failure: Failure | None = None) -> None:
     """Bring a job to its terminal state, once."""
     state.queue.discard(job.job_id)
+    state.passed_over.pop(job.job_id, None)
+    job = checkpoints.forget(state, job)
     job = state.keep_job(
         job,
         outcome,
@@ -271,20 +311,3 @@ def finish(state: MeshState, job: Job, outcome: JobState, failure: Failure | Non
     if job.spec.recipe_hash is not None:
         state.waiters[job.spec.recipe_hash].discard(job.job_id)
     state.finished.append(job.job_id)
-
-
-def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
-    """Whether a result or a base waits for the master to hold the artifact."""
-    return artifact_id in state.collecting or any(
-        base.artifact_id == artifact_id for base in state.bases.values()
-    )
-
-
-def collect(state: MeshState, artifact_id: str) -> None:
-    """Have the master fetch an artifact, if anybody can give it."""
-    sources = state.sources(artifact_id, MASTER_NODE_ID)
-    if sources:
-        state.collect_again_s.pop(artifact_id, None)
-        state.out.append(fx.CollectArtifact(artifact_id, sources))
-    else:
-        state.collect_again_s[artifact_id] = state.now_s + state.config.collect_retry_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrain.core import attempts
+from meshtrain.core import attempts, collecting
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import AttemptEnded
 from meshtrain.core.job import (
@@ -108,7 +108,7 @@ def commit(state: MeshState, job: Job, event: AttemptEnded) -> None:
     state.note(f"base {short(base.recipe_hash)} trained on {event.node_id} in {event.run_s:.1f} s")
     attempts.succeed(state, job)
     if event.artifact_id not in state.held_by_master:
-        attempts.collect(state, event.artifact_id)
+        collecting.collect(state, event.artifact_id)
     on_holders_changed(state, (event.artifact_id,))
 
 

@@ -49,6 +49,15 @@ class SaveDrained(msgspec.Struct, frozen=True):
     drained: bool
 
 
+class SaveGpuFaults(msgspec.Struct, frozen=True):
+    """How often a GPU failed lately, and whether it is out of use; 0 and False forget it."""
+
+    node_id: str
+    gpu: int
+    faults: int
+    out_of_use: bool
+
+
 Save = (
     AddSweep
     | UpdateSweep
@@ -58,6 +67,7 @@ Save = (
     | UpdateAttempt
     | SaveBase
     | SaveDrained
+    | SaveGpuFaults
 )
 
 # --- sent ----------------------------------------------------------------------
@@ -107,6 +117,12 @@ class CollectArtifact(msgspec.Struct, frozen=True):
     sources: tuple[ArtifactSource, ...]
 
 
+class DropArtifact(msgspec.Struct, frozen=True):
+    """Let the master remove an artifact that nothing needs any more."""
+
+    artifact_id: str
+
+
 class JobFinished(msgspec.Struct, frozen=True):
     """A job came to its terminal state: lay out its result and merge its sweep."""
 
@@ -119,4 +135,4 @@ class Publish(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
 
 
-Effect = Save | Send | CollectArtifact | JobFinished | Publish
+Effect = Save | Send | CollectArtifact | DropArtifact | JobFinished | Publish

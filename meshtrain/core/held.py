@@ -17,6 +17,10 @@ import msgspec
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import LiveAttempt
+from meshtrain.core.job import FailureClass
+
+CHECKPOINTS_KEPT = 2
+"""Checkpoints of one attempt that lie on its node: the master may be fetching the last but one."""
 
 
 class Phase(Enum):
@@ -43,6 +47,17 @@ class HeldAttempt:
     run_s: float = 0.0
     stream_bytes: dict[str, int] = field(default_factory=dict)
     report: io.Report | None = None
+    #: when the next checkpoint is due; None before the job runs, or where it makes none
+    checkpoint_at_s: float | None = None
+    keeps_checkpoint: bool = False
+    #: the artifacts of the last ones, the newest at the end
+    checkpoints: list[str] = field(default_factory=list)
+    #: what is told once the last checkpoint is kept
+    last_word: io.Report | None = None
+
+    @property
+    def checkpoint(self) -> str | None:
+        return self.checkpoints[-1] if self.checkpoints else None
 
 
 class HeldAttempts:
@@ -70,6 +85,7 @@ class HeldAttempts:
         self.session = session
         self.by_id: dict[str, HeldAttempt] = {}
         self.fetching: dict[str, None] = {}
+        self.gpus_busy: tuple[int, ...] = ()
         #: those that wait for a slot, in the order in which they came; those that have one
         self._ready: dict[str, HeldAttempt] = {}
         self._running: dict[str, HeldAttempt] = {}
@@ -106,9 +122,17 @@ class HeldAttempts:
                 held.assignment.epoch,
                 started=held.phase in (Phase.RUNNING, Phase.STORING, Phase.ENDED),
                 over=held.phase in (Phase.STORING, Phase.ENDED),
+                checkpoint=held.checkpoint,
             )
             for attempt_id, held in self.by_id.items()
         )
+
+    def adopt(self, assignment: cmd.AssignAttempt) -> None:
+        """Go on with what a former daemon started; its end comes as that of any other."""
+        held = HeldAttempt(assignment, Phase.FETCHING)
+        self.by_id[assignment.attempt_id] = held
+        self._move(held, Phase.STARTING)
+        self._move(held, Phase.RUNNING)
 
     def take(self, assignment: cmd.AssignAttempt, *, hand_back: bool) -> None:
         """Take an attempt on, or hand it back at once."""
@@ -119,7 +143,7 @@ class HeldAttempts:
         if hand_back:
             self._end(held, io.Report(assignment.attempt_id, assignment.epoch, handed_back=True))
             return
-        for need in (assignment.base, assignment.code):
+        for need in (assignment.base, assignment.code, assignment.resume):
             if need is None or need.artifact_id in self.holds:
                 continue
             held.missing.add(need.artifact_id)
@@ -135,11 +159,13 @@ class HeldAttempts:
         """Launch what has all that it needs, as far as there are slots, and its GPUs are free.
 
         A GPU may still be held by an attempt that the master gave up when its
-        lease ran out: until that has ended, the next one waits.
+        lease ran out, or by somebody else's process: until that has ended, the
+        next one waits.
         """
         if not self._ready or len(self._running) >= self.slots:
             return
         gpus_used = {gpu for held in self._running.values() for gpu in held.assignment.gpus}
+        gpus_used.update(self.gpus_busy)
         for held in list(self._ready.values()):
             if len(self._running) >= self.slots:
                 return
@@ -189,17 +215,15 @@ class HeldAttempts:
         held.stream_bytes = event.stream_bytes
         assignment = held.assignment
         if held.ending or (held.handing_back and event.failure is not None):
-            self._end(held, self._cut_short(held))
+            self._end_with_checkpoint(held, self._cut_short(held))
         elif event.failure is not None:
-            self._end(
-                held,
-                io.Report(
-                    assignment.attempt_id,
-                    assignment.epoch,
-                    failure=event.failure,
-                    run_s=event.run_s,
-                ),
+            report = io.Report(
+                assignment.attempt_id,
+                assignment.epoch,
+                failure=event.failure,
+                run_s=event.run_s,
             )
+            self._end_with_checkpoint(held, report)
         else:
             self._move(held, Phase.STORING)
             self._do(io.StoreOutput(assignment))
@@ -252,6 +276,87 @@ class HeldAttempts:
             run_s=held.run_s,
         )
 
+    # --- checkpoints -----------------------------------------------------------------------
+
+    def keep_checkpoints(self, now_s: float) -> None:
+        """Have the newest checkpoint of each job kept whose time has come."""
+        for held in self._running.values():
+            every_s = held.assignment.checkpoint_every_s
+            if every_s is None or held.phase is not Phase.RUNNING:
+                continue
+            if held.checkpoint_at_s is None:
+                held.checkpoint_at_s = now_s + every_s
+            elif now_s >= held.checkpoint_at_s and not held.keeps_checkpoint:
+                held.checkpoint_at_s = now_s + every_s
+                self._keep_checkpoint(held)
+
+    def _keep_checkpoint(self, held: HeldAttempt) -> None:
+        held.keeps_checkpoint = True
+        self._do(io.StoreCheckpoint(held.assignment))
+
+    def on_checkpoint(self, attempt_id: str, artifact_id: str | None) -> None:
+        """A checkpoint is kept, or there was none to keep."""
+        if artifact_id is not None and artifact_id not in self.holds:
+            self.holds.add(artifact_id)
+            self._do(io.SendHolds(self.session, (artifact_id,)))
+        held = self.by_id.get(attempt_id)
+        if held is None:
+            return
+        was_last = held.last_word is not None and not held.keeps_checkpoint
+        held.keeps_checkpoint = False
+        if artifact_id is not None and artifact_id != held.checkpoint:
+            held.checkpoints.append(artifact_id)
+            if len(held.checkpoints) > CHECKPOINTS_KEPT:
+                self.drop_artifact(held.checkpoints.pop(0))
+        if held.last_word is not None:
+            if was_last:
+                self._end(held, held.last_word)
+            else:
+                # It was being kept while the job ended: a newer one may lie there.
+                self._do(io.StoreCheckpoint(held.assignment))
+
+    def _end_with_checkpoint(self, held: HeldAttempt, report: io.Report) -> None:
+        """Tell an end that the job is run again after, with what it can go on from."""
+        makes_them = held.assignment.checkpoint_every_s is not None
+        failure = report.failure
+        own_fault = failure is not None and failure.failure_class is FailureClass.USER_ERROR
+        if not makes_them or report.cancelled or own_fault:
+            self._end(held, report)
+            return
+        self._move(held, Phase.STORING)
+        held.last_word = report
+        if not held.keeps_checkpoint:
+            self._do(io.StoreCheckpoint(held.assignment))
+
+    def drop_artifact(self, artifact_id: str) -> None:
+        """Remove an artifact, unless something here needs it."""
+        if artifact_id not in self.holds:
+            return
+        for held in self.by_id.values():
+            assignment = held.assignment
+            if artifact_id in held.checkpoints:
+                return
+            for need in (assignment.base, assignment.code, assignment.resume):
+                if need is not None and need.artifact_id == artifact_id:
+                    return
+        self.holds.discard(artifact_id)
+        self._do(io.SendHolds(self.session, (), removed=(artifact_id,)))
+        self._do(io.RemoveArtifact(artifact_id))
+
+    # --- ending ----------------------------------------------------------------------------
+
+    def preempt(self, attempt_id: str, grace_s: float) -> None:
+        """Hand an attempt back, once it had `grace_s` to write a checkpoint."""
+        held = self.by_id.get(attempt_id)
+        if held is None:
+            return
+        if held.phase in (Phase.FETCHING, Phase.READY):
+            self._end(held, self._cut_short(held))
+        elif held.phase in (Phase.STARTING, Phase.RUNNING) and not held.handing_back:
+            held.handing_back = True
+            if not held.ending:
+                self._do(io.EndProcess(attempt_id, grace_s))
+
     def end(self, attempt_id: str) -> None:
         """End what runs of an attempt; its result doesn't count."""
         held = self.by_id.get(attempt_id)
@@ -267,12 +372,17 @@ class HeldAttempts:
                     self._do(io.EndProcess(attempt_id))
             case Phase.STORING:
                 held.ending = True
+                if held.last_word is not None:
+                    self._end(held, self._cut_short(held))
             case Phase.ENDED:
                 if held.report is not None:
                     self._tell_end(held.report)
 
     def _end(self, held: HeldAttempt, report: io.Report) -> None:
         self._move(held, Phase.ENDED)
+        held.last_word = None
+        if held.checkpoint is not None and not report.cancelled:
+            report = msgspec.structs.replace(report, checkpoint=held.checkpoint)
         if held.stream_bytes:
             report = msgspec.structs.replace(report, stream_bytes=held.stream_bytes)
         held.report = report
@@ -289,6 +399,11 @@ class HeldAttempts:
             return
         del self.by_id[attempt_id]
         self._ended -= 1
+        report = held.report
+        goes_on = report is not None and (report.failure is not None or report.handed_back)
+        # The last one is the master's to drop, where the job may go on from it.
+        for artifact_id in held.checkpoints[:-1] if goes_on else held.checkpoints:
+            self.drop_artifact(artifact_id)
         self._do(io.DropAttempt(attempt_id))
 
     def hand_back_waiting(self) -> None:

@@ -89,6 +89,8 @@ class Placement(msgspec.Struct, frozen=True):
     cpus: int = 0
     """CPU slots."""
     memory_bytes: int = 0
+    alone: bool = False
+    """Whether it holds the whole node."""
 
 
 class AttemptState(StrEnum):

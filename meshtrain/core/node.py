@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from meshtrain.core.commands import Command, EndAttempt, ForgetAttempt
+from meshtrain.core.commands import Command, EndAttempt, ForgetAttempt, PreemptAttempt
 from meshtrain.core.job import Placement
 
 MASTER_NODE_ID = "master"
@@ -56,11 +56,23 @@ class NodeSpec(msgspec.Struct, frozen=True):
             raise ValueError("a GPU is listed twice; each index once")
 
 
+class GpuFaults(msgspec.Struct, frozen=True):
+    """What is remembered of a GPU whose jobs failed by its fault."""
+
+    node_id: str
+    gpu: int
+    faults: int
+    """Since a job last ended well on it."""
+    out_of_use: bool = False
+    """No job is given to it until somebody releases it."""
+
+
 class Node:
     """A node as the scheduler sees it; it changes in place."""
 
     __slots__ = (
         "accepting",
+        "alone",
         "assign_seqs",
         "assigned_count",
         "beat",
@@ -68,6 +80,9 @@ class Node:
         "cpus_used",
         "drained",
         "fetching",
+        "gpu_faults",
+        "gpus_busy",
+        "gpus_out",
         "gpus_used",
         "grant",
         "heard_s",
@@ -77,6 +92,7 @@ class Node:
         "memory_used_bytes",
         "note",
         "outbox",
+        "paused",
         "pending",
         "seen_seq",
         "seq",
@@ -113,6 +129,14 @@ class Node:
         self.cpus_used = 0
         self.memory_used_bytes = 0
         self.gpus_used: set[int] = set()
+        #: GPUs that somebody else uses; those out of use; and how often each failed lately
+        self.gpus_busy: frozenset[int] = frozenset()
+        self.gpus_out: set[int] = set()
+        self.gpu_faults: dict[int, int] = {}
+        #: the attempt that has the node to itself
+        self.alone: str | None = None
+        #: Its disk was full a moment ago: new jobs would only meet that again.
+        self.paused = False
         #: attempt ids that hold a part of it
         self.live: set[str] = set()
 
@@ -126,6 +150,8 @@ class Node:
             self.connected
             and not self.drained
             and self.accepting
+            and not self.paused
+            and self.alone is None
             and self.assigned_count < self.grant
         )
 
@@ -134,7 +160,7 @@ class Node:
         self.seen_seq = max(self.seen_seq, min(seen_seq, self.seq))
         while self.outbox and self.outbox[0][0] <= self.seen_seq:
             _, command = self.outbox.popleft()
-            if isinstance(command, EndAttempt | ForgetAttempt):
+            if isinstance(command, EndAttempt | ForgetAttempt | PreemptAttempt):
                 self.pending.discard(command)
 
     def cpus_max(self, *, ahead: bool) -> int:
@@ -168,6 +194,8 @@ class Node:
         self.gpus_used.update(placement.gpus)
         self.cpus_used += placement.cpus
         self.memory_used_bytes += placement.memory_bytes
+        if placement.alone:
+            self.alone = attempt_id
 
     def release(self, attempt_id: str, placement: Placement) -> None:
         """Take back what an attempt held; harmless when it held nothing."""
@@ -177,3 +205,5 @@ class Node:
         self.gpus_used.difference_update(placement.gpus)
         self.cpus_used -= placement.cpus
         self.memory_used_bytes -= placement.memory_bytes
+        if self.alone == attempt_id:
+            self.alone = None

@@ -66,6 +66,12 @@ def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str
         return "drained"
     if not node.accepting:
         return node.note or "takes no jobs"
+    if node.paused:
+        return "its disk was full a moment ago"
+    if node.alone is not None:
+        return "one job has it to itself, after running out of memory"
+    if needs.alone and node.live:
+        return f"runs {_count(len(node.live), 'job')}, and this one needs it to itself"
     gpus = gpus_needed(node.spec, needs)
     memory = needs.memory_bytes
     # A node that doesn't know its memory says 0: that forbids nothing.
@@ -76,22 +82,36 @@ def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str
         free = [
             g
             for g in node.spec.gpus
-            if g.index not in node.gpus_used and g.memory_bytes >= needs.gpu_memory_bytes
+            if g.index not in node.gpus_used
+            and g.index not in node.gpus_busy
+            and g.index not in node.gpus_out
+            and g.memory_bytes >= needs.gpu_memory_bytes
         ]
         if len(free) < gpus:
-            return f"{_count(len(free), 'GPU')} free, needs {gpus}"
-        # The smallest that do: the large ones stay free for those who need them.
-        free.sort(key=lambda g: (g.memory_bytes, g.index))
+            return f"{_count(len(free), 'GPU')} free, needs {gpus}{_gpus_left_out(node)}"
+        # Those that didn't fail lately, and of them the smallest that do: the large
+        # ones stay free for those who need them.
+        free.sort(key=lambda g: (node.gpu_faults.get(g.index, 0), g.memory_bytes, g.index))
         chosen = tuple(sorted(g.index for g in free[:gpus]))
-        placement = Placement(node.node_id, gpus=chosen, memory_bytes=memory)
+        placement = Placement(node.node_id, gpus=chosen, memory_bytes=memory, alone=needs.alone)
     else:
         if node.cpus_max(ahead=ahead) - node.cpus_used < needs.cpus:
             free_cpus = max(0, node.spec.cpu_slots - node.cpus_used)
             return f"{_count(free_cpus, 'CPU slot')} free, needs {needs.cpus}"
-        placement = Placement(node.node_id, cpus=needs.cpus, memory_bytes=memory)
+        placement = Placement(node.node_id, cpus=needs.cpus, memory_bytes=memory, alone=needs.alone)
     if node.assigned_count >= node.grant:
         return "takes no more jobs at the moment"
     return placement
+
+
+def _gpus_left_out(node: Node) -> str:
+    """What to add where GPUs are not counted that nobody of the mesh uses."""
+    told = []
+    if node.gpus_out:
+        told.append(f"{len(node.gpus_out)} out of use after faults")
+    if foreign := node.gpus_busy - node.gpus_used - node.gpus_out:
+        told.append(f"{len(foreign)} used by somebody else")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def choose(

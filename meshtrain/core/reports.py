@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshtrain.core import attempts, bases
+from meshtrain.core import attempts, bases, checkpoints, collecting
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import ArtifactHeld, AttemptEnded, AttemptStarted, CollectFailed
 from meshtrain.core.job import AttemptState, Failure, FailureClass, JobKind, JobState
@@ -47,6 +47,9 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
         if node is not None:
             node.holds.add(event.artifact_id)
     job = state.change_job(job, attempt=attempt, metrics=event.metrics)
+    if not (job.cancelling or event.cancelled):
+        checkpoints.announce(state, job, node, event.checkpoint)
+        job = state.jobs[job.job_id]
     if event.failure is None and not (event.cancelled or event.handed_back):
         state.learn_run_time(job, event.run_s)
     if job.cancelling:
@@ -63,14 +66,14 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
         attempts.succeed(state, job)
     else:
         state.change_job(job, JobState.COLLECTING)
-        attempts.collect(state, event.artifact_id)
+        collecting.collect(state, event.artifact_id)
         state.collecting.setdefault(event.artifact_id, set()).add(job.job_id)
 
 
 def on_collect_failed(state: MeshState, event: CollectFailed) -> None:
     if event.artifact_id in state.held_by_master:
         return
-    if attempts.is_wanted_by_master(state, event.artifact_id):
+    if collecting.is_wanted_by_master(state, event.artifact_id):
         state.note(f"artifact {short(event.artifact_id)} not collected yet: {event.reason}")
         state.collect_again_s[event.artifact_id] = state.now_s + state.config.collect_retry_s
         if event.no_room:
@@ -91,6 +94,7 @@ def on_held(state: MeshState, event: ArtifactHeld) -> None:
             state.held_by_master.add(artifact_id)
             state.collect_again_s.pop(artifact_id, None)
             state.collect_tries.pop(artifact_id, None)
+            checkpoints.secure(state, artifact_id)
             for job_id in sorted(state.collecting.get(artifact_id, ())):
                 attempts.succeed(state, state.jobs[job_id])
     else:

@@ -267,8 +267,12 @@ def on_drain(state: MeshState, event: DrainRequested) -> None:
     if node is not None:
         node.drained = event.drained
         state.touched_nodes[event.node_id] = None
+    state.drain_at_s.pop(event.node_id, None)
+    state.drains_due.discard(event.node_id)
     if event.drained:
         state.drained.add(event.node_id)
+        if event.within_s is not None:
+            state.drain_at_s[event.node_id] = state.now_s + event.within_s
     else:
         state.drained.discard(event.node_id)
     state.out.append(fx.SaveDrained(event.node_id, event.drained))

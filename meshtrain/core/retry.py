@@ -22,6 +22,8 @@ class Rule(msgspec.Struct, frozen=True):
     """Whether the job is run again at all."""
     blames_job: bool
     """Whether it costs one of the job's own retries."""
+    counts: bool = True
+    """Whether it is one of the losses after which a job is given up."""
     delayed: bool = False
     wants_more_memory: bool = False
 
@@ -33,7 +35,7 @@ RULES: Mapping[FailureClass, Rule] = MappingProxyType(
         FailureClass.OUT_OF_MEMORY: Rule(reruns=True, blames_job=True, wants_more_memory=True),
         FailureClass.BAD_GPU: Rule(reruns=True, blames_job=False),
         FailureClass.HOST_LOST: Rule(reruns=True, blames_job=False),
-        FailureClass.PREEMPTED: Rule(reruns=True, blames_job=False),
+        FailureClass.PREEMPTED: Rule(reruns=True, blames_job=False, counts=False),
         FailureClass.DISK: Rule(reruns=True, blames_job=False, delayed=True),
         FailureClass.NETWORK: Rule(reruns=True, blames_job=False, delayed=True),
         FailureClass.BASE_FAILED: Rule(reruns=False, blames_job=False),
@@ -46,6 +48,7 @@ class RetryDecision(msgspec.Struct, frozen=True):
     delay_s: float = 0.0
     blames_job: bool = False
     wants_more_memory: bool = False
+    counts: bool = True
 
 
 def decide(
@@ -68,6 +71,8 @@ def decide(
             blames_job=True,
             wants_more_memory=rule.wants_more_memory,
         )
+    if not rule.counts:
+        return RetryDecision(rerun=True, counts=False)
     if losses + 1 >= LOSSES_MAX:
         return RetryDecision(rerun=False)
     # The first rerun after a lost host starts at once; a job that keeps losing

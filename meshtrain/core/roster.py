@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrain.core import attempts, bases
+from meshtrain.core import attempts, bases, checkpoints, gpu_health
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.events import LiveAttempt, NodeBeat, NodeLeft, NodeSaidHello
@@ -41,6 +41,9 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     node.note = event.note
     node.grant = event.grant
     node.holds = set(event.holds)
+    node.gpus_busy = frozenset(event.gpus_busy)
+    node.paused = node_id in state.paused_until_s
+    gpu_health.show_to(state, node)
     state.nodes[node_id] = node
     state.touched_nodes[node_id] = None
     state.out.append(fx.WelcomeNode(node_id, event.session))
@@ -71,6 +74,10 @@ def _take_up(state: MeshState, node: Node, live: LiveAttempt) -> None:
     if job.cancelling:
         # The command to end it went with the former session.
         state.command(node.node_id, cmd.EndAttempt(live.attempt_id))
+    elif node.node_id in state.drains_due:
+        state.command(
+            node.node_id, cmd.PreemptAttempt(live.attempt_id, state.config.preempt_grace_s)
+        )
     if live.over or job.state is JobState.COLLECTING:
         return
     for placement in job.attempt.placements:
@@ -94,6 +101,10 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     node.beat = event.beat
     _heard(state, node)
     if (node.accepting, node.note) != (event.accepting, event.note):
+        state.touched_nodes[node.node_id] = None
+    gpus_busy = frozenset(event.gpus_busy)
+    if gpus_busy != node.gpus_busy:
+        node.gpus_busy = gpus_busy
         state.touched_nodes[node.node_id] = None
     node.accepting = event.accepting
     node.note = event.note
@@ -130,8 +141,11 @@ def _take_list(state: MeshState, node: Node, listed: tuple[LiveAttempt, ...]) ->
         job = attempts.current(state, node.node_id, live.attempt_id, live.epoch)
         if job is None:
             state.command(node.node_id, cmd.EndAttempt(live.attempt_id))
-        elif live.started:
+            continue
+        if live.started:
             attempts.mark_started(state, job)
+        if live.checkpoint is not None and not job.cancelling:
+            checkpoints.announce(state, job, node, live.checkpoint)
 
 
 def _find_missing(state: MeshState, node: Node, event: NodeBeat) -> None:
@@ -183,3 +197,22 @@ def check_silent(state: MeshState) -> None:
             attempt = job.attempt
             assert attempt is not None
             attempts.lose(state, job, f"{attempt.node_id} was silent for its whole lease")
+
+
+def check_deadlines(state: MeshState) -> None:
+    """Move elsewhere what runs on nodes whose drain is due; end the pauses that are over."""
+    for node_id, until_s in list(state.paused_until_s.items()):
+        if until_s <= state.now_s:
+            del state.paused_until_s[node_id]
+            node = state.nodes.get(node_id)
+            if node is not None:
+                node.paused = False
+                state.touched_nodes[node_id] = None
+    for node_id, at_s in list(state.drain_at_s.items()):
+        if at_s > state.now_s:
+            continue
+        del state.drain_at_s[node_id]
+        state.drains_due.add(node_id)
+        node = state.nodes.get(node_id)
+        for attempt_id in sorted(node.live) if node is not None else ():
+            state.command(node_id, cmd.PreemptAttempt(attempt_id, state.config.preempt_grace_s))

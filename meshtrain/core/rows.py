@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from meshtrain.core.changes import BaseRow, Change, JobRow, NodeRow, SweepRow, TransferRow
 from meshtrain.core.job import BaseState, Job, JobState
-from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.node import MASTER_NODE_ID, Node
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
 
@@ -99,8 +99,24 @@ def node_row(state: MeshState, node_id: str) -> NodeRow:
         holds=len(node.holds),
         http_url=node.spec.http_url,
         version=node.spec.version,
-        note=node.note,
+        note=node.note or _note_on(node),
     )
+
+
+def _note_on(node: Node) -> str:
+    """What the master knows of a node that keeps jobs from it."""
+    if node.paused:
+        return "its disk was full a moment ago"
+    told = []
+    if node.gpus_out:
+        told.append(f"GPU {_listed(node.gpus_out)} out of use after faults")
+    if foreign := node.gpus_busy - node.gpus_used - node.gpus_out:
+        told.append(f"GPU {_listed(foreign)} used by somebody else")
+    return "; ".join(told)
+
+
+def _listed(gpus: Iterable[int]) -> str:
+    return ", ".join(str(gpu) for gpu in sorted(gpus))
 
 
 def snapshot(state: MeshState) -> Iterator[Change]:

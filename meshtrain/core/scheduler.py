@@ -16,7 +16,17 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from meshtrain.core import attempts, bases, reports, requests, roster, rows
+from meshtrain.core import (
+    attempts,
+    bases,
+    collecting,
+    gpu_health,
+    reports,
+    requests,
+    reserve,
+    roster,
+    rows,
+)
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.job import BaseState, JobState
@@ -32,6 +42,7 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.RetryRequested: requests.on_retry,
         ev.PriorityRequested: requests.on_priority,
         ev.DrainRequested: requests.on_drain,
+        ev.ReleaseRequested: gpu_health.on_release,
         ev.RebuildRequested: requests.on_rebuild,
         ev.NodeSaidHello: roster.on_hello,
         ev.NodeBeat: roster.on_beat,
@@ -59,6 +70,8 @@ class Scheduler:
         state.now_s = now_s
         state.ticked_s = now_s
         state.drained = set(loaded.drained)
+        for faults in loaded.gpu_faults:
+            state.gpu_faults.setdefault(faults.node_id, {})[faults.gpu] = faults
         for sweep in loaded.sweeps:
             state.sweeps[sweep.sweep_id] = sweep
             state.sweep_open.setdefault(sweep.sweep_id, 0)
@@ -84,6 +97,9 @@ class Scheduler:
             elif base.state is BaseState.NEEDED and not state.is_wanted(base.recipe_hash):
                 # Nobody waits on it: somebody asked for it to be trained anew.
                 state.requesters.setdefault(base.recipe_hash, set()).add(bases.REBUILD)
+        for job in loaded.jobs:
+            if job.checkpoint is not None and job.checkpoint != job.checkpoint_safe:
+                state.collect_again_s[job.checkpoint] = now_s + config.collect_retry_s
         state.touched_jobs.clear()
 
     def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:
@@ -112,6 +128,7 @@ class Scheduler:
     def _on_tick(self) -> None:
         state = self.state
         roster.check_silent(state)
+        roster.check_deadlines(state)
         bases.settle(state)
         bases.check_lost(state)
         if state.delayed:
@@ -125,8 +142,8 @@ class Scheduler:
             if artifact_id in state.held_by_master:
                 del state.collect_again_s[artifact_id]
             elif at_s <= state.now_s:
-                if attempts.is_wanted_by_master(state, artifact_id):
-                    attempts.collect(state, artifact_id)
+                if collecting.is_wanted_by_master(state, artifact_id):
+                    collecting.collect(state, artifact_id)
                 else:
                     del state.collect_again_s[artifact_id]
 
@@ -143,6 +160,7 @@ class Scheduler:
         }
         if not free:
             return
+        kept: set[str] = set()
         for job_id, shape, turn in state.queue.in_order(self._is_open):
             if not free:
                 return
@@ -151,6 +169,11 @@ class Scheduler:
             short = job.sweep_id in state.short_sweeps
             placement = choose(free.values(), shape.needs, missing, ahead=short)
             if placement is None:
+                if reserve.is_wide(shape.needs):
+                    node_id = reserve.node_for(state, job, shape.needs, kept)
+                    if node_id is not None:
+                        kept.add(node_id)
+                        free.pop(node_id, None)
                 continue
             turn.take()
             attempts.assign(state, job, (placement,))

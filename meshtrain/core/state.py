@@ -27,7 +27,7 @@ from meshtrain.core.job import (
     JobState,
     Sweep,
 )
-from meshtrain.core.node import MASTER_NODE_ID, Node
+from meshtrain.core.node import MASTER_NODE_ID, GpuFaults, Node
 from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.session import split_session
@@ -52,6 +52,12 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     """How long a node may be silent before its jobs are given to others."""
     base_lost_s: float = 60.0
     """How long jobs wait for the holders of a base to come back before it is trained anew."""
+    preempt_grace_s: float = 60.0
+    """How long a job that is moved elsewhere has to write a checkpoint."""
+    pause_s: float = 60.0
+    """How long a node gets no jobs after one failed because its disk was full."""
+    reserve_after_s: float = 60.0
+    """How long a job that needs much of a node is passed over before one is kept free for it."""
     collect_retry_s: float = 2.0
     """Wait before the master tries again to fetch what it failed to fetch."""
 
@@ -67,6 +73,7 @@ class Loaded(msgspec.Struct, frozen=True):
     """Each with its live attempt, or else its last."""
     bases: tuple[Base, ...] = ()
     drained: tuple[str, ...] = ()
+    gpu_faults: tuple[GpuFaults, ...] = ()
 
 
 class MeshState:
@@ -96,6 +103,18 @@ class MeshState:
         #: node id → life of its daemon → number of the last session taken up
         self.lives: dict[str, dict[str, int]] = {}
         self.drained: set[str] = set()
+        #: node id → when what runs there is moved elsewhere, or when its pause ends (lease clock)
+        self.drain_at_s: dict[str, float] = {}
+        self.drains_due: set[str] = set()
+        self.paused_until_s: dict[str, float] = {}
+        #: node id → GPU → its faults
+        self.gpu_faults: dict[str, dict[int, GpuFaults]] = {}
+        #: artifact id of a checkpoint → the job that can go on from it
+        self.checkpoint_jobs: dict[str, str] = {}
+        #: job id → how often its checkpoint could not be fetched, one time after the other
+        self.resume_failures: dict[str, int] = {}
+        #: job id → since when it is passed over, and the node that is kept free for it
+        self.passed_over: dict[str, tuple[float, str | None]] = {}
         #: attempt id → job id, and → when its lease ends (lease clock, seconds)
         self.live: dict[str, str] = {}
         self.leases: dict[str, float] = {}
@@ -139,6 +158,9 @@ class MeshState:
         """Take in a job that the store holds, or will hold: indices only."""
         self.jobs[job.job_id] = job
         self.order = max(self.order, job.order)
+        for checkpoint in (job.checkpoint, job.checkpoint_safe):
+            if checkpoint is not None:
+                self.checkpoint_jobs[checkpoint] = job.job_id
         if not job.state.is_terminal:
             if job.sweep_id is not None:
                 self.sweep_open[job.sweep_id] = self.sweep_open.get(job.sweep_id, 0) + 1
@@ -180,7 +202,6 @@ class MeshState:
             attempt=None,
             retries_used=0,
             losses=0,
-            gpu_memory_bytes=0,
             failure=None,
             metrics={},
             ended_wall_s=None,
@@ -212,8 +233,8 @@ class MeshState:
         """What the job needs now: its spec's, with more room after it ran out of memory."""
         needs = needs_of(job.spec.resources, job.spec.work)
         if job.gpu_memory_bytes > needs.gpu_memory_bytes:
-            return msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
-        return needs
+            needs = msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
+        return msgspec.structs.replace(needs, alone=True) if job.alone else needs
 
     def learn_run_time(self, job: Job, run_s: float) -> None:
         """Note how long a job ran: what is over in no time is handed out ahead."""
@@ -299,7 +320,7 @@ class MeshState:
             # A node that lists or ends what nobody gave it must not fill the memory:
             # it says so again, and what it is told then comes too.
             return
-        if isinstance(command, cmd.EndAttempt | cmd.ForgetAttempt):
+        if isinstance(command, cmd.EndAttempt | cmd.ForgetAttempt | cmd.PreemptAttempt):
             if command in node.pending:
                 return
             node.pending.add(command)

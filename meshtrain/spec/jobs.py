@@ -27,6 +27,8 @@ class Resources(msgspec.Struct, frozen=True):
     """How many nodes one attempt spans."""
     trainer: bool = False
     """Whether the built-in training must be installed on the node."""
+    alone: bool = False
+    """Whether nothing else may run on the node meanwhile."""
 
 
 class TrainingWork(msgspec.Struct, frozen=True, tag="training"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher, Source
+from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
@@ -38,6 +40,7 @@ class Hands:
         *,
         sockets: MasterTransport,
         state: MeshState,
+        artifacts: ArtifactStore,
         fetcher: Fetcher,
         reporter: Reporter,
         incarnation: int,
@@ -51,6 +54,7 @@ class Hands:
     ) -> None:
         self._sockets = sockets
         self._state = state
+        self._artifacts = artifacts
         self._fetcher = fetcher
         self._reporter = reporter
         self._incarnation = incarnation
@@ -95,6 +99,8 @@ class Hands:
                         take(effect)
                 case fx.CollectArtifact():
                     self._collect(effect)
+                case fx.DropArtifact():
+                    self._spawn(self._drop(effect.artifact_id))
                 case fx.JobFinished():
                     self._reporter.job_ended(effect.job)
                 case fx.Publish():
@@ -167,6 +173,13 @@ class Hands:
             self._reporter.base_held(artifact_id)
         finally:
             self._collecting.discard(artifact_id)
+
+    async def _drop(self, artifact_id: str) -> None:
+        try:
+            await asyncio.to_thread(self._artifacts.remove, artifact_id)
+        except ArtifactError as error:
+            # It only takes room: the next start finds it and may say so again.
+            self.note(f"a checkpoint that nobody needs is still there: {error}")
 
     def transferred(
         self, artifact_id: str, to_node: str, bytes_by_node: dict[str, int], duration_s: float

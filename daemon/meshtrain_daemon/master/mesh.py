@@ -100,6 +100,7 @@ class Master:
             self._hands = Hands(
                 sockets=self._sockets,
                 state=self.scheduler.state,
+                artifacts=self.artifacts,
                 fetcher=fetcher,
                 reporter=self.reporter,
                 incarnation=self._incarnation,
@@ -174,6 +175,12 @@ class Master:
             await server.stop()
             writer.close()
             self.store.close()
+
+    def status(self) -> str:
+        """How it goes, in a line."""
+        state = self.scheduler.state
+        nodes = sum(node.connected for node in state.nodes.values())
+        return f"{nodes} of {len(state.nodes)} nodes are there, {len(state.live)} attempts run"
 
     def stop(self) -> None:
         """End `run`; nothing acknowledged is lost by it."""

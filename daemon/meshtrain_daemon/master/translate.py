@@ -41,6 +41,7 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
                 size_bytes=message.size_bytes,
                 metrics=_sane(message.metrics),
                 run_s=message.run_s,
+                checkpoint=_digest(message.checkpoint),
             )
         case msg.Started():
             return ev.AttemptStarted(node_id, message.attempt_id, message.epoch)
@@ -52,10 +53,11 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
                 sent_s=message.sent_s,
                 seen_seq=message.seen_seq,
                 grant=message.grant,
-                attempts=message.attempts,
+                attempts=_live(message.attempts),
                 accepting=message.accepting,
                 note=message.note,
                 fetching=message.fetching,
+                gpus_busy=message.gpus_busy,
             )
         case msg.Holds():
             return ev.ArtifactHeld(node_id, _digests(message.added), _digests(message.removed))
@@ -63,11 +65,12 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
             return ev.NodeSaidHello(
                 spec=message.spec,
                 session=message.session,
-                attempts=message.attempts,
+                attempts=_live(message.attempts),
                 holds=_digests(message.holds),
                 grant=message.grant,
                 accepting=message.accepting,
                 note=message.note,
+                gpus_busy=message.gpus_busy,
             )
         case msg.Goodbye():
             return ev.NodeLeft(node_id, message.session)
@@ -92,16 +95,30 @@ def _digests(artifact_ids: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(artifact_id for artifact_id in artifact_ids if is_digest(artifact_id))
 
 
+def _digest(artifact_id: str | None) -> str | None:
+    return artifact_id if artifact_id is not None and is_digest(artifact_id) else None
+
+
+def _live(attempts: tuple[ev.LiveAttempt, ...]) -> tuple[ev.LiveAttempt, ...]:
+    """A node's attempts, without checkpoints that nobody could ever fetch."""
+    if all(live.checkpoint is None or is_digest(live.checkpoint) for live in attempts):
+        return attempts
+    return tuple(
+        msgspec.structs.replace(live, checkpoint=_digest(live.checkpoint)) for live in attempts
+    )
+
+
 def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:
     """A command as it travels: the master's own address is filled in here."""
     command = effect.command
     match command:
         case cmd.AssignAttempt():
-            if command.base is not None or command.code is not None:
+            if any((command.base, command.code, command.resume)):
                 command = msgspec.structs.replace(
                     command,
                     base=_with_url(command.base, master_url),
                     code=_with_url(command.code, master_url),
+                    resume=_with_url(command.resume, master_url),
                 )
         case cmd.AddSources():
             command = cmd.AddSources(

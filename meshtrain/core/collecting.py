@@ -1,0 +1,27 @@
+"""What the master fetches to hold it too: results, bases, checkpoints."""
+
+from __future__ import annotations
+
+from meshtrain.core import effects as fx
+from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.state import MeshState
+
+
+def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
+    """Whether a result, a base or a checkpoint waits for the master to hold the artifact."""
+    if artifact_id in state.collecting:
+        return True
+    job_id = state.checkpoint_jobs.get(artifact_id)
+    if job_id is not None and state.jobs[job_id].checkpoint == artifact_id:
+        return True
+    return any(base.artifact_id == artifact_id for base in state.bases.values())
+
+
+def collect(state: MeshState, artifact_id: str) -> None:
+    """Have the master fetch an artifact, if anybody can give it."""
+    sources = state.sources(artifact_id, MASTER_NODE_ID)
+    if sources:
+        state.collect_again_s.pop(artifact_id, None)
+        state.out.append(fx.CollectArtifact(artifact_id, sources))
+    else:
+        state.collect_again_s[artifact_id] = state.now_s + state.config.collect_retry_s
