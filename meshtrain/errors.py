@@ -6,7 +6,9 @@
     │   ├── SettingsError       a settings file or flag
     │   ├── NotFoundError       a name that names nothing
     │   ├── MissingExtraError   an optional part that is not installed
-    │   └── LaunchError         a launch that can't be carried out as it is written
+    │   ├── LaunchError         a launch that can't be carried out as it is written
+    │   ├── MembershipError     a membership that can't be given or ended as asked
+    │   └── TokenError          a join token that lets nobody in
     ├── RecipeMismatchError     the configuration parsed is not the one that was hashed
     ├── ProtocolError           a message that breaks the wire's rules
     │   └── BadMessageError     bytes that are no message, by what is wrong with them
