@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from meshtrain.net.zmq_client import Ports
 from meshtrain.spec.settings import master_settings
 from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.master.mesh import Master
+from meshtrain_daemon.sdnotify import Supervisor
 
 
 def command(
@@ -61,24 +63,36 @@ def command(
         "results": results.absolute() if results is not None else None,
     }
     settings = master_settings(config, os.environ, flags)
-    asyncio.run(_run(Master(settings, say), settings.inbox_folder))
+    supervisor = Supervisor.take_from(os.environ)
+    # What a watchdog aborts says where it was stuck.
+    faulthandler.enable()
+    asyncio.run(_run(Master(settings, say), settings.inbox_folder, supervisor))
 
 
-async def _run(master: Master, inbox: Path) -> None:
+async def _run(master: Master, inbox: Path, supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     end_on_bugs(loop)
+
+    def stop() -> None:
+        supervisor.stopping()
+        master.stop()
+
     # A peer that sends rubbish gets an error; the log is for people.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, master.stop)
+        loop.add_signal_handler(number, stop)
 
     def ready(ports: Ports) -> None:
         say(
             f"master ready: control {ports.control}, bulk {ports.bulk}, feed {ports.feed}, "
             f"http {ports.http}; drop job files into {inbox}"
         )
+        supervisor.ready(master.status)
 
-    await master.run(ready)
+    try:
+        await master.run(ready)
+    finally:
+        supervisor.close()
     say("master stopped")
 
 

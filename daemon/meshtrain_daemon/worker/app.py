@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import typer
 
 from meshtrain.spec.settings import worker_settings
 from meshtrain_daemon.bugs import end_on_bugs
+from meshtrain_daemon.sdnotify import Supervisor
 from meshtrain_daemon.worker.node import WorkerNode
 
 
@@ -52,17 +54,28 @@ def command(
         "stop_grace_s": stop_grace_s,
     }
     settings = worker_settings(config, os.environ, flags)
-    asyncio.run(_run(WorkerNode(settings, say)))
+    supervisor = Supervisor.take_from(os.environ)
+    # What a watchdog aborts says where it was stuck.
+    faulthandler.enable()
+    asyncio.run(_run(WorkerNode(settings, say), supervisor))
 
 
-async def _run(node: WorkerNode) -> None:
+async def _run(node: WorkerNode, supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     end_on_bugs(loop)
+
+    def stop() -> None:
+        supervisor.stopping()
+        node.stop()
+
     # A peer that sends rubbish gets an error; the log is for people.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, node.stop)
-    await node.run()
+        loop.add_signal_handler(number, stop)
+    try:
+        await node.run(lambda: supervisor.ready(node.status))
+    finally:
+        supervisor.close()
     say("worker stopped")
 
 

@@ -24,6 +24,7 @@ from meshtrain.core.job import Failure, FailureClass
 from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
 from meshtrain.errors import ArtifactError, ProtocolError
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.sdnotify import without_supervisor
 from meshtrain_daemon.worker import outputs
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
@@ -332,7 +333,7 @@ class Hands:
 
 def job_environment() -> dict[str, str]:
     """What every job inherits: the daemon's environment; its virtual environment comes first."""
-    environment = dict(os.environ)
+    environment = without_supervisor(os.environ)
     if sys.prefix != sys.base_prefix:
         programs = f"{sys.prefix}/bin"
         path = environment.get("PATH", os.defpath)

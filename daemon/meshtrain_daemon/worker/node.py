@@ -69,8 +69,11 @@ class WorkerNode:
         self._stops = 0
         self._master_seen = False
 
-    async def run(self) -> None:
-        """Serve until `stop` was called and all is finished or handed back."""
+    async def run(self, ready: Callable[[], object] = lambda: None) -> None:
+        """Serve until `stop` was called and all is finished or handed back.
+
+        `ready` is called once it serves and has taken over what runs.
+        """
         settings = self._settings
         await asyncio.to_thread(self._clear_leftovers)
         host = require_loopback(settings.http_host, "the worker")
@@ -121,6 +124,7 @@ class WorkerNode:
                     f"worker {settings.node_name} ready: {settings.cpu_slots} CPU slots, "
                     f"{len(self._gpus)} GPUs, master {settings.master}"
                 )
+                ready()
                 running = [
                     tasks.create_task(loop)
                     for loop in (self._beat(), self._ship(), self._watch_disk())
@@ -137,6 +141,11 @@ class WorkerNode:
             await server.stop()
             await asyncio.to_thread(janitor.close)
             self._lock.release()
+
+    def status(self) -> str:
+        """How it goes, in a line."""
+        heard = "welcomed by" if self._agent.welcomed else "waiting for"
+        return f"{self._agent.active} attempts, {heard} the master at {self._settings.master}"
 
     def stop(self) -> None:
         """Finish what runs within the grace, then hand back; asked twice, hand back at once."""
