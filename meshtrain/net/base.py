@@ -38,6 +38,10 @@ class MasterAwayError(MeshtrainError):
     """Raised when no master answers at the address given, or not in time."""
 
 
+class NotAdmittedError(MasterAwayError):
+    """Raised when the master doesn't admit our keys, or can't prove its own."""
+
+
 class SocketLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much a transport takes in and keeps. Both sides of a link use the same."""
 
@@ -76,6 +80,10 @@ class TransportCounts:
     """Messages not sent since the peer's queue was full."""
     dropped_gone: int = 0
     """Messages not sent since the peer is no longer connected."""
+    not_admitted: int = 0
+    """Links that came with a key of no member, each time they tried."""
+    not_allowed: int = 0
+    """Messages of those who may not send them: revoked since, or of the wrong kind."""
     unsendable: int = 0
     """Messages of ours that break a limit; the peer got Refused in their place."""
 
@@ -103,6 +111,9 @@ class MasterTransport(Protocol):
 
     def resume_bulk(self) -> None:
         """Read bulk again."""
+
+    def rebind(self) -> None:
+        """Cut all links, so that only members come back; they do so by themselves."""
 
     def close(self) -> None:
         """Close at once; harmless when closed."""

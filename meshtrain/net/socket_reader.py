@@ -31,8 +31,9 @@ class SocketReader:
     `deliver` gets each drained batch of multiparts, each a list of frames. At most
     `sends_max` multiparts or about `bytes_max` bytes are read in one turn. A
     multipart of more than `frames_max` frames is cut to one more than that, so
-    that the receiver can tell. What `deliver` raises goes to the loop's exception
-    handler; reading goes on.
+    that the receiver can tell. `with_user_id` puts what the ZAP handler knows of the
+    link before each multipart, as a frame of its own (empty: nothing). What
+    `deliver` raises goes to the loop's exception handler; reading goes on.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class SocketReader:
         sends_max: int,
         bytes_max: int,
         frames_max: int,
+        with_user_id: bool = False,
     ) -> None:
         self._socket = socket
         self._deliver = deliver
         self._sends_max = sends_max
         self._bytes_max = bytes_max
-        self._frames_max = frames_max
+        self._frames_max = frames_max + with_user_id
+        self._with_user_id = with_user_id
         self._loop = asyncio.get_running_loop()
         self._fd = int(socket.getsockopt(zmq.FD))
         self._scheduled: asyncio.Handle | None = None
@@ -125,13 +128,14 @@ class SocketReader:
         batch: list[list[bytes]] = []
         bytes_left = self._bytes_max
         frames_max = self._frames_max
+        with_user_id = self._with_user_id
         try:
             while len(batch) < self._sends_max and bytes_left > 0:
                 # A frame object tells whether more follow, at half the cost of asking.
                 frame = recv(NOBLOCK, copy=False)
                 data = frame.bytes
                 bytes_left -= len(data)
-                frames = [data]
+                frames = [_user_id(frame), data] if with_user_id else [data]
                 while frame.more:
                     frame = recv(NOBLOCK, copy=False)
                     if len(frames) <= frames_max:
@@ -153,3 +157,10 @@ class SocketReader:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _user_id(frame: zmq.Frame) -> bytes:
+    try:
+        return str(frame.get("User-Id")).encode()
+    except zmq.ZMQError:
+        return b""

@@ -81,10 +81,3 @@ def split(frames: list[bytes], count_max: int) -> Iterator[list[bytes]]:
         return
     for start in range(0, len(frames), count_max):
         yield frames[start : start + count_max]
-
-
-def bound_port(socket: Socket) -> int:
-    """The port that a bound socket really has."""
-    last_endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
-    assert isinstance(last_endpoint, bytes)
-    return int(last_endpoint.rstrip(b"\0").rpartition(b":")[2])

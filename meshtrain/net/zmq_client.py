@@ -14,9 +14,11 @@ from meshtrain.core.changes import Change
 from meshtrain.errors import ProtocolError
 from meshtrain.ids import new_id
 from meshtrain.net.address import endpoint, split_address
-from meshtrain.net.base import MasterAwayError, SocketLimits
+from meshtrain.net.base import MasterAwayError, NotAdmittedError, SocketLimits
+from meshtrain.net.curve import ClientSecurity, peer_name, secure_client
+from meshtrain.net.link import LinkMonitor, LinkState, trouble_of
 from meshtrain.net.sockets import Context, Socket, open_dealer, send_frames
-from meshtrain.security.loopback import require_loopback
+from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import Decoder, encode
 from meshtrain.wire.messages import (
     Answer,
@@ -49,18 +51,26 @@ class MasterClient:
 
     `address` is HOST:PORT of its control socket; `timeout_s` is the patience with
     one request, connecting included. Use it as a context manager, or close it.
+    `security` are the keys of the person who asks.
 
-    Raises SettingsError when the address is malformed or not loopback.
+    Raises SettingsError when the address is malformed, or not loopback and there is
+    no `security`.
     """
 
     def __init__(
-        self, address: str, timeout_s: float = 5.0, *, limits: SocketLimits | None = None
+        self,
+        address: str,
+        timeout_s: float = 5.0,
+        *,
+        limits: SocketLimits | None = None,
+        security: ClientSecurity | None = None,
     ) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._limits = limits = limits or SocketLimits()
         host, port = split_address(address)
-        host = require_loopback(host, "meshtrain", "connect to")
+        self._with_keys = security is not None
+        host = permitted_address(host, "meshtrain", "connect to", with_keys=self._with_keys)
         self._decoder: Decoder[ToPerson] = Decoder(ToPerson, limits.control_message_bytes_max)
         self._context: Context = zmq.Context()
         self._socket: Socket = open_dealer(
@@ -68,7 +78,13 @@ class MasterClient:
             limits,
             message_bytes_max=limits.control_message_bytes_max,
             queued_max=limits.control_queued_max,
+            identity=peer_name(security.identity.member) if security else b"",
         )
+        if security is not None:
+            secure_client(self._socket, security)
+        self._monitor = LinkMonitor(self._socket)
+        self._poller = zmq.Poller()
+        self._poller.register(self._monitor.socket, zmq.POLLIN)
         self._socket.connect(endpoint(host, port))
 
     def __enter__(self) -> Self:
@@ -84,6 +100,8 @@ class MasterClient:
 
     def close(self) -> None:
         """Close the link; harmless when closed."""
+        if not self._socket.closed:
+            self._monitor.close()
         self._socket.close(0)
         self._context.term()
 
@@ -91,8 +109,8 @@ class MasterClient:
         """The master's answer to `message`; its `error` is the caller's to look at.
 
         `timeout_s` replaces the client's own patience. Raises MasterAwayError when
-        no answer comes in time, and ProtocolError when the master refuses the
-        message or answers with nonsense.
+        no answer comes in time, NotAdmittedError when that is for the keys, and
+        ProtocolError when the master refuses the message or answers with nonsense.
         """
         for answer in self._answers(message, timeout_s):
             if isinstance(answer, Snapshot):
@@ -124,15 +142,15 @@ class MasterClient:
         patience_s = self._timeout_s if timeout_s is None else timeout_s
         data = encode(message, self._limits.control_message_bytes_max)
         deadline_s = time.monotonic() + patience_s
-        if not self._wait(zmq.POLLOUT, deadline_s):
-            raise MasterAwayError(no_master(self._address, patience_s))
         try:
+            if not self._wait(zmq.POLLOUT, deadline_s):
+                raise self._away(no_master(self._address, patience_s))
             send_frames(self._socket, [data])
         except zmq.Again as error:
             raise MasterAwayError(no_master(self._address, patience_s)) from error
         while True:
             if not self._wait(zmq.POLLIN, deadline_s):
-                raise MasterAwayError(no_answer(self._address, patience_s))
+                raise self._away(no_answer(self._address, patience_s))
             for frame in self._socket.recv_multipart():
                 answer = self._decoder.decode(frame)
                 if isinstance(answer, Refused):
@@ -141,8 +159,22 @@ class MasterClient:
                     yield answer
 
     def _wait(self, event: int, deadline_s: float) -> bool:
-        left_ms = max(0, round((deadline_s - time.monotonic()) * 1000))
-        return bool(self._socket.poll(left_ms, event))
+        """Whether the socket is ready in time; a refusal of our keys ends the wait."""
+        self._poller.register(self._socket, event)
+        while True:
+            left_ms = max(0, round((deadline_s - time.monotonic()) * 1000))
+            ready = dict(self._poller.poll(left_ms))
+            if self._socket in ready:
+                return True
+            if not ready:
+                return False
+            if self._monitor.read() is LinkState.REFUSED:
+                raise self._away("")
+
+    def _away(self, otherwise: str) -> MasterAwayError:
+        state = self._monitor.read()
+        trouble = trouble_of(state, self._address, with_keys=self._with_keys)
+        return NotAdmittedError(trouble) if trouble else MasterAwayError(otherwise)
 
 
 class SnapshotParts:

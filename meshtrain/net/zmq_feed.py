@@ -25,7 +25,9 @@ from meshtrain.core.view import MeshView
 from meshtrain.errors import ProtocolError
 from meshtrain.ids import new_id
 from meshtrain.net.address import endpoint, split_address
-from meshtrain.net.base import MasterAwayError, SocketLimits
+from meshtrain.net.base import MasterAwayError, NotAdmittedError, SocketLimits
+from meshtrain.net.curve import ClientSecurity, peer_name, secure_client
+from meshtrain.net.link import LinkMonitor, LinkState, trouble_of
 from meshtrain.net.socket_reader import SocketReader
 from meshtrain.net.sockets import Context, Socket, open_dealer, open_socket, send_frames
 from meshtrain.net.zmq_client import (
@@ -37,7 +39,7 @@ from meshtrain.net.zmq_client import (
     read_ports,
     refused,
 )
-from meshtrain.security.loopback import require_loopback
+from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import BadMessageError, Decoder, encode
 from meshtrain.wire.messages import Feed, Query, Refused, ToPerson
 
@@ -97,8 +99,10 @@ class FeedClient:
     Must be made within a running event loop. `view` is the picture, `trouble`
     says why it isn't live ("" when it is), `last_heard_s` is when the master was
     last heard, on the lease clock (None: never), `snapshots` counts them.
+    `security` are the keys of the person who watches.
 
-    Raises SettingsError when the address is malformed or not loopback.
+    Raises SettingsError when the address is malformed, or not loopback and there is
+    no `security`.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class FeedClient:
         limits: SocketLimits | None = None,
         jitter: Callable[[], float] = random.random,
         now_s: Callable[[], float] = lease_now_s,
+        security: ClientSecurity | None = None,
     ) -> None:
         self.view = MeshView()
         self.trouble = "connecting"
@@ -120,7 +125,10 @@ class FeedClient:
         self._jitter = jitter
         self._now_s = now_s
         host, port = split_address(address)
-        self._host = require_loopback(host, "the dashboard", "connect to")
+        self._security = security
+        self._host = permitted_address(
+            host, "the dashboard", "connect to", with_keys=security is not None
+        )
         asyncio.get_running_loop()
         self._answer_decoder: Decoder[ToPerson] = Decoder(
             ToPerson, limits.control_message_bytes_max
@@ -146,7 +154,11 @@ class FeedClient:
             limits,
             message_bytes_max=limits.control_message_bytes_max,
             queued_max=limits.control_queued_max,
+            identity=peer_name(security.identity.member) if security else b"",
         )
+        if security is not None:
+            secure_client(self._control, security)
+        self._monitor = LinkMonitor(self._control, self._on_link)
         self._control.connect(endpoint(self._host, port))
         self._control_reader = self._listen(self._control, self._take_answers)
 
@@ -182,6 +194,7 @@ class FeedClient:
         self._closed = True
         self._close_feed()
         self._control_reader.close()
+        self._monitor.close()
         self._control.close(0)
         self._context.term()
         self._feed_came.set()
@@ -227,6 +240,8 @@ class FeedClient:
                 message_bytes_max=self._limits.feed_message_bytes_max,
                 queued_max=self._limits.feed_queued_max,
             )
+            if self._security is not None:
+                secure_client(self._feed, self._security)
             self._feed.setsockopt(zmq.SUBSCRIBE, b"")
             self._feed.connect(endpoint(self._host, feed_port))
             self._feed_reader = self._listen(self._feed, self._take_feed)
@@ -256,20 +271,20 @@ class FeedClient:
             async with asyncio.timeout_at(deadline_s):
                 await self._control_reader.wait_writable()
         except TimeoutError as error:
-            raise MasterAwayError(no_master(self._address, timeout_s)) from error
+            raise self._away(no_master(self._address, timeout_s)) from error
         if self._closed:
             return
         try:
             send_frames(self._control, [data])
         except zmq.Again as error:
-            raise MasterAwayError(no_master(self._address, timeout_s)) from error
+            raise self._away(no_master(self._address, timeout_s)) from error
         self._control_reader.recheck()
         while not self._closed:
             try:
                 async with asyncio.timeout_at(deadline_s):
                     answer = await self._next_answer()
             except TimeoutError as error:
-                raise MasterAwayError(no_answer(self._address, timeout_s)) from error
+                raise self._away(no_answer(self._address, timeout_s)) from error
             if isinstance(answer, ProtocolError):
                 raise answer
             if isinstance(answer, Refused):
@@ -282,6 +297,16 @@ class FeedClient:
             self._answer_came.clear()
             await self._answer_came.wait()
         return self._answers.popleft() if self._answers else None
+
+    def _on_link(self, state: LinkState) -> None:
+        self.trouble = self._link_trouble(state) or self.trouble
+
+    def _link_trouble(self, state: LinkState) -> str:
+        return trouble_of(state, self._address, with_keys=self._security is not None)
+
+    def _away(self, otherwise: str) -> MasterAwayError:
+        trouble = self._link_trouble(self._monitor.state)
+        return NotAdmittedError(trouble) if trouble else MasterAwayError(otherwise)
 
     # --- following ------------------------------------------------------------------
 

@@ -5,6 +5,9 @@ for. Each peer has its own queue of `control_queued_max` sends in ZeroMQ, so
 that one slow node costs no other anything. Dropping is right here: the
 scheduler repeats a node's commands until it has seen them, a person's command
 asks again, and a node offers its bytes again until they are acknowledged.
+
+With keys only members get a link, each message is checked against the roll, and
+`rebind` cuts all links, so that a revoked member hears nothing more.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from typing import Any
 
 import zmq
 
-from meshtrain.errors import SettingsError
-from meshtrain.net.address import endpoint
+from meshtrain.core.member import Member
+from meshtrain.errors import ProtocolError
+from meshtrain.net.admission import NotAllowedError, SenderCheck, ZapHandler
 from meshtrain.net.base import (
     BulkBatch,
     ControlBatch,
@@ -27,9 +31,11 @@ from meshtrain.net.base import (
     TakeControl,
     TransportCounts,
 )
+from meshtrain.net.curve import MasterSecurity, secure_server
+from meshtrain.net.listening import ListeningPort
 from meshtrain.net.socket_reader import SocketReader
-from meshtrain.net.sockets import Context, Socket, bound_port, open_socket, send_frames, split
-from meshtrain.security.loopback import require_loopback
+from meshtrain.net.sockets import Context, Socket, open_socket, send_frames, split
+from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import BadMessageError, BadMessageKind, Decoder, encode
 from meshtrain.wire.messages import (
     BulkToMaster,
@@ -46,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 FEED_GREETING = Feed(incarnation=0, seq=0)
 """What a dashboard hears first when its link to the feed stands; no real feed is number 0."""
+LAST_WORDS_MS = 500
+"""How long links that are cut by `rebind` may take to send what was said before."""
 
 
 class MasterSockets:
@@ -58,7 +66,12 @@ class MasterSockets:
     answered with Refused. A peer is known by the same bytes on both sockets.
     What the callbacks raise goes to the loop's exception handler.
 
-    Raises SettingsError when `host` is not loopback or a port can't be bound.
+    With `security`, what reaches the callbacks was sent by a member that may send
+    it (`admission.MAY_SEND`), from a peer whose name is that member's own
+    (`curve.peer_prefix`), and a Hello names the node that sent it.
+
+    Raises SettingsError when `host` is not loopback and there is no `security`, or
+    a port can't be bound.
     """
 
     def __init__(
@@ -71,6 +84,7 @@ class MasterSockets:
         on_control: TakeControl,
         on_bulk: TakeBulk,
         limits: SocketLimits | None = None,
+        security: MasterSecurity | None = None,
     ) -> None:
         self.counts = TransportCounts()
         self._limits = limits = limits or SocketLimits()
@@ -78,7 +92,10 @@ class MasterSockets:
         self._on_bulk = on_bulk
         self._subscribers = 0
         self._closed = False
-        address = require_loopback(host, "the master")
+        self._bulk_paused = False
+        self._security = security
+        self._check = SenderCheck(security.roll) if security else None
+        address = permitted_address(host, "the master", with_keys=security is not None)
         asyncio.get_running_loop()
         self._control_decoder: Decoder[ToMaster] = Decoder(
             ToMaster, limits.control_message_bytes_max
@@ -86,24 +103,32 @@ class MasterSockets:
         self._bulk_decoder: Decoder[BulkToMaster] = Decoder(
             BulkToMaster, limits.bulk_message_bytes_max
         )
+        self._zap: ZapHandler | None = None
         self._readers: list[SocketReader] = []
         self._sockets: list[Socket] = []
+        self._ports: list[ListeningPort] = []
         self._context: Context = zmq.Context()
         try:
-            self._control = self._open_router(
-                limits.control_message_bytes_max, limits.control_queued_max
-            )
-            self.control_port = _bind(self._control, address, control_port, "control")
-            self._bulk = self._open_router(limits.bulk_message_bytes_max, limits.bulk_queued_max)
-            self.bulk_port = _bind(self._bulk, address, bulk_port, "bulk")
-            self._feed = self._open_feed()
-            self.feed_port = _bind(self._feed, address, feed_port, "feed")
-            self._control_reader = self._listen(self._control, self._take_control)
-            self._bulk_reader = self._listen(self._bulk, self._take_bulk)
-            self._feed_reader = self._listen(self._feed, self._take_subscriptions)
+            if security:
+                self._zap = ZapHandler(self._context, security.roll, self.counts, limits)
+            for port, name in ((control_port, "control"), (bulk_port, "bulk"), (feed_port, "feed")):
+                self._ports.append(ListeningPort(address, port, name))
+            self._open_all()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def control_port(self) -> int:
+        return self._ports[0].port
+
+    @property
+    def bulk_port(self) -> int:
+        return self._ports[1].port
+
+    @property
+    def feed_port(self) -> int:
+        return self._ports[2].port
 
     @property
     def subscribers(self) -> int:
@@ -151,11 +176,33 @@ class MasterSockets:
 
     def pause_bulk(self) -> None:
         """Read no more bulk: queues fill, and the nodes' `send_bulk` says to wait."""
+        self._bulk_paused = True
         self._bulk_reader.pause()
 
     def resume_bulk(self) -> None:
         """Read bulk again."""
+        self._bulk_paused = False
         self._bulk_reader.resume()
+
+    def rebind(self) -> None:
+        """Cut all links, and listen again on the same ports.
+
+        To be called at once when a membership was ended: ZeroMQ can't cut one link
+        alone. The others come back by themselves, known by the same names. What was
+        sent to them before still leaves; what is in flight to us, and what is sent
+        before they are back, is lost, and is repeated by whoever said it. Dashboards
+        see a gap. Only answers to questions are never repeated: give them first.
+        """
+        if self._closed:
+            return
+        control, bulk, feed = self._sockets
+        for reader in self._readers:
+            reader.close()
+        control.close(LAST_WORDS_MS)
+        bulk.close(LAST_WORDS_MS)
+        feed.close(0)
+        self._subscribers = 0
+        self._open_all()
 
     def close(self) -> None:
         """Close at once, what is unsent is dropped; the ports are free when it returns."""
@@ -166,9 +213,29 @@ class MasterSockets:
             reader.close()
         for socket in self._sockets:
             socket.close(0)
+        if self._zap is not None:
+            self._zap.close()
         self._context.term()
+        for port in self._ports:
+            port.close()
 
     # --- opening ------------------------------------------------------------------
+
+    def _open_all(self) -> None:
+        limits = self._limits
+        self._sockets, self._readers = [], []
+        self._control = self._open_router(
+            limits.control_message_bytes_max, limits.control_queued_max
+        )
+        self._bulk = self._open_router(limits.bulk_message_bytes_max, limits.bulk_queued_max)
+        self._feed = self._open_feed()
+        for port, socket in zip(self._ports, self._sockets, strict=True):
+            port.bind(socket)
+        self._control_reader = self._listen(self._control, self._take_control)
+        self._bulk_reader = self._listen(self._bulk, self._take_bulk)
+        self._feed_reader = self._listen(self._feed, self._take_subscriptions)
+        if self._bulk_paused:
+            self._bulk_reader.pause()
 
     def _open_router(self, message_bytes_max: int, queued_max: int) -> Socket:
         socket = self._open(zmq.ROUTER, message_bytes_max, queued_max)
@@ -196,6 +263,8 @@ class MasterSockets:
             queued_max=queued_max,
         )
         self._sockets.append(socket)
+        if self._security:
+            secure_server(socket, self._security)
         return socket
 
     def _listen(self, socket: Socket, deliver: Any) -> SocketReader:
@@ -206,6 +275,7 @@ class MasterSockets:
             sends_max=limits.sends_per_turn_max,
             bytes_max=limits.bytes_per_turn_max,
             frames_max=limits.messages_per_send_max + 1,
+            with_user_id=self._security is not None and socket is not self._feed,
         )
         self._readers.append(reader)
         return reader
@@ -235,18 +305,34 @@ class MasterSockets:
         refusals: list[tuple[bytes, Refused]] = []
         decode = decoder.decode
         frames_max = self._limits.messages_per_send_max + 1
+        check = self._check
+        sender: Member | None = None
         for frames in multiparts:
+            if check is not None:
+                user_id = frames.pop(0)
+                try:
+                    sender = check.sender(user_id, frames[0])
+                except NotAllowedError as error:
+                    self.counts.not_allowed += len(frames) - 1
+                    refusals.append((frames[0], Refused(str(error))))
+                    continue
             peer = frames[0]
             if len(frames) > frames_max:
                 self.counts.refused[BadMessageKind.TOO_MANY] += 1
                 refusals.append((peer, Refused(f"at most {frames_max - 1} messages at once")))
                 continue
-            error_first: BadMessageError | None = None
+            error_first: ProtocolError | None = None
             for data in frames[1:]:
                 try:
-                    batch.append((peer, decode(data)))
+                    message = decode(data)
+                    if check is not None and sender is not None:
+                        check.require(sender, message)
+                    batch.append((peer, message))
                 except BadMessageError as error:
                     self.counts.refused[error.kind] += 1
+                    error_first = error_first or error
+                except NotAllowedError as error:
+                    self.counts.not_allowed += 1
                     error_first = error_first or error
             if error_first is not None:
                 refusals.append((peer, Refused(str(error_first))))
@@ -299,19 +385,3 @@ class MasterSockets:
             self.counts.unsendable += 1
             logger.error("%s", error)
             return encode(Refused(str(error)))
-
-
-def _bind(socket: Socket, address: str, port: int, name: str) -> int:
-    try:
-        socket.bind(endpoint(address, port))
-    except zmq.ZMQError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise SettingsError(
-                f"the {name} port {port} on {address} is taken: another master may run there; "
-                "stop it, or choose another port"
-            ) from error
-        raise SettingsError(
-            f"the {name} port {port} on {address} can't be bound: {error.strerror or error}; "
-            "choose another port"
-        ) from error
-    return bound_port(socket)

@@ -14,12 +14,15 @@ from typing import Any
 
 import zmq
 
+from meshtrain.core.member import MemberKind
 from meshtrain.errors import SettingsError
 from meshtrain.net.address import endpoint
 from meshtrain.net.base import SocketLimits, TransportCounts
+from meshtrain.net.curve import ClientSecurity, peer_name, secure_client
+from meshtrain.net.link import LinkMonitor, LinkState, trouble_of
 from meshtrain.net.socket_reader import SocketReader
 from meshtrain.net.sockets import Context, Socket, open_dealer, send_frames, split
-from meshtrain.security.loopback import require_loopback
+from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import BadMessageError, BadMessageKind, Decoder, encode
 from meshtrain.wire.messages import (
     BulkToMaster,
@@ -45,7 +48,11 @@ class WorkerSockets:
     logged; they are never answered, so that two sides can't refuse each other in
     a circle.
 
-    Raises SettingsError when the host isn't loopback or the node's name is too long.
+    With `security` both links prove the node's keys and demand the master's;
+    `trouble` then says when the master refuses them, or can't prove its own.
+
+    Raises SettingsError when the host isn't loopback and there is no `security`, and
+    when the node's name is too long or not that of its keys.
     """
 
     def __init__(
@@ -58,16 +65,32 @@ class WorkerSockets:
         on_control: Callable[[list[ToNode]], None],
         on_bulk: Callable[[list[BulkToNode]], None],
         limits: SocketLimits | None = None,
+        security: ClientSecurity | None = None,
     ) -> None:
         self.counts = TransportCounts()
+        self.trouble = ""
+        self._security = security
+        self._where = endpoint(master_host, control_port).removeprefix("tcp://")
         self.identity = f"{node_id}/{life}".encode()
+        if security is not None:
+            if (MemberKind.NODE, node_id) != (
+                security.identity.member.kind,
+                security.identity.name,
+            ):
+                raise SettingsError(
+                    f"the keys given are those of {security.identity!r}, not of node "
+                    f"'{node_id[:40]}': use the name that this node joined with"
+                )
+            self.identity = peer_name(security.identity.member, life)
         if not node_id or len(self.identity) > IDENTITY_BYTES_MAX:
             raise SettingsError(
                 f"the node name '{node_id[:40]}' can't be used: together with the session it "
                 f"must have 1 to {IDENTITY_BYTES_MAX} bytes; set a shorter name with --name"
             )
         self._limits = limits = limits or SocketLimits()
-        self._address = require_loopback(master_host, "the worker", "connect to")
+        self._address = permitted_address(
+            master_host, "the worker", "connect to", with_keys=security is not None
+        )
         self._on_control = on_control
         self._on_bulk = on_bulk
         self._control_decoder: Decoder[ToNode] = Decoder(ToNode, limits.control_message_bytes_max)
@@ -79,6 +102,7 @@ class WorkerSockets:
         self._closed = False
         asyncio.get_running_loop()
         self._context: Context = zmq.Context()
+        self._monitor: LinkMonitor | None = None
         self._control = self._dealer(
             control_port, limits.control_message_bytes_max, limits.control_queued_max
         )
@@ -154,6 +178,8 @@ class WorkerSockets:
         self._close_bulk()
         self._bulk_connected.set()
         self._control_reader.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._control.close(0)
         self._context.term()
 
@@ -167,6 +193,10 @@ class WorkerSockets:
             queued_max=queued_max,
             identity=self.identity,
         )
+        if self._security is not None:
+            secure_client(socket, self._security)
+            if self._monitor is None:
+                self._monitor = LinkMonitor(socket, self._on_link)
         socket.connect(endpoint(self._address, port))
         return socket
 
@@ -187,6 +217,11 @@ class WorkerSockets:
             reader.close()
         if socket is not None:
             socket.close(0)
+
+    def _on_link(self, state: LinkState) -> None:
+        self.trouble = trouble_of(state, self._where, with_keys=True)
+        if self.trouble:
+            logger.warning("%s", self.trouble)
 
     # --- coming in ----------------------------------------------------------------
 

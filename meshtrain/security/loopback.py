@@ -1,4 +1,4 @@
-"""The rule that holds until nodes can prove membership: nothing but loopback."""
+"""Where a mesh may be reached: with keys anywhere, without keys on loopback alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,31 @@ def require_loopback(host: str, what: str, verb: str = "bind") -> str:
     addresses = _addresses(host, what)
     if not addresses or not all(_is_loopback(address) for address in addresses):
         raise SettingsError(
-            f"{what} refuses to {verb} {host or 'every address'}: nothing but loopback until "
-            "nodes can prove membership, since anybody could reach it there without a key; "
-            "use 127.0.0.1, ::1 or localhost (from another machine: through an ssh tunnel)"
+            f"{what} refuses to {verb} {host or 'every address'}: nothing but loopback without "
+            "keys, since anybody could reach it there; make this host a member of a mesh with "
+            "keys, or use 127.0.0.1, ::1 or localhost (from another machine: through an ssh "
+            "tunnel)"
         )
-    return min(addresses, key=lambda address: ":" in address)
+    return min(addresses, key=_family)
+
+
+def permitted_address(host: str, what: str, verb: str = "bind", *, with_keys: bool) -> str:
+    """The numeric address of `host`; any address with keys, without them only loopback.
+
+    Raises SettingsError as `require_loopback` does, and when the host names no address.
+    """
+    if not with_keys:
+        return require_loopback(host, what, verb)
+    addresses = _addresses(host, what)
+    if not addresses:
+        raise SettingsError(
+            f"{what} can't {verb} '{host}': name one address of this host, or :: for all of them"
+        )
+    return min(addresses, key=_family)
+
+
+def _family(address: str) -> bool:
+    return ":" in address
 
 
 def _addresses(host: str, what: str) -> list[str]:
@@ -34,7 +54,7 @@ def _addresses(host: str, what: str) -> list[str]:
     except (OSError, UnicodeError, ValueError) as error:
         raise SettingsError(
             f"{what} can't use the host '{host}': it names no address ({error}); "
-            "use 127.0.0.1, ::1 or localhost"
+            "give its name as it is known on the network, or its address"
         ) from error
     return [str(address[0]) for *_, address in found]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meshtrain.errors import SettingsError
-from meshtrain.security.loopback import require_loopback
+from meshtrain.security.loopback import permitted_address, require_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
@@ -33,7 +33,7 @@ def test_localhost_becomes_a_number() -> None:
     ],
 )
 def test_all_else_is_refused(host: str) -> None:
-    with pytest.raises(SettingsError, match="nothing but loopback until nodes can prove") as caught:
+    with pytest.raises(SettingsError, match="nothing but loopback without keys") as caught:
         require_loopback(host, "the master")
     assert str(caught.value).startswith(f"the master refuses to bind {host or 'every address'}: ")
     assert "127.0.0.1" in str(caught.value)
@@ -67,7 +67,9 @@ def test_an_address_with_a_scope_is_no_loopback(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_name_that_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_to(monkeypatch)
-    with pytest.raises(SettingsError, match=r"'nowhere': it names no address.*use 127\.0\.0\.1"):
+    with pytest.raises(
+        SettingsError, match=r"'nowhere': it names no address.*give its name as it is known"
+    ):
         require_loopback("nowhere", "the master")
 
 
@@ -75,3 +77,17 @@ def test_a_name_that_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_name_at_all(host: str) -> None:
     with pytest.raises(SettingsError, match="names no address"):
         require_loopback(host, "the master")
+
+
+@pytest.mark.parametrize("host", ["192.168.1.5", "10.0.0.1", "2001:db8::1", "::", "127.0.0.1"])
+def test_p10_keys_open_every_address_and_nothing_else_does(host: str) -> None:
+    assert permitted_address(host, "the master", with_keys=True) == host
+    if host != "127.0.0.1":
+        with pytest.raises(SettingsError, match="nothing but loopback without keys"):
+            permitted_address(host, "the master", with_keys=False)
+
+
+@pytest.mark.parametrize("host", ["", "*"])
+def test_every_address_is_named_by_its_address(host: str) -> None:
+    with pytest.raises(SettingsError, match="name one address of this host, or :: for all"):
+        permitted_address(host, "the master", with_keys=True)

@@ -1,0 +1,80 @@
+"""CURVE on the mesh's sockets: each side proves that it holds its key before anything passes.
+
+The master's sockets are CURVE servers; which keys they admit is the affair of
+`admission`. All others are clients: they have the master's public key pinned, so
+that nobody else can pass for it.
+
+https://rfc.zeromq.org/spec/26/ (CurveZMQ)
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import zmq
+
+from meshtrain.core.member import Member, MemberKind
+from meshtrain.net.sockets import Socket
+from meshtrain.security.keys import Identity
+from meshtrain.security.membership import Roll
+
+ZAP_DOMAIN: Final = b"meshtrain"
+HANDSHAKE_MS: Final = 10_000
+"""A connection that hasn't proved a key by then is closed."""
+_SECRET_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSecurity:
+    """What the master's sockets need: its own keys, and who is admitted."""
+
+    identity: Identity
+    roll: Roll
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecurity:
+    """What everybody else needs: its own keys, and the master's public key in Z85."""
+
+    identity: Identity
+    master_key: bytes
+
+
+def secure_server(socket: Socket, security: MasterSecurity) -> None:
+    """Make a socket, not yet bound, admit proven keys only.
+
+    ZAP_ENFORCE_DOMAIN refuses everybody when no handler is there to ask; without
+    it ZeroMQ would admit any key then.
+    """
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, security.identity.curve_secret)
+    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+
+
+def secure_client(socket: Socket, security: ClientSecurity) -> None:
+    """Make a socket, not yet connected, prove its key, and demand the master's."""
+    socket.setsockopt(zmq.CURVE_SERVERKEY, security.master_key)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, security.identity.curve_public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, security.identity.curve_secret)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+
+
+def peer_prefix(member: Member) -> bytes:
+    """What the peer name of each of a member's links begins with; no other member's does."""
+    if member.kind is MemberKind.NODE:
+        return f"{member.name}/".encode()
+    return f"{member.kind.value}@{member.name}/".encode()
+
+
+def peer_name(member: Member, life: str = "") -> bytes:
+    """A fresh name for a link of a member.
+
+    It ends in a secret between the member and the master: the ROUTER hands a
+    name over to whoever comes with it last, so no other member may know it.
+    """
+    middle = f"{life}/" if life else ""
+    return peer_prefix(member) + f"{middle}{secrets.token_hex(_SECRET_BYTES)}".encode()
