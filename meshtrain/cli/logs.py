@@ -67,11 +67,13 @@ class _Reader:
             if self.row["offset"] != self._offset:
                 # It was asked for the attempt before.
                 continue
-            data = self.row["data"]
+            data, next_offset = self.row["data"], self.row["next_offset"]
             self._out.write(data)
-            self._offset += len(data)
+            # Bytes that were lost on the node are passed over: a line of the log says so.
+            moved = next_offset > self._offset
+            self._offset = next_offset
             grew = grew or bool(data)
-            if not data or self._offset >= self.row["size_bytes"]:
+            if not moved or self._offset >= self.row["size_bytes"]:
                 self._out.flush()
                 return grew
 

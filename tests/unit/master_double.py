@@ -28,6 +28,7 @@ from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import Ports, answer
 
@@ -50,6 +51,8 @@ class MasterDouble:
     outcome: Callable[[Job], Outcome] = lambda job: {"accuracy": 0.5}
     attempts: dict[str, dict[str, Attempt]] = field(default_factory=dict)
     streams: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    #: of each stream: where a hole begins → where it ends
+    lost: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
     assigned: list[tuple[str, cmd.AssignAttempt]] = field(default_factory=list)
     requests: list[msg.FromPerson] = field(default_factory=list)
     #: what happens before a request is answered, one step a request
@@ -154,8 +157,13 @@ class MasterDouble:
     def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
         return len(self.streams.get((attempt_id, stream), b""))
 
-    def read_log(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> bytes:
-        return self.streams.get((attempt_id, stream), b"")[offset : offset + limit]
+    def read_log(
+        self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
+    ) -> LogPiece:
+        lost = self.lost.get((attempt_id, stream), {})
+        end = min([offset + limit, *(begin for begin in lost if begin > offset)])
+        data = self.streams.get((attempt_id, stream), b"")[offset:end]
+        return LogPiece(data, lost.get(offset + len(data), offset + len(data)))
 
     # --- what people's commands ask --------------------------------------------------------
 

@@ -115,6 +115,22 @@ def test_logs_are_exact_bytes(master: MasterDouble) -> None:
     assert run(master, "logs", sweep.jobs[0].name, "--attempt", "7").exit_code == 2
 
 
+def test_P6_logs_show_the_line_about_lost_bytes_once_and_no_byte_of_the_hole(
+    master: MasterDouble,
+) -> None:
+    sweep = small_sweep()
+    master.submit(sweep)
+    master.run_all()
+    (attempt,) = master.attempts_of(sweep.jobs[0].job_id)
+    key = (attempt.attempt_id, "log")
+    head, tail = b"first\n[meshtrain: 1,000 bytes of this log were lost here]\n", b"last\n"
+    # What is asked for at once ends at the hole.
+    master.streams[key] = head + bytes(3 << 20) + tail
+    master.lost[key] = {len(head): len(head) + (3 << 20)}
+    result = run(master, "logs", sweep.jobs[0].name)
+    assert result.stdout_bytes == head + tail
+
+
 def test_the_log_of_a_job_that_waits(master: MasterDouble) -> None:
     sweep = small_sweep()
     master.submit(sweep)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshtrain.store.base import StreamSize
-from meshtrain.wire.messages import StreamBytes
+from meshtrain.wire.messages import StreamBytes, StreamHole
 from meshtrain_daemon.master import logbook as logbook_module
+from meshtrain_daemon.master.holes import holes_path
 from meshtrain_daemon.master.logbook import FILES_OPEN_MAX, Logbook
 
 
@@ -38,8 +39,8 @@ def test_overlaps_and_repeats_are_passed_over_and_gaps_not_taken(tmp_path: Path)
     store(book, chunk(5, b"fgh"))
     store(book, chunk(1, b"bc"), chunk(8, b""))
     assert content(book) == b"abcdefgh"
-    assert book.read("j", "j.1", "log", 2, 3) == b"cde"
-    assert book.read("j", "j.1", "log", 8, 3) == b""
+    assert book.read("j", "j.1", "log", 2, 3).data == b"cde"
+    assert book.read("j", "j.1", "log", 8, 3).data == b""
 
 
 def test_streams_and_attempts_do_not_mix(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_file_that_was_removed_or_cut_is_asked_for_again(
     counted = store(book, chunk(0, b"abcdef"))
     path = book.path("j", "j.1", "log")
     path.unlink()
-    assert book.read("j", "j.1", "log", 0, 10) == b""
+    assert book.read("j", "j.1", "log", 0, 10).data == b""
     if left is not None:
         path.write_bytes(left)
     book = Logbook(tmp_path, counted)
@@ -191,3 +192,89 @@ def test_P6_a_log_is_not_whole_before_its_last_byte_is_counted(tmp_path: Path) -
     assert book.is_whole("j.1", "log")
     book.expect("j.1", {"log": 6})
     assert book.is_whole("j.1", "log"), "the end is told again and again"
+
+
+# --- holes --------------------------------------------------------------------------------
+
+
+def hole(offset: int, size_bytes: int, stream: str = "log") -> StreamHole:
+    return StreamHole("j.1", "j", stream, offset, size_bytes)
+
+
+def read_all(book: Logbook, limit: int = 1 << 20) -> bytes:
+    """What `meshtrain logs` prints: from piece to piece."""
+    data, offset = b"", 0
+    while True:
+        piece = book.read("j", "j.1", "log", offset, limit)
+        data += piece.data
+        if piece.next_offset == offset:
+            return data
+        offset = piece.next_offset
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1 << 20])
+def test_P6_a_hole_keeps_the_offsets_of_what_follows_and_its_zeros_are_never_read(
+    tmp_path: Path, limit: int
+) -> None:
+    book = Logbook(tmp_path, ())
+    printed_zeros = b"zeros \0\0\0 of the job itself"
+    store(book, chunk(0, b"head[lost]"), hole(10, 100), chunk(110, printed_zeros))
+    store(book, hole(110 + len(printed_zeros), 5), hole(115 + len(printed_zeros), 7))
+    end = 122 + len(printed_zeros)
+    store(book, chunk(end, b"end"))
+    assert book.size_bytes("j.1", "log") == end + 3
+    assert content(book) == b"head[lost]" + bytes(100) + printed_zeros + bytes(12) + b"end"
+    assert read_all(book, limit) == b"head[lost]" + printed_zeros + b"end"
+    assert book.read("j", "j.1", "log", 50, 2) == (printed_zeros[:2], 112)
+
+
+def test_a_hole_takes_no_room_on_the_disk(tmp_path: Path) -> None:
+    book = Logbook(tmp_path, ())
+    store(book, hole(0, 1 << 30), chunk(1 << 30, b"x"))
+    assert book.path("j", "j.1", "log").stat().st_blocks * 512 < 1 << 20
+
+
+def test_holes_are_repeated_overlapped_and_confirmed_as_bytes_are(tmp_path: Path) -> None:
+    book = Logbook(tmp_path, ())
+    assert store(book, hole(3, 10)) == [], "after a gap"
+    store(book, chunk(0, b"abc"), hole(3, 10))
+    store(book, hole(3, 10), hole(0, 8), chunk(5, b"........new"))
+    assert content(book) == b"abc" + bytes(10) + b"new"
+    assert book.confirmation(hole(3, 10)).offset == 16
+    store(book, hole(10, 10), chunk(20, b"end"))
+    assert read_all(book) == b"abcnewend"
+
+
+def test_P6_a_hole_that_was_not_counted_is_forgotten(tmp_path: Path) -> None:
+    book = Logbook(tmp_path, ())
+    counted = store(book, chunk(0, b"abc"), hole(3, 4))
+    book.write([hole(7, 50), chunk(57, b"lost")])
+    book = Logbook(tmp_path, counted)
+    assert content(book) == b"abc" + bytes(4)
+    store(book, chunk(7, b"printed instead"))
+    assert read_all(book) == b"abcprinted instead"
+
+
+@pytest.mark.parametrize(
+    "refused", [hole(0, 9, "metrics"), hole(0, 1 << 62), hole(1 << 62, 1 << 62), hole(0, 0)]
+)
+def test_P11_a_hole_that_can_not_be_is_passed_over(tmp_path: Path, refused: StreamHole) -> None:
+    book = Logbook(tmp_path, ())
+    assert store(book, refused) == []
+    assert book.size_bytes("j.1", refused.stream) == 0
+    store(book, chunk(0, b"abc", stream=refused.stream))
+    assert content(book, stream=refused.stream) == b"abc"
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_P11_whatever_lies_in_place_of_the_holes_a_log_can_be_read(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    book = Logbook(tmp_path_factory.mktemp("book"), ())
+    store(book, chunk(0, b"a log"), hole(5, 3), chunk(8, b"end"))
+    holes_path(book.path("j", "j.1", "log")).write_bytes(data)
+    whole = content(book)
+    assert len(read_all(book)) <= len(whole)
+    store(book, hole(11, 5), chunk(16, b"more"))
+    assert read_all(book).endswith(b"more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -11,12 +12,17 @@ from meshtrain.net.base import BulkBatch, MasterTransport
 from meshtrain.store.base import ReadableStore
 from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
-from meshtrain_daemon.master.logbook import STREAMS, Logbook
+from meshtrain_daemon.master.logbook import STREAMS, Logbook, end_of
 from meshtrain_daemon.master.loops import FULL_RETRY_S, Writer
 from meshtrain_daemon.master.reporter import Reporter
 
-WAITING_MAX = 64
-"""Batches of bytes that wait for the disk; then the sockets are read no more."""
+WAITING_BYTES_MAX = 32 << 20
+"""Bytes that wait for the disk; then the sockets are read no more, and the nodes wait."""
+WRITE_BYTES_MAX = 8 << 20
+"""Bytes that are written and fsynced in one go: what else is to be committed waits for it."""
+OFFSET_MAX = (1 << 63) - 1
+MESSAGE_BYTES = 256
+"""What a message costs beside its bytes."""
 
 
 class BulkIntake:
@@ -40,28 +46,48 @@ class BulkIntake:
         self._writer = writer
         self._reporter = reporter
         self._say = say
-        self._waiting: asyncio.Queue[BulkBatch] = asyncio.Queue()
+        self._waiting: deque[tuple[bytes, msg.BulkToMaster]] = deque()
+        self._waiting_bytes = 0
+        self._came = asyncio.Event()
 
     def take(self, batch: BulkBatch) -> None:
         """Take a batch from the socket; never waits."""
-        self._waiting.put_nowait(batch)
-        if self._waiting.qsize() >= WAITING_MAX:
+        self._waiting.extend(batch)
+        self._waiting_bytes += sum(_size_bytes(message) for _, message in batch)
+        if self._waiting_bytes >= WAITING_BYTES_MAX:
             self._sockets.pause_bulk()
+        self._came.set()
+
+    def _next(self) -> BulkBatch:
+        """What is written together."""
+        batch: BulkBatch = []
+        size_bytes = 0
+        while self._waiting and size_bytes < WRITE_BYTES_MAX:
+            batch.append(self._waiting.popleft())
+            size_bytes += _size_bytes(batch[-1][1])
+        self._waiting_bytes -= size_bytes
+        if self._waiting_bytes < WAITING_BYTES_MAX:
+            self._sockets.resume_bulk()
+        return batch
 
     async def run(self) -> None:
         """Write, fsync, count, confirm, for ever: what came meanwhile goes together."""
         while True:
-            batch = await self._waiting.get()
-            while not self._waiting.empty():
-                batch = batch + self._waiting.get_nowait()
-            self._sockets.resume_bulk()
+            if not self._waiting:
+                self._came.clear()
+                await self._came.wait()
+            batch = self._next()
             known = []
+            asked: dict[tuple[str, str, str], bool] = {}
             for peer, message in batch:
-                if self._is_of_an_attempt(message):
+                name = (message.job_id, message.attempt_id, message.stream)
+                if name not in asked:
+                    asked[name] = self._is_of_an_attempt(message)
+                if asked[name]:
                     known.append((peer, message))
                 else:
                     # Nobody will ever ask for it: let the node be rid of it.
-                    end = message.offset + len(message.data)
+                    end = min(end_of(message), OFFSET_MAX)
                     stored = msg.StreamStored(message.attempt_id, message.stream, end)
                     self._sockets.send_bulk(peer, [stored])
             streams = [message for _, message in known]
@@ -84,7 +110,7 @@ class BulkIntake:
             for (peer, _, _), stored in answers.items():
                 self._sockets.send_bulk(peer, [stored])
 
-    def _is_of_an_attempt(self, message: msg.StreamBytes) -> bool:
+    def _is_of_an_attempt(self, message: msg.BulkToMaster) -> bool:
         """Whether these bytes belong to an attempt that was made: its name becomes a path."""
         job = self._state.jobs.get(message.job_id)
         if job is None or message.stream not in STREAMS:
@@ -93,3 +119,8 @@ class BulkIntake:
             return True
         attempts = self._store.attempts_of(job.job_id)
         return any(attempt.attempt_id == message.attempt_id for attempt in attempts)
+
+
+def _size_bytes(message: msg.BulkToMaster) -> int:
+    data = message.data if isinstance(message, msg.StreamBytes) else b""
+    return MESSAGE_BYTES + len(data)

@@ -1,6 +1,7 @@
 """The bytes that jobs printed and measured, as the master keeps them.
 
     logs/<job id>/<attempt id>.log
+    logs/<job id>/<attempt id>.log.holes    where bytes are missing, see the holes module
     logs/<job id>/<attempt id>.metrics
 
 Bytes are written at their offset, fsynced, and only then counted in the store
@@ -13,13 +14,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from meshtrain.store.base import StreamSize
-from meshtrain.wire.messages import StreamBytes, StreamStored
+from meshtrain.wire.messages import BulkToMaster, StreamHole, StreamStored
+from meshtrain_daemon.master.holes import HOLES_MAX, Hole, read_holes, write_holes
 
-STREAMS = ("log", "metrics")
+LOG = "log"
+STREAMS = (LOG, "metrics")
+SIZE_MAX_BYTES = 1 << 40
+"""No hole makes a log longer than that: a number that is wrong must not fill a file system."""
 FILES_OPEN_MAX = 128
 """Files that one write keeps open; a process may have about 1,000."""
+
+
+class LogPiece(NamedTuple):
+    """Stored bytes, and the offset to go on reading from: behind them, and behind a hole."""
+
+    data: bytes
+    next_offset: int
 
 
 class Logbook:
@@ -62,11 +75,12 @@ class Logbook:
         """Whether nothing of the stream of an attempt that is over is still to come."""
         return (attempt_id, stream) not in self._expected
 
-    def write(self, messages: Iterable[StreamBytes]) -> list[StreamSize]:
+    def write(self, messages: Iterable[BulkToMaster]) -> list[StreamSize]:
         """Write what is new of these bytes, and fsync it; returns the new sizes, to be counted.
 
         Bytes that are there already are passed over; bytes after a gap are not
-        taken: the node sends them again. Raises OSError when the disk refuses.
+        taken: the node sends them again. A hole makes the file longer without
+        taking room. Raises OSError when the disk refuses.
         """
         grown: dict[tuple[str, str], StreamSize] = {}
         files: dict[Path, int] = {}
@@ -75,22 +89,25 @@ class Logbook:
             for message in messages:
                 key = (message.attempt_id, message.stream)
                 size = grown[key].size_bytes if key in grown else self._sizes.get(key, 0)
-                skip = size - message.offset
-                if skip < 0 or skip >= len(message.data):
+                end = end_of(message)
+                if message.offset > size or end <= size:
                     continue
-                path = self.path(message.job_id, message.attempt_id, message.stream)
+                path = self.path(message.job_id, *key)
+                if isinstance(message, StreamHole) and not _may_be_a_hole(message):
+                    continue
                 fd = files.get(path)
                 if fd is None:
                     if len(files) >= FILES_OPEN_MAX:
                         _sync_and_close(files)
                     fd = files[path] = self._open(path, size, made)
-                data = memoryview(message.data)[skip:]
-                offset = size
-                while data:
-                    written = os.pwrite(fd, data, offset)
-                    data = data[written:]
-                    offset += written
-                grown[key] = StreamSize(message.attempt_id, message.job_id, message.stream, offset)
+                if isinstance(message, StreamHole):
+                    # Never one with the hole before it: that one is counted already.
+                    holes = [*read_holes(path, size), Hole(size, end)]
+                    write_holes(path, holes[:HOLES_MAX])
+                    os.ftruncate(fd, end)
+                else:
+                    _write_all(fd, memoryview(message.data)[size - message.offset :], size)
+                grown[key] = StreamSize(message.attempt_id, message.job_id, message.stream, end)
             _sync_and_close(files)
             for folder in made:
                 # A file is there after a crash only if its name in the folder is.
@@ -124,24 +141,57 @@ class Logbook:
             if self._expected.get(key, entry.size_bytes + 1) <= entry.size_bytes:
                 del self._expected[key]
 
-    def confirmation(self, message: StreamBytes) -> StreamStored:
+    def confirmation(self, message: BulkToMaster) -> StreamStored:
         return StreamStored(
             message.attempt_id,
             message.stream,
             self.size_bytes(message.attempt_id, message.stream),
         )
 
-    def read(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> bytes:
-        """Stored bytes of a stream from `offset` on, `limit` of them at most."""
-        end = min(offset + limit, self.size_bytes(attempt_id, stream))
-        if end <= offset:
-            return b""
+    def read(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> LogPiece:
+        """Stored bytes of a stream from `offset` on, `limit` of them at most; none of a hole."""
+        size = self.size_bytes(attempt_id, stream)
+        if offset >= size or limit <= 0:
+            return LogPiece(b"", offset)
+        path = self.path(job_id, attempt_id, stream)
         try:
-            with self.path(job_id, attempt_id, stream).open("rb") as file:
+            holes = read_holes(path, size) if stream == LOG else []
+            offset = _after_hole(holes, offset)
+            end = min(
+                [size, offset + limit, *(hole.begin for hole in holes if hole.begin > offset)]
+            )
+            with path.open("rb") as file:
                 file.seek(offset)
-                return file.read(end - offset)
+                data = file.read(end - offset)
         except FileNotFoundError:
-            return b""
+            return LogPiece(b"", offset)
+        return LogPiece(data, _after_hole(holes, offset + len(data)))
+
+
+def end_of(message: BulkToMaster) -> int:
+    """The offset of the first byte after those that a message tells of."""
+    if isinstance(message, StreamHole):
+        return message.offset + message.size_bytes
+    return message.offset + len(message.data)
+
+
+def _may_be_a_hole(message: StreamHole) -> bool:
+    """Metrics never lose anything, whatever a node says."""
+    return message.stream == LOG and end_of(message) <= SIZE_MAX_BYTES
+
+
+def _after_hole(holes: Iterable[Hole], offset: int) -> int:
+    for hole in holes:
+        if hole.begin <= offset < hole.end:
+            offset = hole.end
+    return offset
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data = data[written:]
+        offset += written
 
 
 def _sync_and_close(files: dict[Path, int]) -> None:

@@ -25,7 +25,7 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.intake import Submission, sweep_of
-from meshtrain_daemon.master.logbook import Logbook
+from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import answer
@@ -255,5 +255,7 @@ class People:
     def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
         return self._logbook.size_bytes(attempt_id, stream)
 
-    def read_log(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> bytes:
+    def read_log(
+        self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
+    ) -> LogPiece:
         return self._logbook.read(job_id, attempt_id, stream, offset, limit)

@@ -8,8 +8,9 @@
     bases     bases; or all             core.view.BaseRow, its job, its failure
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     job       one job                   core.view.JobRow and all else of it, attempts too
-    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB; the
-              stream and an attempt     streams are log and metrics
+    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, and
+              stream and an attempt     `next_offset`, past bytes that were lost; the streams
+                                        are log and metrics
     results   one sweep                 its folder, how it is merged, and a page of its cells:
                                         offset, limit and total count cells
     recipes   bases; or all             the recipe of a base, and what it took; newest first
@@ -40,6 +41,7 @@ from meshtrain.results.metrics import Metrics
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import Answer, Query
+from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 
 ROWS_MAX = 5000
@@ -94,8 +96,10 @@ class Surroundings(Protocol):
         """Bytes of a stream that are stored; 0 where there is none."""
         ...
 
-    def read_log(self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes of a stream from `offset` on."""
+    def read_log(
+        self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
+    ) -> LogPiece:
+        """At most `limit` bytes of a stream from `offset` on, and where to go on."""
         ...
 
 
@@ -282,12 +286,13 @@ def _log(state: MeshState, query: Query, surroundings: Surroundings) -> _Answeri
         raise NotFoundError(f"a job has no stream {shown(stream)}: it has {known}")
     job = state.jobs[resolve_job(state, name)]
     attempt = _attempt(state, job, wanted, surroundings)
-    size_bytes, data = 0, b""
+    size_bytes, piece = 0, LogPiece(b"", query.offset)
     if attempt is not None:
         key = (job.job_id, attempt.attempt_id, stream)
         size_bytes = surroundings.log_size(*key)
         limit = min(query.limit, LOG_BYTES_MAX, max(size_bytes - query.offset, 0))
-        data = surroundings.read_log(*key, query.offset, limit) if limit else b""
+        if limit:
+            piece = surroundings.read_log(*key, query.offset, limit)
     ended = job.state.is_terminal
     if wanted and attempt is not None:
         ended = attempt.state is not AttemptState.LIVE
@@ -302,7 +307,8 @@ def _log(state: MeshState, query: Query, surroundings: Surroundings) -> _Answeri
         "attempt_id": None if attempt is None else attempt.attempt_id,
         "stream": stream,
         "offset": query.offset,
-        "data": data,
+        "data": piece.data,
+        "next_offset": piece.next_offset,
         "size_bytes": size_bytes,
         "ended": ended,
     }
