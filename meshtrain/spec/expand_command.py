@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshtrain.spec.check_command import BASE_PARAMS
-from meshtrain.spec.expansion import Digests, Expansion, JobDraft, resources_of
+from meshtrain.spec.expansion import Digests, Expansion, JobDraft, limits_of, resources_of
 from meshtrain.spec.forms import CommandBase, CommandSweep
-from meshtrain.spec.jobs import BaseSpec, CommandWork, Limits
+from meshtrain.spec.jobs import BaseSpec, CommandWork
 from meshtrain.spec.matrix import (
     Matrix,
     Scalar,
     cells,
     cells_count_max,
-    number_text,
     scalar_text,
 )
 from meshtrain.spec.placeholders import fill, fill_value
@@ -23,8 +22,6 @@ from meshtrain.spec.recipe import command_recipe, recipe_hash
 from meshtrain.spec.validate import Findings
 
 LABEL_LEN_MAX = 100
-CHECKPOINT_VARIABLE = "MESHTRAIN_CHECKPOINT_EVERY_S"
-"""Where a base's command reads `base.checkpoint_every`, in seconds."""
 
 
 class CommandExpansion:
@@ -40,9 +37,7 @@ class CommandExpansion:
         self._code = snapshot.artifact_id if snapshot is not None else None
         self._files = dict(snapshot.files) if snapshot is not None else {}
         self._bases: dict[tuple[Any, ...], BaseSpec] = {}
-        self._expansion = Expansion(
-            resources_of(sweep.resources), Limits(sweep.retries, sweep.timeout)
-        )
+        self._expansion = Expansion(resources_of(sweep.resources), limits_of(sweep))
 
     def expand(self) -> Expansion:
         """All jobs and bases; files that aren't in the snapshot go to the findings."""
@@ -115,9 +110,9 @@ class CommandExpansion:
             recipe_hash=recipe_hash(recipe),
             recipe=recipe,
             label=command_label(command, params),
-            work=CommandWork(command=command, code=self._code, env={**env, **_unhashed_env(base)}),
+            work=CommandWork(command=command, code=self._code, env=env),
             resources=resources_of(base.resources or self._sweep.resources),
-            limits=Limits(self._sweep.retries, base.timeout),
+            limits=limits_of(self._sweep, base),
         )
 
 
@@ -127,12 +122,6 @@ def _filled_params(params: Mapping[str, Any], cell: Mapping[str, Scalar]) -> dic
 
 def _filled_env(env: Mapping[str, Any], values: Mapping[str, Scalar]) -> dict[str, str]:
     return {name: fill(scalar_text(value), values, for_shell=False) for name, value in env.items()}
-
-
-def _unhashed_env(base: CommandBase) -> dict[str, str]:
-    if base.checkpoint_every is None:
-        return {}
-    return {CHECKPOINT_VARIABLE: number_text(base.checkpoint_every)}
 
 
 def _typed(params: Mapping[str, Scalar]) -> tuple[tuple[str, str, Scalar], ...]:

@@ -11,9 +11,10 @@ from meshtrain.spec.expansion import (
     Expansion,
     JobDraft,
     data_folder_of,
+    limits_of,
     resources_of,
 )
-from meshtrain.spec.forms import FlatJob, TrainingSweep
+from meshtrain.spec.forms import BaseRunKeys, FlatJob, TrainingSweep
 from meshtrain.spec.jobs import BaseSpec, DataSource, Limits, Resources, TrainingWork
 from meshtrain.spec.matrix import (
     Cell,
@@ -28,6 +29,7 @@ from meshtrain.spec.problems import Path
 from meshtrain.spec.recipe import builtin_data_digest, recipe_hash, training_recipe
 from meshtrain.spec.training_keys import (
     BASE_DEFAULTS,
+    CHECKPOINT_EVERY_S_DEFAULT,
     INHERITED_KEYS,
     MODES_FROM_BASE,
     RECIPE_KEYS,
@@ -72,13 +74,10 @@ class _Data:
 class _Bases:
     """The bases of a sweep, each made once."""
 
-    def __init__(
-        self, data: _Data, resources: Resources, limits: Limits, checkpoint_every_s: float | None
-    ) -> None:
+    def __init__(self, data: _Data, resources: Resources, limits: Limits) -> None:
         self._data = data
         self._resources = resources
         self._limits = limits
-        self._checkpoint_every_s = checkpoint_every_s
         self._by_settings: dict[tuple[Any, ...], BaseSpec] = {}
 
     def base(self, settings: Mapping[str, Any], device: str | None = None) -> BaseSpec:
@@ -106,7 +105,6 @@ class _Bases:
             "data_digests": data_digests,
             "device": device,
             "prefix": None,
-            "checkpoint_every_s": self._checkpoint_every_s,
         }
         return BaseSpec(
             recipe_hash=recipe_hash(recipe),
@@ -121,10 +119,9 @@ class _Bases:
 class _Runs:
     """Makes the configuration of each target run."""
 
-    def __init__(self, data: _Data, bases: _Bases, checkpoint_every_s: float | None) -> None:
+    def __init__(self, data: _Data, bases: _Bases) -> None:
         self._data = data
         self._bases = bases
-        self._checkpoint_every_s = checkpoint_every_s
         self._digests: dict[tuple[Any, ...], dict[str, str]] = {}
 
     def run(
@@ -156,7 +153,6 @@ class _Runs:
             ),
             "device": settings.get("device"),
             "prefix": settings.get("prefix"),
-            "checkpoint_every_s": self._checkpoint_every_s,
         }
         return TrainingWork(config), base
 
@@ -179,21 +175,24 @@ class TrainingExpansion:
         self._findings = findings
         self._data = _Data(data_folder_of(sweep), digests.data)
         base = sweep.base
-        base_every = base.checkpoint_every if base is not None else None
         self._bases = _Bases(
             self._data,
             resources_of(base.resources if base and base.resources else sweep.resources),
-            Limits(sweep.retries, base.timeout if base is not None else None),
-            base_every if base_every is not None else sweep.checkpoint_every,
+            limits_of(
+                sweep,
+                base or BaseRunKeys.model_construct(),
+                checkpoint_every_s=CHECKPOINT_EVERY_S_DEFAULT,
+            ),
         )
-        self._runs = _Runs(self._data, self._bases, sweep.checkpoint_every)
+        self._runs = _Runs(self._data, self._bases)
         self._given_base = {**BASE_DEFAULTS, **_given(base, (*RECIPE_KEYS,))}
         self._given_target = _given(sweep.target, (*TARGET_AXES, "folds"))
         self._checks = {
             name: (*split_axis(name), training_axis(name)) for name in matrix.axis_names
         }
         self._expansion = Expansion(
-            resources_of(sweep.resources), Limits(sweep.retries, sweep.timeout)
+            resources_of(sweep.resources),
+            limits_of(sweep, checkpoint_every_s=CHECKPOINT_EVERY_S_DEFAULT),
         )
 
     def expand(self) -> Expansion:
@@ -329,9 +328,10 @@ FLAT_BASE_KEYS = ("participants", "model", "batch_size", "lr", "augmentation")
 def expand_flat(jobs: tuple[FlatJob, ...]) -> Expansion:
     """One job per entry; entries that share the five recipe keys share one base."""
     data = _Data(None, {})
-    bases = _Bases(data, Resources(), Limits(), None)
-    runs = _Runs(data, bases, None)
-    expansion = Expansion()
+    limits = Limits(checkpoint_every_s=CHECKPOINT_EVERY_S_DEFAULT)
+    bases = _Bases(data, Resources(), limits)
+    runs = _Runs(data, bases)
+    expansion = Expansion(limits=limits)
     cells_of = _flat_cells(jobs)
     for job, cell in zip(jobs, cells_of, strict=True):
         base_settings = {**BASE_DEFAULTS, **_given(job, FLAT_BASE_KEYS)}

@@ -7,7 +7,13 @@ from typing import Any
 
 import msgspec
 
-from meshtrain.spec.forms import CommandSweep, ResourcesSection, TrainingSweep
+from meshtrain.spec.forms import (
+    BaseRunKeys,
+    CommandSweep,
+    ResourcesSection,
+    SweepKeys,
+    TrainingSweep,
+)
 from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import BaseSpec, CodeDigests, Limits, Resources, Work
 
@@ -18,6 +24,7 @@ __all__ = [
     "JobDraft",
     "code_of",
     "data_folder_of",
+    "limits_of",
     "resources_of",
 ]
 
@@ -62,6 +69,27 @@ def resources_of(section: ResourcesSection | None) -> Resources:
         cpus=section.cpus,
         memory_bytes=section.memory or 0,
         nodes=section.nodes,
+    )
+
+
+def limits_of(
+    sweep: SweepKeys, base: BaseRunKeys | None = None, *, checkpoint_every_s: float | None = None
+) -> Limits:
+    """When to give up on the jobs of a sweep, or on its `base`.
+
+    Args:
+        sweep: the keys that hold for all of it.
+        base: the base's own keys; not given for the jobs.
+        checkpoint_every_s: what holds where nothing is written.
+    """
+    every_s = base.checkpoint_every if base is not None else None
+    if every_s is None:
+        every_s = sweep.checkpoint_every
+    return Limits(
+        retries_max=sweep.retries,
+        timeout_s=sweep.timeout if base is None else base.timeout,
+        checkpoint_every_s=checkpoint_every_s if every_s is None else every_s,
+        user=sweep.user,
     )
 
 

@@ -104,8 +104,8 @@ class BaseRunKeys(Section):
     )
     checkpoint_every: Annotated[float | None, kinds.DURATION] = Field(
         None,
-        description="How often the base's training writes a checkpoint; a command reads "
-        "MESHTRAIN_CHECKPOINT_EVERY_S. Not hashed.",
+        description="How often a checkpoint of the base is kept; not given: as for the jobs. "
+        "Not hashed.",
     )
 
 
@@ -223,6 +223,15 @@ class SweepKeys(Section):
     timeout: Annotated[float | None, kinds.DURATION] = Field(
         None, description="Ends an attempt of a job after this long."
     )
+    checkpoint_every: Annotated[float | None, kinds.DURATION] = Field(
+        None,
+        description="How often a checkpoint is kept, so that a job whose node is lost goes on "
+        "from it; not given: built-in training 5m, a command never.",
+    )
+    user: Annotated[str | None, kinds.ACCOUNT] = Field(
+        None,
+        description="Account on the nodes that jobs and bases run as; not given: the daemon's.",
+    )
     priority: Annotated[int, PRIORITY] = Field(0, description="Higher runs sooner.")
 
 
@@ -240,9 +249,6 @@ class TrainingSweep(SweepKeys):
         default_factory=list,
         max_length=len(REFERENCES),
         description="Runs to compare with, once per point of the results.over axes.",
-    )
-    checkpoint_every: Annotated[float | None, kinds.DURATION] = Field(
-        None, description="How often a training writes a checkpoint."
     )
 
 

@@ -99,7 +99,6 @@ def _command(tree: dict[str, Any], matrix: Matrix, findings: Findings) -> Comman
         "target",
         "data",
         "references",
-        "checkpoint_every",
         findings=findings,
         belongs="built-in training",
     )

@@ -22,6 +22,7 @@ SEED_MAX = 2**32 - 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}\Z")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]i?)?B?\s*\Z")
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h|d)?\s*\Z")
 _DEVICE = re.compile(r"(?:cuda:)?([0-9]+(?:,[0-9]+)*)\Z")
@@ -198,6 +199,17 @@ def check_scalar(value: Any) -> Any:
     raise ValueError(f"expected text, a number or true/false, got {shown(value)}")
 
 
+def _check_account(value: Any) -> str:
+    if not isinstance(value, str) or not _ACCOUNT.match(value):
+        raise ValueError(
+            f"{shown(value)} is not an account's name: a letter or underscore, then letters, "
+            "digits, dot, dash and underscore, at most 32"
+        )
+    if value == "root":
+        raise ValueError("jobs don't run as root: name an account that only owns what they need")
+    return value
+
+
 def _check_one_or_many(value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
@@ -222,6 +234,11 @@ SHARE = Kind(
 )
 NAME = matching("name", _NAME, "a name: letters, digits, dot, dash and underscore, at most 64")
 VARIABLE = matching("name", _VARIABLE, "a variable's name: letters, digits and underscore")
+ACCOUNT = Kind(
+    "account of the node, not root",
+    _check_account,
+    {"type": "string", "pattern": "^(?!root$)" + _ACCOUNT.pattern.replace(r"\Z", "$")},
+)
 PLAIN_TEXT = text("text", blank=True)
 FILLED_TEXT = text("text")
 COUNT = whole("whole number", 1)

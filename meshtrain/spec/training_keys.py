@@ -13,6 +13,11 @@ MODELS = ("softmax", "mlp", "cnn", "cnn_wide")
 AUGMENTATIONS = ("none", "shift", "affine")
 OPTIMIZERS = ("adam", "sgd")
 
+CHECKPOINT_EVERY_S_DEFAULT = 300.0
+"""How often a training writes a checkpoint when the job file doesn't say."""
+EXIT_INTERRUPTED = 75
+"""The exit code of a training that was asked to end by SIGTERM, and can go on elsewhere."""
+
 DIGITS_VERSION = 1
 """Raised whenever the built-in digits, or the style of a writer, change."""
 

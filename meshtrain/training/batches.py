@@ -7,6 +7,7 @@ most half a sample away from the exact share, in every prefix of the run.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -69,6 +70,30 @@ class Batch(NamedTuple):
     base: Indices
 
 
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """Where a pool stands."""
+
+    left: Indices
+    """What it gives out next."""
+    state: str
+    increment: str
+    """Of its PCG64, in hexadecimal digits."""
+    has_half: int
+    half: int
+    """Whether half of a drawn number is still to be used, and that half."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerState:
+    """Where the batches of a run stand."""
+
+    batches: int
+    target_given: int
+    target: PoolState
+    base: PoolState
+
+
 class ShuffledPool:
     """Gives out positions 0…size-1 in random order, each once before any comes again."""
 
@@ -76,6 +101,36 @@ class ShuffledPool:
         self._size = size
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._order: Indices = np.empty(0, dtype=np.int64)
+
+    def state(self) -> PoolState:
+        """Where it stands: what it has left, and its random numbers."""
+        inner = self._random.bit_generator.state
+        return PoolState(
+            left=self._order.copy(),
+            # 128 bits each, which JSON readers don't keep as numbers.
+            state=f"{inner['state']['state']:032x}",
+            increment=f"{inner['state']['inc']:032x}",
+            has_half=int(inner["has_uint32"]),
+            half=int(inner["uinteger"]),
+        )
+
+    def restore(self, state: PoolState) -> None:
+        """Goes on where `state` was taken.
+
+        Raises ValueError when it is none of a pool of this size.
+        """
+        if state.left.ndim != 1 or state.left.size > self._size or not self._holds(state.left):
+            raise ValueError(f"{state.left.shape} positions are none of a pool of {self._size}")
+        self._random.bit_generator.state = {
+            "bit_generator": "PCG64",
+            "state": {"state": int(state.state, 16), "inc": int(state.increment, 16)},
+            "has_uint32": state.has_half,
+            "uinteger": state.half,
+        }
+        self._order = state.left.astype(np.int64)
+
+    def _holds(self, positions: Indices) -> bool:
+        return positions.size == 0 or bool(positions.min() >= 0 and positions.max() < self._size)
 
     def draw(self, count: int) -> Indices:
         """The next `count` positions; reshuffles as often as the pool runs out."""
@@ -134,6 +189,24 @@ class BatchSampler:
         self._base = ShuffledPool(base_samples, derived_seed(seed, "base order"))
         self._batches = 0
         self._target_given = 0
+
+    def state(self) -> SamplerState:
+        """Where it stands."""
+        return SamplerState(
+            self._batches, self._target_given, self._target.state(), self._base.state()
+        )
+
+    def restore(self, state: SamplerState) -> None:
+        """Goes on where `state` was taken, by a sampler of the same arguments.
+
+        Raises ValueError when it was taken by another.
+        """
+        given = target_counts_until(state.batches, self._batch_size, self._share)
+        if state.target_given != given:
+            raise ValueError(f"{state.target_given} target samples were given out, not {given}")
+        self._target.restore(state.target)
+        self._base.restore(state.base)
+        self._batches, self._target_given = state.batches, state.target_given
 
     def next_batch(self) -> Batch:
         """The next batch."""

@@ -1,146 +1,174 @@
-"""Model checkpoints: safetensors files with what is needed to use them again.
+"""Checkpoints of a run on disk: a folder each, seen whole or not at all.
 
-All metadata lies under one key: safetensors writes several keys in an order of
-its own, and equal models must be equal files.
+    step-1200/tensors.safetensors     weights, optimizer, random numbers, order of the batches
+    step-1200/state.json              the rest, with the digests of both
+
+A checkpoint is made under a name with a dot, made durable, and renamed. Each
+byte is checked when it is read: a training never goes on from damaged numbers.
+Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from meshtrain.errors import ArtifactError
+from meshtrain.ids import digest
 
-MODEL_FILE = "model.safetensors"
-METADATA_KEY = "meshtrain"
-DIFFERENCES_SHOWN_MAX = 8
+TENSORS_FILE = "tensors.safetensors"
+STATE_FILE = "state.json"
+KEPT = 2
+"""How many checkpoints are kept: the last, and one should that be damaged."""
+STATE_SIZE_BYTES_MAX = 256 * 2**20
 
-
-class CheckpointInfo(msgspec.Struct, frozen=True):
-    """What a checkpoint says of itself."""
-
-    model: str
-    sample_shape: tuple[int, ...]
-    """(F,) or (C, H, W)."""
-    classes: int
-    recipe_hash: str | None
-    """Of the base that it is, or that it started from; None if from scratch."""
-    config: dict[str, Any]
-    """The configuration that trained it."""
+_FINISHED = re.compile(r"step-([0-9]{1,18})\Z")
+_OURS_UNFINISHED = ".step-"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is seen whole or not at all, also after a power cut.
+class _Envelope(msgspec.Struct, frozen=True):
+    """What lies in `state.json`."""
 
-    Args:
-        path: the final path; its folder must exist.
-        content: all its bytes.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    digest: str
+    """Of `state`, byte for byte."""
+    tensors_digest: str
+    state: msgspec.Raw
 
 
-def save_checkpoint(path: Path, model: nn.Module, info: CheckpointInfo) -> None:
-    """Writes a model's weights and `info`, atomically.
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint's folder, by its name; None for what is none."""
+    found = _FINISHED.match(path.name)
+    return None if found is None else int(found[1])
+
+
+def write_checkpoint(
+    folder: Path, step: int, tensors: dict[str, torch.Tensor], state: bytes
+) -> Path:
+    """Writes a checkpoint, and removes all but the last two.
 
     Args:
-        path: the file to write.
-        model: on any device.
-        info: what the file says of itself.
-    """
-    tensors = {
-        name: tensor.detach().to("cpu").contiguous()
-        for name, tensor in sorted(model.state_dict().items())
-    }
-    described = msgspec.json.encode(info, order="deterministic").decode()
-    write_atomically(path, save(tensors, metadata={METADATA_KEY: described}))
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo | None]:
-    """Reads a checkpoint.
-
-    Args:
-        path: a safetensors file.
+        folder: where checkpoints lie; it is made if it isn't there.
+        step: how many steps were made.
+        tensors: on the CPU.
+        state: all else, as JSON.
 
     Returns:
-        The weights on the CPU, and what the file says of itself: None for a file
-        that meshtrain didn't write.
+        The checkpoint's folder.
 
     Raises:
-        ArtifactError: the file is missing or malformed.
+        OSError: the disk is full, or can't be written; nothing half is left under a
+            checkpoint's name.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step}"
+    unfinished = folder / f"{_OURS_UNFINISHED}{step}.{os.getpid()}"
     try:
-        with safe_open(str(path), framework="pt") as opened:
-            metadata = opened.metadata() or {}
-        tensors = load_file(str(path))
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"there is no {path}: the base artifact holds no {path.name}. "
-            "Built-in training can only start from a base that has one."
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is no readable safetensors file: {error}. Rebuild or fetch the base again."
-        ) from None
-    described = metadata.get(METADATA_KEY)
-    if described is None:
-        return tensors, None
-    try:
-        return tensors, msgspec.json.decode(described, type=CheckpointInfo)
-    except msgspec.DecodeError as error:
-        raise ArtifactError(
-            f"the metadata of {path} can't be read: {error}. It was written by another "
-            "release of meshtrain: rebuild the base, or use that release."
-        ) from None
+        unfinished.mkdir()
+        content = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
+        _write_durably(unfinished / TENSORS_FILE, content)
+        envelope = _Envelope(digest(state), digest(content), msgspec.Raw(state))
+        _write_durably(unfinished / STATE_FILE, msgspec.json.encode(envelope))
+        _make_durable(unfinished)
+        if path.exists():
+            _remove(path)  # The same steps made again, from a checkpoint before them.
+        unfinished.replace(path)
+        _make_durable(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    for older in found_in(folder)[KEPT:]:
+        _remove(older)
+    return path
 
 
-def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Puts a checkpoint's weights into a model that they fit exactly.
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], bytes]:
+    """Reads a checkpoint, each byte checked.
 
     Args:
-        model: of the architecture that the weights are for.
-        tensors: name → weights.
-        where: the checkpoint, as messages name it.
+        path: a checkpoint's folder.
+
+    Returns:
+        Its tensors on the CPU, and the rest as JSON.
 
     Raises:
-        ArtifactError: names or shapes differ; the message lists them.
+        ArtifactError: it is half there, damaged, or of another release.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    differences = [
-        f"{name} is {_shape(found.get(name))}, the model needs {_shape(wanted.get(name))}"
-        for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name)
-    ]
-    if differences:
-        shown = "; ".join(differences[:DIFFERENCES_SHOWN_MAX])
-        more = len(differences) - DIFFERENCES_SHOWN_MAX
-        raise ArtifactError(
-            f"the weights in {where} don't fit the model: {shown}"
-            + (f"; and {more} more" if more > 0 else "")
-            + ". Use the model and the data shape that the base was trained with."
-        )
-    model.load_state_dict(tensors)
+    try:
+        with (path / STATE_FILE).open("rb") as file:
+            described = file.read(STATE_SIZE_BYTES_MAX + 1)
+        if len(described) > STATE_SIZE_BYTES_MAX:
+            raise ArtifactError(
+                f"{path / STATE_FILE} is larger than {STATE_SIZE_BYTES_MAX} bytes: no checkpoint is"
+            )
+        envelope = msgspec.json.decode(described, type=_Envelope)
+        content = (path / TENSORS_FILE).read_bytes()
+    except (OSError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{path} is no whole checkpoint: {error}") from None
+    state = bytes(envelope.state)
+    for name, found, promised in (
+        (STATE_FILE, digest(state), envelope.digest),
+        (TENSORS_FILE, digest(content), envelope.tensors_digest),
+    ):
+        if found != promised:
+            raise ArtifactError(
+                f"{path / name} is damaged: its digest is {found}, and it was written as {promised}"
+            )
+    try:
+        return load(content), state
+    except SafetensorError as error:
+        raise ArtifactError(f"{path / TENSORS_FILE} can't be read: {error}") from None
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else str(list(shape))
+def found_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the last first; of a checkpoint's own folder, itself.
+
+    Args:
+        folder: where checkpoints lie; one that isn't there holds none.
+    """
+    if (folder / STATE_FILE).exists():
+        return [folder]
+    try:
+        steps = {step: path for path in folder.iterdir() if (step := step_of(path)) is not None}
+    except OSError:
+        return []
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def sweep_unfinished(folder: Path) -> None:
+    """Removes what a killed training left half written.
+
+    Args:
+        folder: where checkpoints lie; it may be absent.
+    """
+    if folder.is_dir():
+        for path in folder.glob(f"{_OURS_UNFINISHED}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    # Under its own name it would be a checkpoint, half there, until the last file is gone.
+    going = path.with_name(f"{_OURS_UNFINISHED}going.{path.name}.{os.getpid()}")
+    path.rename(going)
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _make_durable(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -12,6 +12,8 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +21,36 @@ import msgspec
 import torch
 from torch import nn
 
-from meshtrain.clock import lease_now_s
 from meshtrain.core.job import FailureClass
 from meshtrain.errors import MeshtrainError, RecipeMismatchError, UserError
-from meshtrain.spec.training_keys import MODES_FROM_BASE, Mode
-from meshtrain.training.batches import derived_seed
-from meshtrain.training.checkpoint import (
-    MODEL_FILE,
-    CheckpointInfo,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-    write_atomically,
+from meshtrain.spec.training_keys import (
+    CHECKPOINT_EVERY_S_DEFAULT,
+    EXIT_INTERRUPTED,
+    MODES_FROM_BASE,
+    Mode,
 )
+from meshtrain.training.batches import derived_seed
 from meshtrain.training.config import TrainingConfig, check_recipe, parse_config
+from meshtrain.training.interruption import Interrupted, noting_sigterm
+from meshtrain.training.keeper import Keeper, identify, resume
 from meshtrain.training.loop import (
     EpochRecord,
     TestMetrics,
     TrainingPlan,
+    TrainingRun,
     choose_device,
     device_name,
     measure,
     prepare_torch,
     train,
+)
+from meshtrain.training.model_file import (
+    MODEL_FILE,
+    ModelInfo,
+    load_model,
+    load_weights,
+    save_model,
+    write_atomically,
 )
 from meshtrain.training.models import build_model, parameter_count
 from meshtrain.training.samples import RunSamples, load_samples
@@ -63,13 +72,20 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     """The file to which a line is added after each epoch."""
     failure: str
     """The file for the failure record, should the run fail."""
+    checkpoint: str | None = None
+    """The folder for checkpoints; None writes none."""
+    checkpoint_every_s: float | None = None
+    """Seconds between two checkpoints; None takes `CHECKPOINT_EVERY_S_DEFAULT`."""
+    resume: str | None = None
+    """A folder with checkpoints of an earlier attempt, to go on from."""
 
 
 class FailureRecord(msgspec.Struct, frozen=True, rename={"failure_class": "class"}):
     """Why a run failed, for the node."""
 
     failure_class: str
-    """The name of a `FailureClass` in lower case: `user_error`, `out_of_memory`, `disk`."""
+    """The name of a `FailureClass` in lower case: `user_error`, `out_of_memory`, `disk`,
+    `preempted`."""
     message: str
 
 
@@ -104,10 +120,15 @@ def run(request: TrainingRequest) -> int:
         request: what to do and where to write.
 
     Returns:
-        0, or 1 when it failed and the failure record says why.
+        0; 1 when it failed; `EXIT_INTERRUPTED` when SIGTERM ended it and it can go on
+        elsewhere. The failure record says why.
     """
     try:
         _run(request)
+    except Interrupted as error:
+        _note_failure(request, FailureClass.PREEMPTED, str(error))
+        _say(f"interrupted: {error}")
+        return EXIT_INTERRUPTED
     except MeshtrainError as error:
         return _fail(request, FailureClass.USER_ERROR, str(error))
     except Exception as error:
@@ -125,7 +146,7 @@ def run_file(path: Path) -> int:
         path: a JSON file with the keys of `TrainingRequest`.
 
     Returns:
-        The exit status: 0, or 1. Without a readable request there is no failure
+        The exit status, as `run` gives it. Without a readable request there is no failure
         record; stderr tells why.
     """
     try:
@@ -160,20 +181,19 @@ def _run(request: TrainingRequest) -> None:
 
     output = Path(request.output)
     output.mkdir(parents=True, exist_ok=True)
-    history: list[EpochRecord] = []
-    started_s = lease_now_s()
-    steps = 0
+    epochs: list[EpochRecord] = []
+    steps, seconds = 0, 0.0
     if config.mode is not Mode.BASE_ALONE:
-        steps = _train(config, samples, model, device, Path(request.metrics), history)
-    seconds = lease_now_s() - started_s
+        trained = _train(request, config, samples, model, device)
+        epochs, steps, seconds = trained.epochs, trained.step, trained.seconds
     tested = measure(model, samples.test, device)
     _say(f"test: accuracy {tested.accuracy:.4f}  loss {tested.loss:.4f}  n {tested.n_test}")
 
     if config.mode is not Mode.BASE_ALONE:
-        save_checkpoint(
+        save_model(
             output / MODEL_FILE,
             model,
-            CheckpointInfo(
+            ModelInfo(
                 model=config.model,
                 sample_shape=samples.sample_shape,
                 classes=classes,
@@ -183,20 +203,19 @@ def _run(request: TrainingRequest) -> None:
         )
     _write_json(output / "config.json", config)
     _write_json(
-        output / "history.json", History(device_name(device), parameter_count(model), history)
+        output / "history.json", History(device_name(device), parameter_count(model), epochs)
     )
     # Last: its presence says that the folder is complete.
     _write_json(output / "metrics.json", _metrics(tested, samples, steps, seconds))
 
 
 def _train(
+    request: TrainingRequest,
     config: TrainingConfig,
     samples: RunSamples,
     model: nn.Module,
     device: torch.device,
-    metrics_path: Path,
-    history: list[EpochRecord],
-) -> int:
+) -> TrainingRun:
     plan = TrainingPlan(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -207,11 +226,12 @@ def _train(
         target_share=_target_share(config),
         seed=config.seed,
     )
+    run = TrainingRun(model, target=samples.target, base=samples.base, plan=plan, device=device)
+    metrics_path = Path(request.metrics)
     metrics_path.parent.mkdir(parents=True, exist_ok=True)
     with metrics_path.open("ab") as lines:
 
         def note(record: EpochRecord) -> None:
-            history.append(record)
             lines.write(msgspec.json.encode(record) + b"\n")
             lines.flush()
             _say(
@@ -219,14 +239,36 @@ def _train(
                 f"accuracy {record.accuracy:.4f}  {record.seconds:.2f} s"
             )
 
-        return train(
-            model,
-            target=samples.target,
-            base=samples.base,
-            plan=plan,
-            device=device,
-            on_epoch=note,
-        )
+        with _kept(request, config, run) as on_step:
+            train(run, note, on_step)
+    return run
+
+
+@contextmanager
+def _kept(
+    request: TrainingRequest, config: TrainingConfig, run: TrainingRun
+) -> Iterator[Callable[[TrainingRun], None] | None]:
+    """Puts a run where an earlier attempt was, and keeps it from then on, as requested."""
+    if request.checkpoint is None and request.resume is None:
+        yield None
+        return
+    base = None if request.base is None else Path(request.base) / MODEL_FILE
+    identity = identify(
+        config, request.recipe_hash, base if config.mode in MODES_FROM_BASE else None
+    )
+    if request.resume is not None:
+        resume(run, Path(request.resume), identity, _say)
+    if request.checkpoint is None:
+        yield None
+        return
+    with noting_sigterm() as interruption:
+        yield Keeper(
+            Path(request.checkpoint),
+            every_s=request.checkpoint_every_s or CHECKPOINT_EVERY_S_DEFAULT,
+            identity=identity,
+            interruption=interruption,
+            say=_say,
+        ).after_step
 
 
 def _starting_model(
@@ -242,7 +284,7 @@ def _starting_model(
     if request.base is None:
         raise UserError(f"mode {config.mode.value} starts from a base, but no folder was given.")
     path = Path(request.base) / MODEL_FILE
-    tensors, info = load_checkpoint(path)
+    tensors, info = load_model(path)
     classes = samples.classes
     if info is not None:
         _check_base(info, config, samples, request.recipe_hash, path)
@@ -253,7 +295,7 @@ def _starting_model(
 
 
 def _check_base(
-    info: CheckpointInfo,
+    info: ModelInfo,
     config: TrainingConfig,
     samples: RunSamples,
     expected_hash: str | None,
@@ -320,13 +362,17 @@ def _failure_class(error: Exception) -> FailureClass:
 
 def _fail(request: TrainingRequest, failure_class: FailureClass, message: str) -> int:
     print(f"failed ({failure_class.value}): {message}", file=sys.stderr, flush=True)
+    _note_failure(request, failure_class, message)
+    return 1
+
+
+def _note_failure(request: TrainingRequest, failure_class: FailureClass, message: str) -> None:
     record = FailureRecord(failure_class.name.lower(), message)
     try:
         write_atomically(Path(request.failure), msgspec.json.encode(record))
     except OSError as error:
         # On a full disk the exit status and stderr have to do.
         print(f"{request.failure} can't be written: {error}", file=sys.stderr, flush=True)
-    return 1
 
 
 def _write_json(path: Path, record: msgspec.Struct) -> None:

@@ -62,9 +62,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What CUDA_VISIBLE_DEVICES is set to (empty hides every GPU), or null: the mesh chooses."""
     prefix: str | None
     """A person's own mark on the results; training doesn't read it."""
-    checkpoint_every_s: Annotated[float, Meta(gt=0)] | None
-    """Outside the recipe: how often a long run may save itself. A run that is
-    interrupted starts again from its base, so nothing reads it in between."""
 
     @property
     def source(self) -> str:
@@ -95,8 +92,10 @@ def parse_config(raw: dict[str, Any]) -> TrainingConfig:
     Raises:
         UserError: a key is missing, unknown or has a value that can't be used.
     """
+    # Jobs that were made before checkpoints carry the interval here; the request has it now.
+    wanted = {key: value for key, value in raw.items() if key != "checkpoint_every_s"}
     try:
-        config = msgspec.convert(raw, type=TrainingConfig)
+        config = msgspec.convert(wanted, type=TrainingConfig)
     except msgspec.ValidationError as error:
         raise UserError(
             f"the training configuration can't be used: {error}. Mend the job file."

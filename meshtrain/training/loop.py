@@ -106,89 +106,140 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def train(
-    model: nn.Module,
-    *,
-    target: Pool | None,
-    base: Pool | None,
-    plan: TrainingPlan,
-    device: torch.device,
-    on_epoch: Callable[[EpochRecord], None],
-) -> int:
-    """Trains a model in place.
+class TrainingRun:
+    """One training under way: step by step, so that it can be kept and gone on with.
 
     The learning rate falls from `plan.lr` to 0 along half a cosine.
 
     Args:
-        model: on `device`.
+        model: on `device`; it is trained in place.
         target: the target's training samples, or None.
         base: the training samples of the base's participants, or None.
         plan: how to train.
         device: where the samples are put.
-        on_epoch: called after each epoch.
+    """
 
-    Returns:
-        How many steps were made.
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        target: Pool | None,
+        base: Pool | None,
+        plan: TrainingPlan,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self.device = device
+        self._target_n = 0 if target is None else int(target.y.size)
+        base_n = 0 if base is None else int(base.y.size)
+        pools = [kind for kind in (target, base) if kind is not None]
+        self._x_all = torch.from_numpy(np.concatenate([kind.x for kind in pools])).to(device)
+        self._y_all_N = torch.from_numpy(np.concatenate([kind.y for kind in pools])).to(device)
+        self.sampler = BatchSampler(
+            target_samples=self._target_n,
+            base_samples=base_n,
+            batch_size=plan.batch_size,
+            target_share=plan.target_share,
+            seed=plan.seed,
+        )
+        self.noise = torch.Generator().manual_seed(derived_seed(plan.seed, "augmentation"))
+        self.optimizer = _optimizer(model, plan)
+        self.epoch_steps = steps_per_epoch(self._target_n + base_n, plan.batch_size)
+        self.steps = plan.epochs * self.epoch_steps
+        """How many there are in all."""
+        self.step = 0
+        """How many were made."""
+        self.epochs: list[EpochRecord] = []
+        """Those that are over."""
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.right = torch.zeros((), dtype=torch.int64, device=device)
+        self._seconds_before = self._epoch_seconds_before = 0.0
+        self._started_s = self._epoch_started_s = lease_now_s()
+        model.train()
+
+    @property
+    def seconds(self) -> float:
+        """What was spent on it so far, in all attempts."""
+        return self._seconds_before + lease_now_s() - self._started_s
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What was spent on the epoch that it is in."""
+        return self._epoch_seconds_before + lease_now_s() - self._epoch_started_s
+
+    def resume_clocks(self, *, seconds: float, epoch_seconds: float) -> None:
+        """Counts on from what attempts before this one spent, in seconds."""
+        self._seconds_before, self._epoch_seconds_before = seconds, epoch_seconds
+        self._started_s = self._epoch_started_s = lease_now_s()
+
+    def make_step(self) -> EpochRecord | None:
+        """Makes one step; returns the epoch that it ended, if it ended one.
+
+        Raises UserError when the loss stopped being a number.
+        """
+        plan = self.plan
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.lr * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+        batch = self.sampler.next_batch()
+        chosen_B = torch.from_numpy(np.concatenate([batch.target, batch.base + self._target_n]))
+        chosen_B = chosen_B.to(self.device)
+        y_B = self._y_all_N[chosen_B]
+        logits_BK = self.model(augment(self._x_all[chosen_B], plan.augmentation, self.noise))
+        loss = nn.functional.cross_entropy(logits_BK, y_B)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        self.loss_sum += loss.detach()
+        self.right += (logits_BK.argmax(dim=1) == y_B).sum()
+        return self._end_epoch() if self.step % self.epoch_steps == 0 else None
+
+    def _end_epoch(self) -> EpochRecord:
+        epoch = self.step // self.epoch_steps
+        mean_loss = self.loss_sum.item() / self.epoch_steps
+        if not math.isfinite(mean_loss):
+            raise UserError(
+                f"the loss is no longer a number in epoch {epoch}: the training diverged. "
+                f"Lower lr (it is {self.plan.lr})."
+            )
+        record = EpochRecord(
+            step=self.step,
+            epoch=epoch,
+            loss=mean_loss,
+            accuracy=self.right.item() / (self.epoch_steps * self.plan.batch_size),
+            time=wall_now_s(),
+            seconds=self.epoch_seconds,
+            device=device_name(self.device),
+        )
+        self.epochs.append(record)
+        self.loss_sum.zero_()
+        self.right.zero_()
+        self._epoch_seconds_before, self._epoch_started_s = 0.0, lease_now_s()
+        return record
+
+
+def train(
+    run: TrainingRun,
+    on_epoch: Callable[[EpochRecord], None],
+    on_step: Callable[[TrainingRun], None] | None = None,
+) -> None:
+    """Trains until the last step.
+
+    Args:
+        run: at its first step, or at a later one.
+        on_epoch: called after each epoch.
+        on_step: called after each step, and after `on_epoch`.
 
     Raises:
         UserError: the loss stopped being a number.
     """
-    target_n = 0 if target is None else target.y.size
-    base_n = 0 if base is None else base.y.size
-    pools = [kind for kind in (target, base) if kind is not None]
-    x_all = torch.from_numpy(np.concatenate([kind.x for kind in pools])).to(device)
-    y_all_N = torch.from_numpy(np.concatenate([kind.y for kind in pools])).to(device)
-
-    sampler = BatchSampler(
-        target_samples=target_n,
-        base_samples=base_n,
-        batch_size=plan.batch_size,
-        target_share=plan.target_share,
-        seed=plan.seed,
-    )
-    noise = torch.Generator().manual_seed(derived_seed(plan.seed, "augmentation"))
-    optimizer = _optimizer(model, plan)
-    epoch_steps = steps_per_epoch(target_n + base_n, plan.batch_size)
-    steps = plan.epochs * epoch_steps
-    step = 0
-    model.train()
-    for epoch in range(1, plan.epochs + 1):
-        started_s = lease_now_s()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        right = torch.zeros((), dtype=torch.int64, device=device)
-        for _ in range(epoch_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = plan.lr * (1 + math.cos(math.pi * step / steps)) / 2
-            batch = sampler.next_batch()
-            chosen_B = torch.from_numpy(np.concatenate([batch.target, batch.base + target_n]))
-            chosen_B = chosen_B.to(device)
-            y_B = y_all_N[chosen_B]
-            logits_BK = model(augment(x_all[chosen_B], plan.augmentation, noise))
-            loss = nn.functional.cross_entropy(logits_BK, y_B)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            step += 1
-            loss_sum += loss.detach()
-            right += (logits_BK.argmax(dim=1) == y_B).sum()
-        mean_loss = loss_sum.item() / epoch_steps
-        if not math.isfinite(mean_loss):
-            raise UserError(
-                f"the loss is no longer a number in epoch {epoch}: the training diverged. "
-                f"Lower lr (it is {plan.lr})."
-            )
-        on_epoch(
-            EpochRecord(
-                step=step,
-                epoch=epoch,
-                loss=mean_loss,
-                accuracy=right.item() / (epoch_steps * plan.batch_size),
-                time=wall_now_s(),
-                seconds=lease_now_s() - started_s,
-                device=device_name(device),
-            )
-        )
-    return step
+    while run.step < run.steps:
+        record = run.make_step()
+        if record is not None:
+            on_epoch(record)
+        if on_step is not None:
+            on_step(run)
 
 
 def measure(model: nn.Module, test: Pool, device: torch.device) -> TestMetrics:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ COUNTS = {
     "batch_composition.yaml": (15, 9, 1),
     "few_shot/sweep.yaml": (32, 0, 2),
     "flat_list.json": (4, 0, 1),
+    "resumable/sweep.yaml": (9, 0, 0),
     "seeds.toml": (11, 4, 2),
     "target_data_amount.yaml": (20, 5, 1),
 }
@@ -170,3 +172,42 @@ def test_the_few_shot_scripts_run_and_write_what_the_sweep_reads(tmp_path: Path)
     assert found["miou"] == pytest.approx(sum(found["iou_per_class"].values()) / found["classes"])
     assert sorted(found["iou_per_class"]) == [f"pascal5i-{index}" for index in range(10, 15)]
     assert (tmp_path / "two" / "results.json").read_text() == results
+
+
+def annealing(output: Path, **variables: object) -> subprocess.Popen[str]:
+    arguments = ["--dimensions", "5", "--seed", "2", "--output", str(output)]
+    return subprocess.Popen(
+        [sys.executable, "-B", str(EXAMPLES / "resumable" / "train.py"), *arguments],
+        env={"PATH": "/usr/bin:/bin", **{name: str(value) for name, value in variables.items()}},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_p7_the_resumable_example_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    with annealing(tmp_path / "whole") as whole:
+        assert whole.communicate()[0] == "begins at step 0\n"
+    checkpoints = tmp_path / "checkpoints"
+    # At each step a checkpoint: it can't be done before it is stopped.
+    with annealing(
+        tmp_path / "none", MESHTRAIN_CHECKPOINT=checkpoints, MESHTRAIN_CHECKPOINT_EVERY_S="1e-9"
+    ) as stopped:
+        while not list(checkpoints.glob("step-*2?.json")):
+            assert stopped.poll() is None
+            time.sleep(0.005)
+        stopped.terminate()
+        said = stopped.communicate()[0]
+    assert stopped.returncode == 75
+    kept = sorted(path.name for path in checkpoints.iterdir())
+    assert len(kept) == 2
+    step = int(kept[-1][5:14])
+    assert said.splitlines()[-1] == f"asked to end: kept step {step}"
+    assert not (tmp_path / "none").exists()
+    (checkpoints / kept[-1]).write_text("{")  # and the last one is damaged on top of it
+    with annealing(tmp_path / "on", MESHTRAIN_RESUME=checkpoints) as on:
+        said = on.communicate()[0]
+    assert said.splitlines()[-1] == f"goes on from step {step - 1}"
+    assert (on.returncode, whole.returncode) == (0, 0)
+    found = (tmp_path / "on" / "results.json").read_text()
+    assert found == (tmp_path / "whole" / "results.json").read_text()
+    assert json.loads(found)["steps"] == 20_000

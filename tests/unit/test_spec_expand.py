@@ -58,13 +58,48 @@ def test_what_a_command_job_is_told() -> None:
     )
     assert (job.resources.gpus, job.resources.gpu_memory_bytes) == (1, 12_000_000_000)
     assert (job.limits.timeout_s, job.limits.retries_max, job.priority) == (30.0, 0, 7)
-    assert base.work == CommandWork(
-        command="make 0.5 {output}", code="c" * 32, env={"MESHTRAIN_CHECKPOINT_EVERY_S": "300"}
-    )
+    assert base.work == CommandWork(command="make 0.5 {output}", code="c" * 32)
     assert (base.resources.gpus, base.limits.timeout_s) == (2, 3600.0)
     assert base.recipe["params"] == {"width": 0.5}
-    assert "MESHTRAIN_CHECKPOINT_EVERY_S" not in json.dumps(base.recipe)
     assert len(sweep.bases) == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "in_base", "job_every_s", "base_every_s"),
+    [
+        ({}, {}, None, None),
+        ({"checkpoint_every": "10m"}, {}, 600.0, 600.0),
+        ({}, {"checkpoint_every": "30s"}, None, 30.0),
+        ({"checkpoint_every": "10m", "user": "lab"}, {"checkpoint_every": 30}, 600.0, 30.0),
+    ],
+)
+def test_how_often_a_checkpoint_is_kept_and_as_whom_it_runs(
+    written: dict[str, Any],
+    in_base: dict[str, Any],
+    job_every_s: float | None,
+    base_every_s: float | None,
+) -> None:
+    command = {"command": "a", "base": {"command": "b", **in_base}, **written}
+    people = {"participants": ["p01"], "model": "cnn", **in_base}
+    target = {"mode": "full_fine_tuning", "participant": "p02"}
+    training = {"base": people, "target": target, **written}
+    for tree, default_s in ((command, None), (training, 300.0)):
+        sweep = sweep_of(tree)
+        (job,), (base,) = sweep.jobs, sweep.bases
+        assert job.limits.checkpoint_every_s == (job_every_s or default_s)
+        assert base.limits.checkpoint_every_s == (base_every_s or default_s)
+        assert job.limits.user == base.limits.user == written.get("user")
+        plain = {key: value for key, value in tree.items() if key not in written}
+        plain["base"] = {
+            key: value for key, value in tree["base"].items() if key != "checkpoint_every"
+        }
+        assert sweep_of(plain).bases[0].recipe_hash == base.recipe_hash
+
+
+def test_entries_of_a_flat_list_keep_checkpoints_too() -> None:
+    run = {"mode": "full_fine_tuning", "participants": ["p01"], "model": "cnn"}
+    sweep = sweep_of([{**run, "target_participant": "p02"}])
+    assert {item.limits.checkpoint_every_s for item in (*sweep.jobs, *sweep.bases)} == {300.0}
 
 
 def test_data_in_a_folder_is_asked_for_and_what_is_missing_is_told() -> None:

@@ -172,6 +172,14 @@ def test_the_name_is_the_files_when_none_is_given() -> None:
          'size: write "12GB", "512MiB" or bytes'),
         ({"timeout": "soon"}, 'timeout: "soon" is not a duration: write "90s", "30m", "2h" '
          "or seconds"),
+        ({"checkpoint_every": 0}, "checkpoint_every: 0 is out of range: above 0, at most ten "
+         "years"),
+        ({"user": "-rf"}, 'user: "-rf" is not an account\'s name: a letter or underscore, then '
+         "letters, digits, dot, dash and underscore, at most 32"),
+        ({"user": 1000}, "user: 1000 is not an account's name: a letter or underscore, then "
+         "letters, digits, dot, dash and underscore, at most 32"),
+        ({"user": "root"}, "user: jobs don't run as root: name an account that only owns what "
+         "they need"),
         ({"code": "."}, "code: belongs to a command, and this sweep is built-in training"),
         ({"name": "a/b"}, 'name: "a/b" is not a name: letters, digits, dot, dash and '
          "underscore, at most 64"),

@@ -18,9 +18,9 @@ import torch
 from meshtrain.core.job import FailureClass
 from meshtrain.spec.recipe import builtin_data_digest, recipe_hash, training_recipe
 from meshtrain.training import child
-from meshtrain.training.checkpoint import load_checkpoint
 from meshtrain.training.child import TrainingRequest, run
 from meshtrain.training.data import file_digest
+from meshtrain.training.model_file import load_model
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -52,7 +52,6 @@ def config_of(mode: str, **changed: Any) -> dict[str, Any]:
         "data_digests": digests,
         "device": "",
         "prefix": None,
-        "checkpoint_every_s": None,
         **changed,
     }
 
@@ -105,7 +104,7 @@ def test_a_base_leaves_its_model_and_says_how_it_went(
     assert lines[1]["loss"] < lines[0]["loss"]
     assert json.loads((base / "history.json").read_text())["epochs"] == lines
     assert json.loads((base / "config.json").read_text())["seed"] == 3
-    _, info = load_checkpoint(base / "model.safetensors")
+    _, info = load_model(base / "model.safetensors")
     assert info is not None
     assert info.recipe_hash == recipe_hash(config_of("base_only")["recipe"])
     assert (info.sample_shape, info.classes) == ((1, 8, 8), 10)
@@ -126,8 +125,8 @@ def test_the_same_configuration_gives_the_same_bytes_in_another_process(
     )
     assert trained.returncode == 0, trained.stderr
     assert "epoch 2/2  loss " in trained.stdout
-    again, _ = load_checkpoint(tmp_path / "output" / "model.safetensors")
-    first, _ = load_checkpoint(base / "model.safetensors")
+    again, _ = load_model(tmp_path / "output" / "model.safetensors")
+    first, _ = load_model(base / "model.safetensors")
     assert all(torch.equal(first[name], again[name]) for name in first)
     # The order in which participants were written is kept in config alone.
     one = json.loads((base / "metrics.json").read_text())
@@ -156,9 +155,9 @@ def test_each_mode_trains_on_what_it_should(
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
     assert metrics["n_train"] == pytest.approx(samples, abs=2)
     assert (metrics["n_train_target"], metrics["n_test"]) == (30, 75)
-    tuned, info = load_checkpoint(tmp_path / "output" / "model.safetensors")
+    tuned, info = load_model(tmp_path / "output" / "model.safetensors")
     assert info is not None and info.recipe_hash == request.recipe_hash
-    started_from, _ = load_checkpoint(base / "model.safetensors")
+    started_from, _ = load_model(base / "model.safetensors")
     assert not torch.equal(tuned["1.weight"], started_from["1.weight"])
 
 

@@ -39,7 +39,6 @@ BASE: dict[str, Any] = {
     "data_digests": DIGESTS,
     "device": None,
     "prefix": None,
-    "checkpoint_every_s": None,
 }
 TUNING: dict[str, Any] = {
     **BASE,
@@ -91,6 +90,10 @@ def test_a_configuration_is_parsed_into_typed_values() -> None:
 def test_bad_values_are_refused(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         parse_config({**TUNING, **changed})
+
+
+def test_a_job_that_was_made_before_checkpoints_still_runs() -> None:
+    assert parse_config({**TUNING, "checkpoint_every_s": 300.0}) == parse_config(TUNING)
 
 
 def test_a_missing_key_is_refused() -> None:

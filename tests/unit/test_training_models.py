@@ -14,15 +14,15 @@ from meshtrain.spec.recipe import TRAINER_VERSION, builtin_data_digest
 from meshtrain.spec.training_keys import AUGMENTATIONS, MODELS
 from meshtrain.training.augment import augment
 from meshtrain.training.batches import derived_seed
-from meshtrain.training.checkpoint import (
-    CheckpointInfo,
-    load_checkpoint,
+from meshtrain.training.data import load_participant
+from meshtrain.training.loop import Pool, TrainingPlan, TrainingRun, macro_f1, prepare_torch, train
+from meshtrain.training.model_file import (
+    ModelInfo,
+    load_model,
     load_weights,
-    save_checkpoint,
+    save_model,
     write_atomically,
 )
-from meshtrain.training.data import load_participant
-from meshtrain.training.loop import Pool, TrainingPlan, macro_f1, prepare_torch, train
 from meshtrain.training.models import build_model, parameter_count
 
 DIGIT = (1, 8, 8)
@@ -48,7 +48,7 @@ def first_epoch_loss(model_name: str, augmentation: str, optimizer: str) -> floa
     )
     model = build_model(model_name, sample_shape=DIGIT, classes=10, seed=derived_seed(0, "weights"))
     losses: list[float] = []
-    train(
+    run = TrainingRun(
         model,
         target=None,
         base=Pool(w01.x, w01.y),
@@ -63,8 +63,8 @@ def first_epoch_loss(model_name: str, augmentation: str, optimizer: str) -> floa
             seed=0,
         ),
         device=torch.device("cpu"),
-        on_epoch=lambda record: losses.append(record.loss),
     )
+    train(run, lambda record: losses.append(record.loss))
     return losses[0]
 
 
@@ -157,18 +157,18 @@ def test_macro_f1_is_that_of_scikit_learn() -> None:
         assert macro_f1(truth, guesses) == pytest.approx(f1_score(truth, guesses, average="macro"))
 
 
-INFO = CheckpointInfo(
+INFO = ModelInfo(
     model="softmax", sample_shape=(4,), classes=3, recipe_hash="ab", config={"lr": 0.1, "a": [1]}
 )
 
 
 def test_a_checkpoint_comes_back_as_it_was_and_is_the_same_file_each_time(tmp_path: Path) -> None:
     model = build_model("softmax", sample_shape=(4,), classes=3, seed=0)
-    save_checkpoint(tmp_path / "a.safetensors", model, INFO)
-    save_checkpoint(tmp_path / "b.safetensors", model, INFO)
+    save_model(tmp_path / "a.safetensors", model, INFO)
+    save_model(tmp_path / "b.safetensors", model, INFO)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
-    tensors, info = load_checkpoint(tmp_path / "a.safetensors")
+    tensors, info = load_model(tmp_path / "a.safetensors")
     assert info == INFO
     other = build_model("softmax", sample_shape=(4,), classes=3, seed=1)
     load_weights(other, tensors, "a.safetensors")
@@ -190,10 +190,10 @@ def test_weights_that_do_not_fit_are_named() -> None:
 
 def test_a_broken_checkpoint_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no"):
-        load_checkpoint(tmp_path / "model.safetensors")
+        load_model(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ArtifactError, match="no readable safetensors"):
-        load_checkpoint(tmp_path / "model.safetensors")
+        load_model(tmp_path / "model.safetensors")
 
 
 def test_a_write_that_fails_leaves_the_old_file(
