@@ -22,6 +22,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
+from meshtrain import failpoints
 from meshtrain.artifacts.chunking import build_manifest, list_files
 from meshtrain.artifacts.disk import (
     clone_file,
@@ -341,6 +342,7 @@ class ArtifactStore:
                 f"{folder} changed while it was stored. Try again when nothing writes to it"
             )
         fsync_path(folder.parent)
+        failpoints.reach("artifact.moved")
         self._publish(work, name)
         return manifest
 
@@ -352,6 +354,7 @@ class ArtifactStore:
 
     def _rename_into_place(self, folder: Path, name: str) -> bool:
         """Makes a complete tree visible; False when the artifact was there before."""
+        failpoints.reach("artifact.whole")
         try:
             folder.replace(self._artifacts / name)
         except OSError as error:
@@ -359,6 +362,7 @@ class ArtifactStore:
                 raise
             return False
         fsync_path(self._artifacts)
+        failpoints.reach("artifact.renamed")
         return True
 
     # --- partial ------------------------------------------------------------

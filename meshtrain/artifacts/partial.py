@@ -8,6 +8,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
+from meshtrain import failpoints
 from meshtrain.artifacts.disk import (
     fsync_path,
     preallocate,
@@ -122,7 +123,9 @@ class Partial:
                 if written:
                     self._have |= 1 << number
                 self._lock.notify_all()
+        failpoints.reach("chunk.verified")
         self._note_have(number)
+        failpoints.reach("chunk.noted")
         return True
 
     def holds(self, file_index: int, start: int, stop: int) -> bool:

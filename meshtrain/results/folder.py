@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from meshtrain import failpoints
 from meshtrain.ids import digest
 from meshtrain.results.atomic import TMP_SUFFIX, tmp_beside
 from meshtrain.results.errors import ResultsError
@@ -87,7 +88,9 @@ def place_result(
             _copy_tree(source, tmp)
         for name, content in (files or {}).items():
             _lay_beside(tmp, name, content)
+        failpoints.reach("result.filled")
         _swap_in(tmp, folder)
+        failpoints.reach("result.placed")
     except (OSError, shutil.Error) as error:
         raise ResultsError(
             f"the result could not be put at {folder}: {error}; "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from meshtrain import failpoints
 from meshtrain.errors import StoreError
 from meshtrain.store.failures import damaged, sqlite_failure
 
@@ -57,6 +58,7 @@ def create(path: Path, migrations: Sequence[Migration]) -> None:
         finally:
             connection.close()
         _fsync(fresh)
+        failpoints.reach("store.create.made")
         fresh.rename(path)
         _fsync(path.parent)
     except sqlite3.Error as error:
@@ -104,6 +106,7 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
             )
             if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
                 raise sqlite3.IntegrityError("rows refer to rows that are not there")
+            failpoints.reach("store.migrate.step")
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:

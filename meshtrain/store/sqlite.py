@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from meshtrain import failpoints
 from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState
 from meshtrain.core.state import Loaded
@@ -217,6 +218,7 @@ class SqliteStore:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._write(batch, sweep_rows)
+                failpoints.reach("store.written")
                 self._connection.execute("COMMIT")
             except _UNSTORABLE as error:
                 raise sqlite_failure(self.path, error, "written") from error
@@ -230,6 +232,7 @@ class SqliteStore:
         self._sweep_rows.update(sweep_rows)
         self._job_row_max += len(batch.new_jobs)
         self._batch = Batch()
+        failpoints.reach("store.committed")
 
     def close(self) -> None:
         self._batch = Batch()
@@ -354,6 +357,7 @@ def _open_writer(path: Path, migrations: Sequence[migrate.Migration]) -> sqlite3
     try:
         migrate.check_version(connection, path, migrations[-1].version)
         migrate.migrate(connection, path, migrations)
+        failpoints.reach("store.migrate.done")
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshtrain import failpoints
 from meshtrain.net.zmq_client import Ports
 from meshtrain.spec.settings import master_settings
 from meshtrain_daemon.bugs import end_on_bugs
@@ -62,6 +63,7 @@ def command(
         "inbox_rest_s": inbox_rest_s,
         "results": results.absolute() if results is not None else None,
     }
+    failpoints.arm(os.environ)
     settings = master_settings(config, os.environ, flags)
     supervisor = Supervisor.take_from(os.environ)
     # What a watchdog aborts says where it was stuck.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from meshtrain import failpoints
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
@@ -168,6 +169,7 @@ class Hands:
         except ArtifactError as error:
             self._post(ev.CollectFailed(artifact_id, str(error)))
         else:
+            failpoints.reach("collect.fetched")
             self.transferred(artifact_id, MASTER_NODE_ID, report.bytes_by_node, report.duration_s)
             self._post(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
             self._reporter.base_held(artifact_id)

@@ -27,6 +27,7 @@ from pathlib import Path
 import msgspec
 import watchfiles
 
+from meshtrain import failpoints
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.snapshot import snapshot_files
 from meshtrain.core.manifest import artifact_id
@@ -199,6 +200,7 @@ class Inbox:
             try:
                 submission = await asyncio.to_thread(self._read, path)
                 taken = await self._submit(submission)
+                failpoints.reach("inbox.taken")
             except FileNotFoundError:
                 return ""
             except UserError as error:
@@ -266,12 +268,14 @@ class Inbox:
             file.flush()
             os.fsync(file.fileno())
         written.replace(told)
+        failpoints.reach("inbox.verdict")
         now = look_at(path)
         if now is None or now.shape != look.shape:
             # Somebody saved another over it meanwhile: that one is still to be taken.
             return
         with contextlib.suppress(FileNotFoundError):
             path.rename(folder / name)
+            failpoints.reach("inbox.moved")
 
 
 def _shown(name: str) -> str:

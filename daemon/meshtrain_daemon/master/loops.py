@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from meshtrain import failpoints
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
@@ -163,6 +164,7 @@ class Decisions:
             await self._writer.save(saves)
         if effects:
             self._outside.send(effects)
+            failpoints.reach("loop.sent")
         for answer in after:
             answer()
 

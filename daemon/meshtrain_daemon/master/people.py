@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import meshtrain
+from meshtrain import failpoints
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
@@ -148,7 +149,9 @@ class People:
             done = msg.Done(message.request_id, reply.error, reply.done, reply.notes)
         except MeshtrainError as error:
             done = msg.Done(message.request_id, error=str(error))
+        failpoints.reach("receipt.before")
         self._sockets.send_control(peer, [done])
+        failpoints.reach("receipt.after")
 
     async def _submit(self, submission: Submission, *, allow_pending: bool) -> fx.Reply:
         sweep = await asyncio.to_thread(

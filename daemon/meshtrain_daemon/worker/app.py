@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshtrain import failpoints
 from meshtrain.spec.settings import worker_settings
 from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.sdnotify import Supervisor
@@ -53,6 +54,7 @@ def command(
         "http_port": http_port,
         "stop_grace_s": stop_grace_s,
     }
+    failpoints.arm(os.environ)
     settings = worker_settings(config, os.environ, flags)
     supervisor = Supervisor.take_from(os.environ)
     # What a watchdog aborts says where it was stuck.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from meshtrain import failpoints
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
@@ -168,6 +169,8 @@ class Hands:
                 self._flush_soon()
             else:
                 self._flush()
+            if any(isinstance(message, msg.Ended) for message in outgoing):
+                failpoints.reach("ended.sent")
 
     def _flush_soon(self) -> None:
         if self._flushing is None:
@@ -185,6 +188,7 @@ class Hands:
 
     def _launch(self, assignments: list[AssignAttempt]) -> None:
         plain: list[AttemptFolder] = []
+        failpoints.reach("attempt.assigned")
         for assignment in assignments:
             try:
                 folder = AttemptFolder(self._attempts, assignment)
@@ -259,7 +263,9 @@ class Hands:
             if runner is not None and launches:
                 for launch in launches:
                     self._runner_of[launch.attempt_id] = runner
+                failpoints.reach("attempt.prepared")
                 runner.launch(launches)
+                failpoints.reach("attempt.launched")
 
     def _end(self, attempt_id: str) -> None:
         if attempt_id in self._preparing:
@@ -273,8 +279,10 @@ class Hands:
         for event in events:
             match event:
                 case Started():
+                    failpoints.reach("attempt.started")
                     self._post(io.ProcessStarted(event.attempt_id))
                 case Exited() | LaunchFailed():
+                    failpoints.reach("attempt.exited")
                     self._runner_of.pop(event.attempt_id, None)
                     unstored = self._streamer.ended(event.attempt_id)
                     folder = self._folders[event.attempt_id]
@@ -283,6 +291,7 @@ class Hands:
                     self._post(io.ProcessEnded(event.attempt_id, failure, run_s, unstored))
 
     def _drop(self, attempt_id: str) -> None:
+        failpoints.reach("attempt.dropped")
         folder = self._folders.pop(attempt_id, None)
         if folder is not None:
             self._streamer.drop(folder)
@@ -314,6 +323,7 @@ class Hands:
         event = await asyncio.to_thread(
             outputs.store_output, folder, self._store, self._spec.node_id
         )
+        failpoints.reach("output.stored")
         self._post(event)
 
     # --- messages ------------------------------------------------------------------------
