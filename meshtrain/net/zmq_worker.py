@@ -14,6 +14,7 @@ from typing import Any
 
 import zmq
 
+from meshtrain import failpoints
 from meshtrain.core.member import MemberKind
 from meshtrain.errors import SettingsError
 from meshtrain.net.address import endpoint
@@ -144,6 +145,7 @@ class WorkerSockets:
         if self._bulk is None or self._bulk_reader is None:
             return False
         sent = self._send(self._bulk, messages, self._limits.bulk_message_bytes_max)
+        failpoints.reach("log.shipped")
         self._bulk_reader.recheck()
         return sent
 

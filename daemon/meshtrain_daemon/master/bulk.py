@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from meshtrain import failpoints
 from meshtrain.core.state import MeshState
 from meshtrain.net.base import BulkBatch, MasterTransport
 from meshtrain.store.base import ReadableStore
@@ -98,6 +99,7 @@ class BulkIntake:
                 self._say(f"bytes of logs can't be stored: {error}")
                 await asyncio.sleep(FULL_RETRY_S)
                 continue
+            failpoints.reach("log.counted")
             self._logbook.counted(sizes)
             for size in sizes:
                 job = self._state.jobs[size.job_id]
@@ -109,6 +111,7 @@ class BulkIntake:
                 answers[key] = self._logbook.confirmation(message)
             for (peer, _, _), stored in answers.items():
                 self._sockets.send_bulk(peer, [stored])
+            failpoints.reach("log.confirmed")
 
     def _is_of_an_attempt(self, message: msg.BulkToMaster) -> bool:
         """Whether these bytes belong to an attempt that was made: its name becomes a path."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from meshtrain import failpoints
 from meshtrain.store.base import StreamSize
 from meshtrain.wire.messages import BulkToMaster, StreamHole, StreamStored
 from meshtrain_daemon.master.holes import HOLES_MAX, Hole, read_holes, write_holes
@@ -108,10 +109,12 @@ class Logbook:
                 else:
                     _write_all(fd, memoryview(message.data)[size - message.offset :], size)
                 grown[key] = StreamSize(message.attempt_id, message.job_id, message.stream, end)
+            failpoints.reach("log.written")
             _sync_and_close(files)
             for folder in made:
                 # A file is there after a crash only if its name in the folder is.
                 _sync_folder(folder)
+            failpoints.reach("log.fsynced")
         finally:
             for fd in files.values():
                 os.close(fd)

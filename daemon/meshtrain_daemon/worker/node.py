@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import meshtrain
+from meshtrain import failpoints
 from meshtrain.artifacts.fetch import Fetcher
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
@@ -223,6 +224,7 @@ class WorkerNode:
         for message in batch:
             match message:
                 case msg.StreamStored():
+                    failpoints.reach("log.stored")
                     self._streamer.stored(message)
                 case msg.Refused():
                     self._say(f"the master refused log bytes: {message.error}")
