@@ -15,6 +15,7 @@ from meshtrain.core.job import (
     JobState,
     attempt_id_of,
 )
+from meshtrain.core.node import GpuFaults
 from meshtrain.core.state import Loaded
 
 _EPOCH_DIGITS_MAX = 19
@@ -30,17 +31,6 @@ class StreamSize(msgspec.Struct, frozen=True):
     job_id: str
     stream: str
     size_bytes: int
-
-
-class Receipt(msgspec.Struct, frozen=True):
-    """A dropped file that became a sweep."""
-
-    content_key: str
-    """Digest of all that the file stands for, code included."""
-    sweep_id: str
-    file_name: str
-    wall_s: float
-    """When it was taken, in seconds since 1970."""
 
 
 class ReadableStore(Protocol):
@@ -73,10 +63,6 @@ class ReadableStore(Protocol):
         """The stored size of every stream of every attempt, oldest attempt first."""
         ...
 
-    def receipt(self, content_key: str) -> Receipt | None:
-        """The receipt of the file with this content, or None if none was taken."""
-        ...
-
     def close(self) -> None:
         """Lets go of the store; what was saved and not committed is dropped."""
         ...
@@ -92,8 +78,8 @@ class Store(ReadableStore, Protocol):
 
     - sweeps, jobs and attempts are added once, and changed only after that;
       a job's spec, kind and sweep never change;
-    - a job's sweep, an attempt's job, a base's job, a receipt's sweep and the
-      attempt of a stream are there;
+    - a job's sweep, an attempt's job, a base's job and the attempt of a stream
+      are there;
     - generations start at 1 and never fall; within one, a job that has ended
       stays as it ended, and a base that is committed keeps its artifact;
     - a job that has ended has an end, and one that failed has a failure;
@@ -119,10 +105,6 @@ class Store(ReadableStore, Protocol):
         """Gathers the size in bytes that a stream of an attempt has come to."""
         ...
 
-    def add_receipt(self, receipt: Receipt) -> None:
-        """Gathers the receipt of a dropped file; one of the same content is replaced."""
-        ...
-
     def bump_incarnation(self) -> None:
         """Gathers a rise of the incarnation by one; done after a backup was restored."""
         ...
@@ -145,6 +127,11 @@ def state_shown(state: JobState, attempt: Attempt | None) -> JobState:
     if state is JobState.WAITING and attempt is not None and attempt.state is AttemptState.LIVE:
         return JobState.ASSIGNED
     return state
+
+
+def is_forgotten(known: GpuFaults) -> bool:
+    """Whether nothing is left to remember of a GPU."""
+    return known.faults == 0 and not known.out_of_use
 
 
 def epoch_counter_of(incarnation: int, epoch_max: int | None) -> int:

@@ -12,13 +12,15 @@ from meshtrain.core.effects import (
     Save,
     SaveBase,
     SaveDrained,
+    SaveGpuFaults,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
 )
 from meshtrain.core.job import Attempt, Base, Job, Sweep, attempt_id_of
+from meshtrain.core.node import GpuFaults
 from meshtrain.spec.jobs import JobSpec
-from meshtrain.store.base import Receipt, job_and_epoch_of
+from meshtrain.store.base import job_and_epoch_of
 from meshtrain.store.failures import StoreRuleError, rule_broken
 
 _Record = TypeVar("_Record", Sweep, Job, Attempt)
@@ -36,13 +38,13 @@ class Batch:
         "attempts",
         "bases",
         "drained",
+        "gpu_faults",
         "incarnation_bumps",
         "jobs",
         "new_attempts",
         "new_jobs",
         "new_specs",
         "new_sweeps",
-        "receipts",
         "streams",
         "sweeps",
     )
@@ -59,9 +61,10 @@ class Batch:
         self.attempts: dict[str, Attempt] = {}
         self.bases: dict[str, Base] = {}
         self.drained: dict[str, bool] = {}
+        #: by (node id, GPU)
+        self.gpu_faults: dict[tuple[str, int], GpuFaults] = {}
         #: (job id, epoch, stream) → size in bytes
         self.streams: dict[tuple[str, int, str], int] = {}
-        self.receipts: dict[str, Receipt] = {}
         self.incarnation_bumps = 0
 
     def __bool__(self) -> bool:
@@ -75,7 +78,7 @@ class Batch:
             or self.sweeps
             or self.bases
             or self.drained
-            or self.receipts
+            or self.gpu_faults
             or self.incarnation_bumps
         )
 
@@ -105,6 +108,8 @@ class Batch:
                     self.bases[base.recipe_hash] = base
                 case SaveDrained(node_id=node_id, drained=drained):
                     self.drained[node_id] = drained
+                case SaveGpuFaults(node_id=node_id, gpu=gpu, faults=faults, out_of_use=out):
+                    self.gpu_faults[node_id, gpu] = GpuFaults(node_id, gpu, faults, out)
                 case _:
                     assert_never(effect)
 

@@ -8,14 +8,17 @@ StoreError
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import tempfile
 from pathlib import Path
 
 from meshtrain.errors import StoreError
 
 _FREE_BYTES_MIN = 1 << 20
 """With less free, an error in writing counts as a full disk."""
+_PROBE_BYTES = 64 << 10
 _PRIMARY_CODE = 0xFF
 """The low byte of an SQLite result code is its kind; the rest refines it."""
 
@@ -42,9 +45,9 @@ def rule_broken(what: str) -> StoreRuleError:
 
 def damaged(path: Path, what: str) -> StoreError:
     return StoreError(
-        f"the job store {path} is damaged: {what}. It was left as it is. "
-        "Put a backup of it in its place (with the files beside it that end in -wal and -shm "
-        "moved away), or move all of them away to begin with an empty store"
+        f"the job store {path} is damaged: {what}. It was left as it is. Put back a backup "
+        "with `meshtrain restore FILE`, which keeps what is there beside it; or move the "
+        f"folder {path.parent} away, to begin with an empty store"
     )
 
 
@@ -59,9 +62,11 @@ def sqlite_failure(path: Path, error: Exception, doing: str) -> StoreError:
         return rule_broken(f"a value that can't be stored ({said})")
     code = getattr(error, "sqlite_errorcode", None)
     kind = None if code is None else code & _PRIMARY_CODE
-    if kind == sqlite3.SQLITE_FULL or (kind == sqlite3.SQLITE_IOERR and _disk_is_full(path)):
+    wrote = kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+    if kind == sqlite3.SQLITE_FULL or (wrote and _disk_is_full(path)):
         return StoreFullError(
-            f"the job store {path} could not be {doing}: no room on its disk ({said}). "
+            f"the job store {path} could not be {doing}: no room on its disk, "
+            f"{room_told(path.parent)} ({said}). "
             f"Free some room below {path.parent}; nothing that was acknowledged is lost"
         )
     if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -79,9 +84,32 @@ def sqlite_failure(path: Path, error: Exception, doing: str) -> StoreError:
     )
 
 
-def _disk_is_full(path: Path) -> bool:
+def free_bytes(folder: Path) -> int | None:
+    """What is free for us on the disk of a folder; None where that can't be told."""
     try:
-        room = os.statvfs(path.parent)
+        room = os.statvfs(folder)
     except OSError:
+        return None
+    return room.f_bavail * room.f_frsize
+
+
+def room_told(folder: Path) -> str:
+    """The free bytes of a folder's disk, in words."""
+    free = free_bytes(folder)
+    return "its free bytes unknown" if free is None else f"{free:,} bytes free"
+
+
+def _disk_is_full(path: Path) -> bool:
+    free = free_bytes(path.parent)
+    if free is None:
         return False
-    return room.f_bavail * room.f_frsize < _FREE_BYTES_MIN
+    if free < _FREE_BYTES_MIN:
+        return True
+    # A quota leaves the disk free and refuses all the same.
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -14,6 +15,9 @@ _PID_BYTES_MAX = 32
 
 class StoreLock:
     """Held from creation to `release`, or to the end of the process, however it ends.
+
+    The folder is locked as well as the file: a file can be removed by somebody
+    who takes it for a leftover, and made anew by a second master.
 
     Raises StoreInUseError, naming the process, when another one holds it.
     """
@@ -28,6 +32,7 @@ class StoreLock:
             ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._folder_fd = _locked_folder(path.parent)
         except BlockingIOError:
             holder = os.pread(self._fd, _PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
             os.close(self._fd)
@@ -42,8 +47,10 @@ class StoreLock:
                 f"{path} can't be locked: {error.strerror}. "
                 "Put the master's home on a local file system that has flock"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+        # On a full disk the lock holds all the same; only its holder can't be told.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def release(self) -> None:
         """Lets another process have it; harmless when done twice."""
@@ -51,3 +58,19 @@ class StoreLock:
             # The file stays: removing it would let two processes lock two files.
             os.close(self._fd)
             self._fd = -1
+            if self._folder_fd is not None:
+                os.close(self._folder_fd)
+
+
+def _locked_folder(folder: Path) -> int | None:
+    """A folder's descriptor, locked; None where the file system locks files alone."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    except OSError:
+        os.close(fd)
+        return None
+    return fd

@@ -9,15 +9,16 @@ import msgspec
 
 from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState, Base, Job, Sweep
+from meshtrain.core.node import GpuFaults
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
 from meshtrain.spec.jobs import JobSpec
 from meshtrain.store import rules
 from meshtrain.store.base import (
     INCARNATION_MAX,
-    Receipt,
     StreamSize,
     epoch_counter_of,
+    is_forgotten,
     job_and_epoch_of,
     state_shown,
 )
@@ -46,7 +47,7 @@ class _Disk:
     drained: set[str] = field(default_factory=set)
     #: (job id, epoch, stream) → size in bytes
     streams: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    receipts: dict[str, Receipt] = field(default_factory=dict)
+    gpu_faults: dict[tuple[str, int], GpuFaults] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -74,6 +75,7 @@ class MemoryStore:
             jobs=tuple(sorted(jobs, key=lambda job: job.order)),
             bases=tuple(_decode_base(blob) for blob in disk.bases.values()),
             drained=tuple(sorted(disk.drained)),
+            gpu_faults=tuple(disk.gpu_faults[key] for key in sorted(disk.gpu_faults)),
         )
 
     def attempts_of(self, job_id: str) -> tuple[Attempt, ...]:
@@ -94,9 +96,6 @@ class MemoryStore:
             StreamSize(self._disk.attempts[job_id][epoch].attempt_id, job_id, stream, size_bytes)
             for (job_id, epoch, stream), size_bytes in by_age
         )
-
-    def receipt(self, content_key: str) -> Receipt | None:
-        return self._disk.receipts.get(content_key)
 
     def _job(self, job: Job) -> Job:
         attempts = self._disk.attempts.get(job.job_id, {})
@@ -125,9 +124,6 @@ class MemoryStore:
         except StoreError:
             self._batch = Batch()
             raise
-
-    def add_receipt(self, receipt: Receipt) -> None:
-        self._batch.receipts[receipt.content_key] = receipt
 
     def bump_incarnation(self) -> None:
         self._batch.incarnation_bumps += 1
@@ -162,7 +158,11 @@ class MemoryStore:
         for node_id, drained in batch.drained.items():
             (disk.drained.add if drained else disk.drained.discard)(node_id)
         disk.streams.update(batch.streams)
-        disk.receipts.update(batch.receipts)
+        for key, known in batch.gpu_faults.items():
+            if is_forgotten(known):
+                disk.gpu_faults.pop(key, None)
+            else:
+                disk.gpu_faults[key] = known
         disk.incarnation += batch.incarnation_bumps
 
     def close(self) -> None:
@@ -226,9 +226,8 @@ class MemoryStore:
                 raise rule_broken(f"the attempt of stream {stream}, of job {job_id}, is not there")
             if size_bytes < 0:
                 raise rule_broken(f"stream {stream} of job {job_id} has a size below 0")
-        for receipt in batch.receipts.values():
-            if not self._has_sweep(batch, receipt.sweep_id):
-                raise rule_broken(f"the sweep {receipt.sweep_id} of a receipt is not there")
+        for known in batch.gpu_faults.values():
+            rules.check_gpu_faults(known)
         if disk.incarnation + batch.incarnation_bumps > INCARNATION_MAX:
             raise rule_broken("the incarnation can rise no more")
 

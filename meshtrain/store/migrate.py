@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,10 +14,17 @@ import msgspec
 
 from meshtrain import failpoints
 from meshtrain.errors import StoreError
-from meshtrain.store.failures import damaged, sqlite_failure
+from meshtrain.store.failures import StoreFullError, StoreInUseError, damaged, sqlite_failure
 
 APPLICATION_ID = 0x6D657368
 """Marks the file as meshtrain's, in SQLite's header: the letters "mesh"."""
+
+
+BUSY_WAIT_S = 5.0
+CHECK_S_MAX = 10.0
+"""Looking through a store of 100,000 jobs takes about 0.3 s, a sixth of loading it."""
+_CHECK_STEPS_BETWEEN_LOOKS = 100_000
+"""Steps of SQLite's machine between looks at the clock: some milliseconds."""
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -70,10 +79,13 @@ def create(path: Path, migrations: Sequence[Migration]) -> None:
         ) from error
 
 
-def check_version(connection: sqlite3.Connection, path: Path, version_max: int) -> int:
-    """The schema's version, between 1 and `version_max`.
+def check_version(
+    connection: sqlite3.Connection, path: Path, version_max: int, version_min: int = 1
+) -> int:
+    """The schema's version, between `version_min` and `version_max`.
 
-    Raises StoreError when the file is another program's, or of a newer meshtrain.
+    Raises StoreError when the file is another program's, of a newer meshtrain, or
+    older than whoever can't update it can read.
     """
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -85,7 +97,49 @@ def check_version(connection: sqlite3.Connection, path: Path, version_max: int) 
             f"{version}, and this one knows versions up to {version_max}. "
             "Upgrade meshtrain on this host; nothing was changed"
         )
+    if version < version_min:
+        raise StoreError(
+            f"the job store {path} was written by an older meshtrain: its schema is version "
+            f"{version}, and it is read from version {version_min} on. "
+            "To bring it up to date, start a master of this version on it once"
+        )
     return version
+
+
+def check_whole(path: Path, version_max: int) -> None:
+    """Looks through a store before anything is written to it.
+
+    The connection can't write: what is found damaged stays as it is, and so does
+    its log of commits that are not yet in the file. A store that takes longer
+    than CHECK_S_MAX to look through passes: what is wrong with the rest is found
+    where it is read.
+
+    Raises StoreError when the store is damaged, another program's, or newer.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_WAIT_S, isolation_level=None
+    )
+    with contextlib.closing(connection):
+        try:
+            check_version(connection, path, version_max)
+            until_s = time.monotonic() + CHECK_S_MAX
+            connection.set_progress_handler(
+                lambda: time.monotonic() > until_s, _CHECK_STEPS_BETWEEN_LOOKS
+            )
+            try:
+                (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+                if found != "ok":
+                    raise damaged(path, found.rpartition("\n")[2])
+                missing = connection.execute("PRAGMA foreign_key_check").fetchone()
+                if missing is not None:
+                    raise damaged(
+                        path, f"rows of {missing[0]} refer to rows of {missing[2]} that are gone"
+                    )
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise
+        except sqlite3.Error as error:
+            raise sqlite_failure(path, error, "read") from error
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
@@ -111,11 +165,22 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            told = sqlite_failure(path, error, f"brought up to date by {step.name}")
+            if isinstance(told, StoreFullError | StoreInUseError):
+                raise told from error
             raise StoreError(
                 f"the job store {path} could not be brought up to date by {step.name}: {error}. "
                 "It is as it was before that step: go back to the meshtrain that last ran "
                 "on it, and report this message"
             ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and makes its name, and those of the folders above it, durable."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        _fsync(path.parent)
 
 
 def _fsync(path: Path) -> None:

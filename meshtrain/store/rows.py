@@ -21,6 +21,7 @@ from meshtrain.core.job import (
     Sweep,
     attempt_id_of,
 )
+from meshtrain.core.node import GpuFaults
 from meshtrain.spec.jobs import BaseSpec, JobSpec, ResultsSpec
 from meshtrain.store.base import StreamSize, state_shown
 
@@ -111,6 +112,9 @@ _JOB_COLUMNS = (
     "metrics",
     "submitted_wall_s",
     "ended_wall_s",
+    "alone",
+    "checkpoint",
+    "checkpoint_safe",
 )
 INSERT_JOB = _insert("jobs", *_JOB_COLUMNS, "job_id", "kind", "sweep", "row")
 UPDATE_JOB = _update("jobs", _JOB_COLUMNS, "job_id = ? AND kind = ? AND sweep IS ?")
@@ -137,6 +141,9 @@ def job_values(job: Job, sweep_row: int | None) -> Row:
         _encode(job.metrics) if job.metrics else None,
         job.submitted_wall_s,
         job.ended_wall_s,
+        1 if job.alone else 0,
+        job.checkpoint,
+        job.checkpoint_safe,
         job.spec.job_id,
         job.kind.value,
         sweep_row,
@@ -170,6 +177,9 @@ def job_of(row: Row, last_attempts: dict[int, Row]) -> Job:
         metrics,
         submitted_wall_s,
         ended_wall_s,
+        alone,
+        checkpoint,
+        checkpoint_safe,
     ) = row
     spec = _decode_job_spec(spec_bytes)
     attempt_row = last_attempts.get(number)
@@ -191,6 +201,9 @@ def job_of(row: Row, last_attempts: dict[int, Row]) -> Job:
         metrics={} if metrics is None else _decode_metrics(metrics),
         submitted_wall_s=submitted_wall_s,
         ended_wall_s=ended_wall_s,
+        alone=alone == 1,
+        checkpoint=checkpoint,
+        checkpoint_safe=checkpoint_safe,
     )
 
 
@@ -206,6 +219,7 @@ _ATTEMPT_COLUMNS = (
     "ended_wall_s",
     "failure",
     "artifact_id",
+    "resumed_from",
 )
 INSERT_ATTEMPT = f"""
     INSERT INTO attempts ({", ".join(_ATTEMPT_COLUMNS)}, epoch, job)
@@ -235,6 +249,7 @@ def attempt_values(attempt: Attempt) -> Row:
         attempt.ended_wall_s,
         None if attempt.failure is None else _encode(attempt.failure),
         attempt.artifact_id,
+        attempt.resumed_from,
         attempt.epoch,
         attempt.job_id,
     )
@@ -253,6 +268,7 @@ def attempt_of(row: Row, job_id: str) -> Attempt:
         ended_wall_s,
         failure,
         artifact_id,
+        resumed_from,
     ) = row
     return Attempt(
         attempt_id=attempt_id_of(job_id, epoch),
@@ -267,6 +283,7 @@ def attempt_of(row: Row, job_id: str) -> Attempt:
         ended_wall_s=ended_wall_s,
         failure=None if failure is None else _decode_failure(failure),
         artifact_id=artifact_id,
+        resumed_from=resumed_from,
     )
 
 
@@ -347,19 +364,23 @@ SELECT_STREAMS_OF = """
     FROM streams JOIN attempts USING (epoch) JOIN jobs ON jobs.row = attempts.job
     WHERE epoch = ? AND job_id = ?
 """
-SAVE_RECEIPT = """
-    INSERT INTO inbox (content_key, sweep, file_name, wall_s)
-    VALUES (?, (SELECT row FROM sweeps WHERE sweep_id = ?), ?, ?)
-    ON CONFLICT (content_key) DO UPDATE SET
-        sweep = excluded.sweep, file_name = excluded.file_name, wall_s = excluded.wall_s
+SAVE_GPU_FAULTS = """
+    INSERT INTO gpu_faults (faults, out_of_use, node_id, gpu) VALUES (?, ?, ?, ?)
+    ON CONFLICT (node_id, gpu) DO UPDATE SET
+        faults = excluded.faults, out_of_use = excluded.out_of_use
 """
-SELECT_RECEIPT = """
-    SELECT content_key, sweep_id, file_name, wall_s
-    FROM inbox JOIN sweeps ON sweeps.row = inbox.sweep WHERE content_key = ?
+DELETE_GPU_FAULTS = "DELETE FROM gpu_faults WHERE node_id = ? AND gpu = ?"
+SELECT_GPU_FAULTS = """
+    SELECT node_id, gpu, faults, out_of_use FROM gpu_faults ORDER BY node_id, gpu
 """
 BUMP_INCARNATION = "UPDATE meta SET incarnation = incarnation + ?"
 SELECT_INCARNATION = "SELECT incarnation FROM meta"
 SELECT_EPOCH_MAX = "SELECT max(epoch) FROM attempts"
+
+
+def gpu_faults_of(row: Row) -> GpuFaults:
+    node_id, gpu, faults, out_of_use = row
+    return GpuFaults(node_id, gpu, faults, out_of_use == 1)
 
 
 def stream_of(row: Row) -> StreamSize:

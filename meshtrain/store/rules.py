@@ -7,6 +7,7 @@ the two together.
 from __future__ import annotations
 
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState
+from meshtrain.core.node import GpuFaults
 from meshtrain.store.failures import rule_broken
 
 
@@ -56,6 +57,12 @@ def check_base_change(old: Base, new: Base) -> None:
     kept = (new.state, new.artifact_id) == (old.state, old.artifact_id)
     if new.generation == old.generation and old.state is BaseState.COMMITTED and not kept:
         raise rule_broken(f"base {new.recipe_hash} is committed already in this generation")
+
+
+def check_gpu_faults(known: GpuFaults) -> None:
+    """Raises StoreRuleError when what is known of a GPU breaks a rule."""
+    if known.gpu < 0 or known.faults < 0:
+        raise rule_broken(f"GPU {known.gpu} of {known.node_id} with {known.faults} faults")
 
 
 def _demand(held: bool, broken: str, job: Job) -> None:

@@ -46,6 +46,11 @@ CREATE TABLE jobs (
     metrics BLOB,
     submitted_wall_s REAL NOT NULL,
     ended_wall_s REAL,
+    -- It ran out of main memory: from then on it has a node to itself.
+    alone INTEGER NOT NULL DEFAULT 0 CHECK (alone IN (0, 1)),
+    -- The last checkpoint, and the last one that the master holds.
+    checkpoint TEXT,
+    checkpoint_safe TEXT,
     CHECK (kind = 'experiment' OR sweep IS NULL),
     CHECK (
         ended_wall_s IS NOT NULL
@@ -88,6 +93,8 @@ CREATE TABLE attempts (
     ended_wall_s REAL,
     failure BLOB,
     artifact_id TEXT,
+    -- The checkpoint that it went on from.
+    resumed_from TEXT,
     CHECK (state = 'live' OR ended_wall_s IS NOT NULL)
 ) STRICT;
 
@@ -144,10 +151,11 @@ CREATE TABLE drained (
     node_id TEXT PRIMARY KEY NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The dropped files that were taken, so that one taken twice is recognised.
-CREATE TABLE inbox (
-    content_key TEXT PRIMARY KEY NOT NULL,
-    sweep INTEGER NOT NULL REFERENCES sweeps (row),
-    file_name TEXT NOT NULL,
-    wall_s REAL NOT NULL
+-- A GPU whose jobs fail by its fault; enough of them, and it is given to nobody.
+CREATE TABLE gpu_faults (
+    node_id TEXT NOT NULL,
+    gpu INTEGER NOT NULL CHECK (gpu >= 0),
+    faults INTEGER NOT NULL CHECK (faults >= 0),
+    out_of_use INTEGER NOT NULL CHECK (out_of_use IN (0, 1)),
+    PRIMARY KEY (node_id, gpu)
 ) STRICT, WITHOUT ROWID;

@@ -16,7 +16,7 @@ from meshtrain.core.job import Attempt, AttemptState
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
 from meshtrain.store import migrate, rows
-from meshtrain.store.base import Receipt, StreamSize, epoch_counter_of, job_and_epoch_of
+from meshtrain.store.base import StreamSize, epoch_counter_of, is_forgotten, job_and_epoch_of
 from meshtrain.store.batch import Batch
 from meshtrain.store.failures import StoreFullError, damaged, rule_broken, sqlite_failure
 from meshtrain.store.lock import StoreLock
@@ -24,7 +24,6 @@ from meshtrain.store.lock import StoreLock
 FILE_NAME = "jobs.db"
 LOCK_NAME = "lock"
 
-_BUSY_WAIT_S = 5.0
 _CACHE_KIB = 16 * 1024
 _WAL_PAGES = 4_000
 """About 16 MB: after so much the log is folded into the file."""
@@ -57,7 +56,7 @@ class SqliteReader:
             self._connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode=ro",
                 uri=True,
-                timeout=_BUSY_WAIT_S,
+                timeout=migrate.BUSY_WAIT_S,
                 isolation_level=None,
                 check_same_thread=False,
             )
@@ -65,7 +64,7 @@ class SqliteReader:
             raise sqlite_failure(self.path, error, "opened") from error
         try:
             version_max = migrate.known_migrations()[-1].version
-            self._ask(lambda db: migrate.check_version(db, self.path, version_max))
+            self._ask(lambda db: migrate.check_version(db, self.path, version_max, version_max))
         except BaseException:
             self._connection.close()
             raise
@@ -93,10 +92,6 @@ class SqliteReader:
             lambda db: tuple(rows.stream_of(row) for row in db.execute(rows.SELECT_STREAMS))
         )
 
-    def receipt(self, content_key: str) -> Receipt | None:
-        row = self._ask(lambda db: db.execute(rows.SELECT_RECEIPT, [content_key]).fetchone())
-        return None if row is None else Receipt(*row)
-
     def close(self) -> None:
         with self._turn:
             self._connection.close()
@@ -113,7 +108,9 @@ class SqliteReader:
                         self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise sqlite_failure(self.path, error, "read") from error
-            except (msgspec.MsgspecError, KeyError) as error:
+            except LookupError as error:
+                raise damaged(self.path, f"rows are missing, or make no sense: {error}") from error
+            except (msgspec.MsgspecError, TypeError, ValueError) as error:
                 raise damaged(self.path, f"a row makes no sense ({error})") from error
 
 
@@ -140,7 +137,7 @@ class SqliteStore:
     def __init__(self, folder: Path, migrations: Sequence[migrate.Migration] | None = None) -> None:
         self.path = folder / FILE_NAME
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            migrate.make_folder(folder)
         except OSError as error:
             raise StoreError(
                 f"the state folder {folder} can't be made: {error.strerror}. "
@@ -180,9 +177,6 @@ class SqliteStore:
     def all_stream_sizes(self) -> tuple[StreamSize, ...]:
         return self._reader.all_stream_sizes()
 
-    def receipt(self, content_key: str) -> Receipt | None:
-        return self._reader.receipt(content_key)
-
     def save(self, effects: Sequence[Save]) -> None:
         try:
             self._batch.add_all(effects)
@@ -196,9 +190,6 @@ class SqliteStore:
         except StoreError:
             self._batch = Batch()
             raise
-
-    def add_receipt(self, receipt: Receipt) -> None:
-        self._batch.receipts[receipt.content_key] = receipt
 
     def bump_incarnation(self) -> None:
         self._batch.incarnation_bumps += 1
@@ -321,10 +312,12 @@ class SqliteStore:
         for node_id, drained in batch.drained.items():
             statement = rows.INSERT_DRAINED if drained else rows.DELETE_DRAINED
             self._connection.execute(statement, [node_id])
-        if batch.receipts:
-            self._many(
-                rows.SAVE_RECEIPT, [msgspec.structs.astuple(r) for r in batch.receipts.values()]
-            )
+        for (node_id, gpu), known in batch.gpu_faults.items():
+            if is_forgotten(known):
+                self._connection.execute(rows.DELETE_GPU_FAULTS, [node_id, gpu])
+            else:
+                values = [known.faults, int(known.out_of_use), node_id, gpu]
+                self._connection.execute(rows.SAVE_GPU_FAULTS, values)
         if batch.incarnation_bumps:
             self._many(rows.BUMP_INCARNATION, [(batch.incarnation_bumps,)])
 
@@ -345,17 +338,19 @@ def _open_writer(path: Path, migrations: Sequence[migrate.Migration]) -> sqlite3
         if log.exists():
             raise damaged(path, f"it is gone, but {log.name}, which belongs to it, is there")
         migrate.create(path, migrations)
+    elif not path.is_file():
+        raise damaged(path, "it is no plain file")
     elif path.stat().st_size == 0:
         raise damaged(path, "it is empty")
+    migrate.check_whole(path, migrations[-1].version)
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
-        timeout=_BUSY_WAIT_S,
+        timeout=migrate.BUSY_WAIT_S,
         isolation_level=None,
         check_same_thread=False,
     )
     try:
-        migrate.check_version(connection, path, migrations[-1].version)
         migrate.migrate(connection, path, migrations)
         failpoints.reach("store.migrate.done")
         for pragma in (
@@ -377,13 +372,23 @@ def _open_writer(path: Path, migrations: Sequence[migrate.Migration]) -> sqlite3
 
 
 def _load(connection: sqlite3.Connection) -> Loaded:
-    incarnation: int = connection.execute(rows.SELECT_INCARNATION).fetchone()[0]
+    told = connection.execute(rows.SELECT_INCARNATION).fetchone()
+    if told is None:
+        raise LookupError("its incarnation is gone")
+    incarnation: int = told[0]
     epoch_max: int | None = connection.execute(rows.SELECT_EPOCH_MAX).fetchone()[0]
-    return Loaded(
+    loaded = Loaded(
         incarnation=incarnation,
         epoch_counter=epoch_counter_of(incarnation, epoch_max),
         sweeps=tuple(rows.sweep_of(row) for row in connection.execute(rows.SELECT_SWEEPS)),
         jobs=rows.load_jobs(connection),
         bases=tuple(rows.base_of(row) for row in connection.execute(rows.SELECT_BASES)),
         drained=tuple(row[0] for row in connection.execute(rows.SELECT_DRAINED)),
+        gpu_faults=tuple(
+            rows.gpu_faults_of(row) for row in connection.execute(rows.SELECT_GPU_FAULTS)
+        ),
     )
+    (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+    if jobs != len(loaded.jobs):
+        raise LookupError(f"{jobs - len(loaded.jobs)} jobs have lost their specs")
+    return loaded

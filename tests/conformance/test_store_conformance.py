@@ -19,6 +19,7 @@ from meshtrain.core.effects import (
     Save,
     SaveBase,
     SaveDrained,
+    SaveGpuFaults,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
@@ -38,6 +39,7 @@ from meshtrain.core.job import (
     Sweep,
     attempt_id_of,
 )
+from meshtrain.core.node import GpuFaults
 from meshtrain.errors import StoreError
 from meshtrain.spec.jobs import (
     BaseSpec,
@@ -48,7 +50,7 @@ from meshtrain.spec.jobs import (
     ResultsSpec,
     TrainingWork,
 )
-from meshtrain.store.base import Receipt, Store, StreamSize
+from meshtrain.store.base import Store, StreamSize
 from meshtrain.store.failures import StoreRuleError
 from meshtrain.store.memory import MemoryStore
 from meshtrain.store.sqlite import SqliteStore
@@ -175,7 +177,6 @@ def test_an_empty_store_is_the_first_incarnation(bench: Bench) -> None:
     assert bench.store.attempts_of("j0") == ()
     assert bench.store.stream_sizes("j0.1") == {}
     assert bench.store.all_stream_sizes() == ()
-    assert bench.store.receipt("k") is None
 
 
 def test_records_come_back_as_they_were_saved(bench: Bench) -> None:
@@ -203,6 +204,9 @@ def test_every_changing_field_of_a_job_is_kept(bench: Bench) -> None:
         metrics={"accuracy": 0.1 + 0.2, "loss": float("inf")},
         submitted_wall_s=1.8e9,
         ended_wall_s=1.75e9 + 9,
+        alone=True,
+        checkpoint="c" * 32,
+        checkpoint_safe="d" * 32,
     )
     bench.write(UpdateJob(changed))
     assert bench.reopen().load().jobs == (a_base_job(), a_job(1), changed)
@@ -215,6 +219,7 @@ def test_every_changing_field_of_an_attempt_is_kept(bench: Bench) -> None:
         AttemptState.FAILED,
         failure=OUT_OF_MEMORY,
         artifact_id="b" * 32,
+        resumed_from="c" * 32,
     )
     bench.write(UpdateAttempt(over))
     assert bench.reopen().attempts_of("j0") == (over,)
@@ -319,7 +324,7 @@ def test_epochs_go_on_within_an_incarnation_and_begin_anew_with_the_next(bench: 
     assert bench.store.load().epoch_counter == 7
 
 
-# --- streams, receipts, drained nodes ----------------------------------------------------
+# --- streams, drained nodes, GPUs --------------------------------------------------------
 
 
 def test_stream_sizes_are_kept_by_attempt(bench: Bench) -> None:
@@ -351,17 +356,6 @@ def test_no_attempt_has_no_streams(bench: Bench, attempt_id: str) -> None:
     assert bench.store.stream_sizes(an_attempt().attempt_id) == {"log": 5}
 
 
-def test_a_receipt_tells_the_sweep_of_a_file(bench: Bench) -> None:
-    bench.write(AddSweep(a_sweep("s0")), AddSweep(a_sweep("s1")))
-    bench.store.add_receipt(Receipt("k", "s0", "sweep.yaml", 1.75e9))
-    bench.store.commit()
-    assert bench.reopen().receipt("k") == Receipt("k", "s0", "sweep.yaml", 1.75e9)
-    assert bench.store.receipt("other") is None
-    bench.store.add_receipt(Receipt("k", "s1", "again.yaml", 1.76e9))
-    bench.store.commit()
-    assert bench.reopen().receipt("k") == Receipt("k", "s1", "again.yaml", 1.76e9)
-
-
 def test_a_node_is_drained_until_it_is_not(bench: Bench) -> None:
     bench.write(SaveDrained("n", True))
     bench.write(SaveDrained("n", True), SaveDrained("m", True), SaveDrained("m", False))
@@ -370,18 +364,27 @@ def test_a_node_is_drained_until_it_is_not(bench: Bench) -> None:
     assert bench.reopen().load().drained == ()
 
 
+def test_faults_of_a_gpu_are_kept_until_they_are_forgotten(bench: Bench) -> None:
+    bench.write(SaveGpuFaults("n", 1, 1, False), SaveGpuFaults("m", 0, 1, False))
+    bench.write(SaveGpuFaults("n", 1, 2, False), SaveGpuFaults("n", 1, 3, True))
+    assert bench.reopen().load().gpu_faults == (
+        GpuFaults("m", 0, 1),
+        GpuFaults("n", 1, 3, out_of_use=True),
+    )
+    bench.write(SaveGpuFaults("n", 1, 0, True), SaveGpuFaults("m", 0, 0, False))
+    bench.write(SaveGpuFaults("unknown", 7, 0, False))
+    assert bench.reopen().load().gpu_faults == (GpuFaults("n", 1, 0, out_of_use=True),)
+
+
 # --- commits --------------------------------------------------------------------------
 
 
 def test_nothing_shows_before_it_is_committed(bench: Bench) -> None:
     before = bench.store.load()
     bench.store.save(BEGINNING)
-    bench.store.add_receipt(Receipt("k", "s0", "sweep.yaml", 1.0))
     assert bench.store.load() == before
-    assert bench.store.receipt("k") is None
     bench.store.commit()
     assert len(bench.store.load().jobs) == 3
-    assert bench.store.receipt("k") is not None
 
 
 def test_what_is_not_committed_is_gone(bench: Bench) -> None:
@@ -477,6 +480,8 @@ BROKEN: dict[str, Sequence[Save]] = {
     "a second artifact, P3": [SaveBase(replace(COMMITTED, artifact_id="b" * 32))],
     "a base uncommitted, P3": [SaveBase(a_base(generation=2))],
     "a base's falling generation": [SaveBase(replace(COMMITTED, generation=1))],
+    "faults below 0": [SaveGpuFaults("n", 0, -1, False)],
+    "a GPU below 0": [SaveGpuFaults("n", -1, 1, False)],
     "a spec that can't be stored": [
         AddJobs((a_job(2, spec=replace(a_job(2).spec, cell={"a": object()})),))
     ],
@@ -520,13 +525,6 @@ def test_a_stream_needs_its_attempt(
     bench.store.commit()
     assert bench.store.load().drained == ()
     assert bench.store.all_stream_sizes() == ()
-
-
-def test_a_receipt_needs_its_sweep(bench: Bench) -> None:
-    bench.store.add_receipt(Receipt("k", "s0", "sweep.yaml", 1.0))
-    with pytest.raises(StoreRuleError):
-        bench.store.commit()
-    assert bench.store.receipt("k") is None
 
 
 # --- one like the other ---------------------------------------------------------------------
@@ -594,6 +592,13 @@ _saves: st.SearchStrategy[Save] = st.one_of(
     st.builds(UpdateAttempt, _attempts()),
     st.builds(SaveBase, _bases()),
     st.builds(SaveDrained, st.sampled_from(["n", "m"]), st.booleans()),
+    st.builds(
+        SaveGpuFaults,
+        st.sampled_from(["n", "m"]),
+        st.integers(0, 1),
+        st.integers(-1, 2),
+        st.booleans(),
+    ),
 )
 Step = Callable[[Bench], None]
 
@@ -608,15 +613,10 @@ def _stream(attempt: Attempt, stream: str, size_bytes: int) -> Step:
     )
 
 
-def _take(key: str, sweep_id: str) -> Step:
-    return lambda bench: bench.store.add_receipt(Receipt(key, sweep_id, "f.yaml", 1.0))
-
-
 _steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(_save, st.lists(_saves, min_size=1, max_size=3)),
     st.builds(_save, st.lists(_saves, min_size=1, max_size=3)),
     st.builds(_stream, _attempts(), st.sampled_from(["log", "metrics"]), st.integers(-1, 9)),
-    st.builds(_take, st.sampled_from("kl"), st.sampled_from(["s0", "s1"])),
     st.sampled_from(
         [
             lambda bench: bench.store.commit(),
@@ -634,7 +634,6 @@ def _seen(store: Store) -> tuple[object, ...]:
         store.load(),
         [store.attempts_of(job_id) for job_id in JOB_IDS],
         store.all_stream_sizes(),
-        [store.receipt(key) for key in "kl"],
     )
 
 

@@ -332,7 +332,12 @@ def test_a_write_lock_held_by_another_program_is_told(store: SqliteStore, folder
 
 def objects(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return sorted(rows)
+    return sorted((name, _plain(sql)) for name, sql in rows)
+
+
+def _plain(sql: str) -> str:
+    """The statement without comments and spaces: a column added later brings none."""
+    return "".join(line.partition("--")[0] for line in sql.splitlines()).replace(" ", "")
 
 
 def test_the_schema_for_people_is_what_the_migrations_add_up_to(tmp_path: Path) -> None:
@@ -399,7 +404,7 @@ def test_a_migration_that_fails_changes_nothing(folder: Path, sql: str) -> None:
     store.close()
     connection = sqlite3.connect(folder / "jobs.db", isolation_level=None)
     before = objects(connection)
-    with pytest.raises(StoreError, match=r"0002_next\.sql.*as it was before"):
+    with pytest.raises(StoreError, match=r"_next\.sql.*as it was before"):
         migrate.migrate(connection, folder / "jobs.db", next_step(sql))
     assert objects(connection) == before
     connection.close()
