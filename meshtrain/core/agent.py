@@ -190,6 +190,7 @@ class Agent:
             self.held.hand_back_running()
         self._leave_if_done()
         self.held.keep_checkpoints(self.now_s)
+        self.held.store_again()
         if not self._welcomed:
             self._say_hello()
             return

@@ -7,12 +7,14 @@ import msgspec
 from meshtrain.core import collecting
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
-from meshtrain.core.job import Job
+from meshtrain.core.job import Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.state import MeshState
 
 RESUME_FAILURES_MAX = 5
 """After so many attempts that could not fetch their checkpoint the job does without it."""
+DROPPED_MAX = 10_000
+"""Dropped checkpoints that are remembered."""
 
 
 def announce(state: MeshState, job: Job, node: Node | None, artifact_id: str | None) -> None:
@@ -22,7 +24,7 @@ def announce(state: MeshState, job: Job, node: Node | None, artifact_id: str | N
     if node is not None:
         node.holds.add(artifact_id)
     job = state.jobs[job.job_id]
-    if job.checkpoint == artifact_id:
+    if job.checkpoint == artifact_id or job.state is JobState.COLLECTING:
         return
     former = job.checkpoint
     state.resume_failures.pop(job.job_id, None)
@@ -41,6 +43,8 @@ def secure(state: MeshState, artifact_id: str) -> None:
     """The master holds an artifact: if a job can go on from it, the one before may go."""
     job_id = state.checkpoint_jobs.get(artifact_id)
     if job_id is None:
+        if artifact_id in state.dropped:
+            _drop(state, artifact_id)
         return
     job = state.jobs[job_id]
     if job.checkpoint != artifact_id or job.checkpoint_safe == artifact_id:
@@ -98,6 +102,9 @@ def _drop(state: MeshState, artifact_id: str) -> None:
     state.collect_tries.pop(artifact_id, None)
     if _is_used(state, artifact_id):
         return
+    state.dropped[artifact_id] = None
+    while len(state.dropped) > DROPPED_MAX:
+        del state.dropped[next(iter(state.dropped))]
     if artifact_id in state.held_by_master:
         state.held_by_master.discard(artifact_id)
         state.out.append(fx.DropArtifact(artifact_id))

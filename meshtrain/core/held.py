@@ -54,6 +54,8 @@ class HeldAttempt:
     checkpoints: list[str] = field(default_factory=list)
     #: what is told once the last checkpoint is kept
     last_word: io.Report | None = None
+    #: its output could not be stored on a full disk
+    waits_for_room: bool = False
 
     @property
     def checkpoint(self) -> str | None:
@@ -261,10 +263,21 @@ class HeldAttempts:
         if held.ending:
             self._end(held, self._cut_short(held))
             return
+        if event.failure.failure_class is FailureClass.DISK:
+            # Days of training may lie there: it waits for room.
+            held.waits_for_room = True
+            return
         report = io.Report(
             assignment.attempt_id, assignment.epoch, failure=event.failure, run_s=held.run_s
         )
         self._end(held, report)
+
+    def store_again(self) -> None:
+        """Try again to store the outputs that the disk had no room for."""
+        for held in self.by_id.values():
+            if held.waits_for_room and held.phase is Phase.STORING:
+                held.waits_for_room = False
+                self._do(io.StoreOutput(held.assignment))
 
     def _cut_short(self, held: HeldAttempt) -> io.Report:
         assignment = held.assignment
@@ -372,7 +385,7 @@ class HeldAttempts:
                     self._do(io.EndProcess(attempt_id))
             case Phase.STORING:
                 held.ending = True
-                if held.last_word is not None:
+                if held.last_word is not None or held.waits_for_room:
                     self._end(held, self._cut_short(held))
             case Phase.ENDED:
                 if held.report is not None:

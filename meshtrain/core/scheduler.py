@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from meshtrain.core import (
     attempts,
     bases,
@@ -79,6 +81,9 @@ class Scheduler:
             state.bases[base.recipe_hash] = base
             state.base_of_job[base.job_id] = base.recipe_hash
         for job in loaded.jobs:
+            if job.state is JobState.COLLECTING:
+                # Its node tells the end again, and the result is fetched again.
+                job = msgspec.structs.replace(job, state=JobState.RUNNING)
             state.register(job)
         for sweep in loaded.sweeps:
             needed = {state.jobs[job_id].spec.recipe_hash for job_id in sweep.job_ids}

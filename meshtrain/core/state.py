@@ -111,6 +111,8 @@ class MeshState:
         self.gpu_faults: dict[str, dict[int, GpuFaults]] = {}
         #: artifact id of a checkpoint → the job that can go on from it
         self.checkpoint_jobs: dict[str, str] = {}
+        #: checkpoints that nothing needs any more: one may still be on its way to the master
+        self.dropped: dict[str, None] = {}
         #: job id → how often its checkpoint could not be fetched, one time after the other
         self.resume_failures: dict[str, int] = {}
         #: job id → since when it is passed over, and the node that is kept free for it

@@ -1,18 +1,21 @@
-"""A mesh on a virtual clock: the production scheduler and agents, a network that misbehaves.
+"""A mesh on a virtual clock: the production scheduler and agents in bad weather.
 
-Messages between them are lost, doubled and reordered; daemons crash and come
-back; the master crashes and comes back with what it had committed. All of it
-is drawn from one seed, so that a failure replays exactly.
+Messages between them are lost, doubled, reordered, and cut off in one direction
+or both; daemons and the master crash between any two effects, are stopped for a
+while, find their disks full, and come back with what they had on disk; hosts
+lose all that runs; wall clocks jump. All of it is drawn from one seed, so that
+a failure replays exactly.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import msgspec
+from sim_host import Host, Process
+from sim_weather import Weather
 
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
@@ -20,7 +23,7 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.agent import Agent
 from meshtrain.core.invariants import check
-from meshtrain.core.job import Failure, FailureClass, JobKind, JobState
+from meshtrain.core.job import AttemptState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
@@ -30,36 +33,22 @@ from meshtrain.store.memory import MemoryStore
 
 LEASE_S = 10.0
 BEAT_S = 2.0
-
-
-@dataclass
-class Weather:
-    """How badly the network and the hosts behave."""
-
-    loss: float = 0.0
-    doubling: float = 0.0
-    delay_max_s: float = 0.05
-    crash_every_s: float | None = None
-    """Mean time between crashes of a daemon or the master."""
-    job_failure: float = 0.0
-
-
-@dataclass
-class Host:
-    """A node: its disk (artifacts) outlives its daemon."""
-
-    spec: NodeSpec
-    holds: set[str] = field(default_factory=set)
-    agent: Agent | None = None
-    #: grows at each start; what belongs to a former life of the daemon is dropped
-    life: int = 0
-    running: dict[str, cmd.AssignAttempt] = field(default_factory=dict)
+MASTER = "master"
+CONFIG = SchedulerConfig(
+    lease_s=LEASE_S,
+    base_lost_s=20.0,
+    collect_retry_s=1.0,
+    preempt_grace_s=3.0,
+    pause_s=5.0,
+    reserve_after_s=20.0,
+)
 
 
 class SimMesh:
     def __init__(self, seed: int, *, hosts: int = 3, slots: int = 2, gpus: int = 0) -> None:
         self.random = random.Random(seed)
         self.now_s = 1000.0
+        self.wall_ahead_s = 1e9
         self.weather = Weather()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -67,13 +56,26 @@ class SimMesh:
         self.master: Scheduler | None = None
         self.master_life = 0
         self.master_holds: set[str] = set()
+        self.master_paused_until_s = 0.0
+        self.master_is_full = False
+        #: events that a master which stands still has not read, and effects that wait for room
+        self._unread: list[ev.Event] = []
+        self._withheld: list[list[fx.Effect]] = []
+        #: directions in which nothing arrives: (from, to)
+        self.cut: set[tuple[str, str]] = set()
+        #: when the last cut was mended, and since when this master is there
+        self.mended_s = 0.0
+        self.master_since_s = 0.0
         self.replies: dict[str, fx.Reply] = {}
+        self.acknowledged: set[str] = set()
         #: (recipe hash, generation) → artifacts ever committed for it
         self.committed: dict[tuple[str, int], set[str]] = {}
-        #: attempts of base jobs now running: recipe hash → attempt ids
-        self.base_runs: list[tuple[str, str]] = []
         self.terminal: dict[tuple[str, int], JobState] = {}
-        self.finished: list[tuple[str, int]] = []
+        #: attempts whose process ended well; and what each checkpoint holds: job, seconds of work
+        self.completed: set[str] = set()
+        self.checkpoints: dict[str, tuple[str, float]] = {}
+        self.resumed: list[tuple[str, float]] = []
+        self._work_s: dict[str, float] = {}
         self.pick_failure: Callable[[cmd.AssignAttempt], Failure | None] = lambda a: None
         self.duration_s: Callable[[cmd.AssignAttempt], float] = lambda a: self.random.uniform(1, 8)
         self.hosts = {
@@ -83,11 +85,12 @@ class SimMesh:
                     http_url=f"http://node-{i}",
                     cpu_slots=slots,
                     gpus=tuple(Gpu(g, "sim", 1 << 34) for g in range(gpus)),
-                )
+                ),
+                clock_ahead_s=self.random.uniform(-500, 500),
             )
             for i in range(hosts)
         }
-        self.slots = max(slots, gpus)
+        self.slots = slots + gpus
         self.start_master()
         for name in self.hosts:
             self.start_daemon(name)
@@ -117,40 +120,61 @@ class SimMesh:
 
     def _tick(self) -> None:
         if self.master is not None:
-            self.tell_master(ev.Tick(wall_s=self.now_s + 1e9))
-        if (
-            self.weather.crash_every_s is not None
-            and self.random.random() < 0.5 / self.weather.crash_every_s
-        ):
-            self._crash_something()
+            self.tell_master(ev.Tick(wall_s=self.now_s + self.wall_ahead_s))
+        self.weather.strike(self)
         self._at(0.5, self._tick)
 
-    def _crash_something(self) -> None:
-        if self.random.random() < 0.3:
-            self.crash_master()
-            self._at(self.random.uniform(0.1, 15), self.start_master)
-        else:
-            name = self.random.choice(list(self.hosts))
-            self.crash_daemon(name)
-            self._at(self.random.uniform(0.1, 25), lambda: self.start_daemon(name))
+    def cut_off(self, directions: Sequence[tuple[str, str]], duration_s: float) -> None:
+        """Nothing arrives in these directions for a while."""
+        self.cut.update(directions)
+
+        def mend() -> None:
+            self.cut.difference_update(directions)
+            self.mended_s = self.now_s
+
+        self._at(duration_s, mend)
 
     def heal(self) -> None:
-        """Good weather from now on; whatever is down comes up."""
+        """Good weather from now on; whatever is down, cut, stopped or full comes back."""
         self.weather = Weather()
-        if self.master is None:
-            self.start_master()
+        self.cut.clear()
+        self.master_paused_until_s = self.now_s
+        self.master_is_full = False
+        self.start_master()
+        self._read_on()
         for name, host in self.hosts.items():
+            host.paused_until_s = self.now_s
             if host.agent is None:
                 self.start_daemon(name)
+            self.fill_disk(name, full=False)
+            self.use_gpus(name, ())
+            self.tell_master(ev.DrainRequested(f"undrain-{name}", name, False))
+            self.tell_master(ev.ReleaseRequested(f"release-{name}", name))
 
     # --- the network ---------------------------------------------------------------------------
 
-    def _travel(self, deliver: Callable[[], None]) -> None:
-        if self.random.random() < self.weather.loss:
+    def _travel(self, source: str, dest: str, deliver: Callable[[], None]) -> None:
+        if (source, dest) in self.cut or self.random.random() < self.weather.loss:
             return
         copies = 2 if self.random.random() < self.weather.doubling else 1
         for _ in range(copies):
             self._at(self.random.uniform(0.001, self.weather.delay_max_s), deliver)
+
+    def _reachable(
+        self, dest: str, artifact_id: str, sources: tuple[cmd.ArtifactSource, ...]
+    ) -> bool:
+        for source in sources:
+            name = source.node_id
+            if (name, dest) in self.cut or (dest, name) in self.cut:
+                continue
+            if name == MASTER_NODE_ID:
+                if self.master is not None and artifact_id in self.master_holds:
+                    return True
+                continue
+            host = self.hosts[name]
+            if host.agent is not None and artifact_id in host.holds:
+                return True
+        return False
 
     # --- the master -----------------------------------------------------------------------------
 
@@ -158,77 +182,124 @@ class SimMesh:
         if self.master is not None:
             return
         self.master_life += 1
-        config = SchedulerConfig(lease_s=LEASE_S, base_lost_s=20.0, collect_retry_s=1.0)
-        self.master = Scheduler(config, self.store.load(), self.now_s)
-        self.tell_master(ev.Tick(wall_s=self.now_s + 1e9))
+        self.master_since_s = self.now_s
+        self._unread.clear()
+        self._withheld.clear()
+        self.master_is_full = False
+        self.master = Scheduler(CONFIG, self.store.load(), self.now_s)
+        known = self.master.state.sweeps.keys()
+        assert self.acknowledged <= known, f"P1: lost {self.acknowledged - known}"
+        self.tell_master(ev.Tick(wall_s=self.now_s + self.wall_ahead_s))
         self.tell_master(ev.ArtifactHeld(MASTER_NODE_ID, tuple(sorted(self.master_holds))))
 
     def crash_master(self) -> None:
         self.master = None
 
+    @property
+    def _stands_still(self) -> bool:
+        return self.now_s < self.master_paused_until_s or bool(self._withheld)
+
     def tell_master(self, event: ev.Event) -> None:
         if self.master is None:
             return
-        for effects in (
-            self.master.handle(event, self.now_s),
-            self.master.handle(ev.PlaceJobs(), self.now_s),
-        ):
-            self._apply(effects)
-            if self.master is not None:
-                check(self.master.state)
-                self._check_history()
+        if self._stands_still:
+            if not isinstance(event, ev.Tick):
+                self._unread.append(event)
+            return
+        self._decide(event)
 
-    def _check_history(self) -> None:
-        assert self.master is not None
-        for base in self.master.state.bases.values():
-            if base.artifact_id is not None:
-                known = self.committed.setdefault((base.recipe_hash, base.generation), set())
-                known.add(base.artifact_id)
-                assert len(known) == 1, f"P3: base {base.recipe_hash} committed twice"
+    def pause_master(self, duration_s: float) -> None:
+        """Its process is stopped: what comes waits in its sockets."""
+        self.master_paused_until_s = max(self.master_paused_until_s, self.now_s + duration_s)
+        life = self.master_life
+        self._at(duration_s, lambda: self._read_on() if life == self.master_life else None)
+
+    def fill_master_disk(self, duration_s: float) -> None:
+        """What it decides next is held back until there is room."""
+        self.master_is_full = True
+        life = self.master_life
+
+        def free() -> None:
+            if life == self.master_life:
+                self.master_is_full = False
+                self._read_on()
+
+        self._at(duration_s, free)
+
+    def _read_on(self) -> None:
+        """What was held back is carried out; then the unread is read, heartbeats first."""
+        if self.master is None or self.now_s < self.master_paused_until_s or self.master_is_full:
+            return
+        withheld, self._withheld = self._withheld, []
+        for effects in withheld:
+            self._apply(effects)
+        unread, self._unread = self._unread, []
+        unread.sort(key=lambda event: not isinstance(event, ev.NodeBeat))
+        for event in unread:
+            self.tell_master(event)
+
+    def _decide(self, event: ev.Event) -> None:
+        for next_event in (event, ev.PlaceJobs()):
+            if self.master is None:
+                return
+            effects = self.master.handle(next_event, self.now_s)
+            check(self.master.state)
+            waits = self.master_is_full and any(isinstance(e, fx.Save) for e in effects)
+            if waits or self._withheld:
+                self._withheld.append(effects)
+            else:
+                self._apply(effects)
 
     def _apply(self, effects: list[fx.Effect]) -> None:
+        """Save, commit, then all else; a crash may come between any two."""
         saves = [effect for effect in effects if isinstance(effect, fx.Save)]
+        if saves and self._struck():
+            self._crash_and_restart_master()
+            return
         if saves:
             self.store.save(saves)
             self.store.commit()
+            for save in saves:
+                self._check_save(save)
         life = self.master_life
         for effect in effects:
+            if not isinstance(effect, fx.Save | fx.Publish) and self._struck():
+                self._crash_and_restart_master()
+                return
             match effect:
                 case fx.SendCommand() | fx.AskHello() | fx.WelcomeNode() | fx.AnswerBeat():
                     self._send_to_node(effect)
                 case fx.Reply():
                     self.replies[effect.request_id] = effect
+                    if effect.request_id.startswith("submit-") and not effect.error:
+                        self.acknowledged.update(effect.done)
                 case fx.CollectArtifact():
                     self._at(
                         self.random.uniform(0.01, 0.5),
                         lambda e=effect: self._collect(e, life),  # type: ignore[misc]
                     )
+                case fx.DropArtifact():
+                    self.master_holds.discard(effect.artifact_id)
                 case fx.JobFinished():
-                    key = (effect.job.job_id, effect.job.generation)
-                    assert key not in self.terminal, f"P2: {effect.job.name} ended twice"
-                    self.terminal[key] = effect.job.state
+                    self._check_finished(effect)
                 case _:
                     pass
+
+    def _struck(self) -> bool:
+        return bool(self.weather.crash_point) and self.random.random() < self.weather.crash_point
+
+    def _crash_and_restart_master(self) -> None:
+        self.crash_master()
+        self._at(self.random.uniform(0.1, 15), self.start_master)
 
     def _collect(self, effect: fx.CollectArtifact, life: int) -> None:
         if life != self.master_life or self.master is None:
             return
-        if self._reachable(effect.artifact_id, effect.sources):
+        if self._reachable(MASTER, effect.artifact_id, effect.sources):
             self.master_holds.add(effect.artifact_id)
             self.tell_master(ev.ArtifactHeld(MASTER_NODE_ID, (effect.artifact_id,)))
         else:
             self.tell_master(ev.CollectFailed(effect.artifact_id, "no source answered"))
-
-    def _reachable(self, artifact_id: str, sources: tuple[cmd.ArtifactSource, ...]) -> bool:
-        for source in sources:
-            if source.node_id == MASTER_NODE_ID:
-                if self.master is not None and artifact_id in self.master_holds:
-                    return True
-                continue
-            host = self.hosts[source.node_id]
-            if host.agent is not None and artifact_id in host.holds:
-                return True
-        return False
 
     def _send_to_node(self, effect: fx.Effect) -> None:
         name = effect.node_id  # type: ignore[union-attr]
@@ -251,38 +322,141 @@ class SimMesh:
                     raise AssertionError(effect)
             self.tell_agent(name, event)
 
-        self._travel(deliver)
+        self._travel(MASTER, name, deliver)
+
+    # --- what must hold of what is kept and told --------------------------------------
+
+    def _check_save(self, save: fx.Save) -> None:
+        if isinstance(save, fx.SaveBase) and save.base.artifact_id is not None:
+            key = (save.base.recipe_hash, save.base.generation)
+            known = self.committed.setdefault(key, set())
+            known.add(save.base.artifact_id)
+            assert len(known) == 1, f"P3: base {save.base.recipe_hash} committed twice"
+        if isinstance(save, fx.UpdateAttempt) and save.attempt.state is AttemptState.LOST:
+            self._check_lost(save.attempt.node_id, save.attempt.attempt_id)
+
+    def _check_lost(self, name: str, attempt_id: str) -> None:
+        """P12: a master that stood still takes no lease from a node that was there all along."""
+        host = self.hosts[name]
+        process = host.attempts.get(attempt_id)
+        troubled_s = max(
+            self.master_since_s, host.beating_since_s, host.paused_until_s, self.mended_s
+        )
+        calm = self.weather.loss == 0 and self.weather.delay_max_s <= 0.5 and not self.cut
+        if not calm or self.now_s - troubled_s < 2 * LEASE_S or host.agent is None:
+            return
+        assert process is None or not process.alive, (
+            f"P12: {attempt_id} is given up, and it runs on a node that was never silent"
+        )
+
+    def _check_finished(self, effect: fx.JobFinished) -> None:
+        job = effect.job
+        key = (job.job_id, job.generation)
+        assert key not in self.terminal, f"P2: {job.name} ended twice"
+        self.terminal[key] = job.state
+        if job.state is JobState.SUCCEEDED:
+            assert job.attempt is not None
+            attempt = job.attempt
+            assert attempt.attempt_id in self.completed, f"P2: {job.name} never ran to its end"
+            epochs = [a.epoch for a in self.store.attempts_of(job.job_id)]
+            assert attempt.epoch == max(epochs), f"P2: {job.name} counts an old epoch"
+        if job.state in (JobState.CANCELLED, JobState.FAILED) and job.attempt is not None:
+            self._check_nothing_runs(job.attempt.attempt_id, job.attempt.state)
+
+    def _check_nothing_runs(self, attempt_id: str, state: AttemptState) -> None:
+        # What was lost with its host may run on, until that hears of it.
+        if state in (AttemptState.LOST, AttemptState.LIVE):
+            return
+        for host in self.hosts.values():
+            process = host.attempts.get(attempt_id)
+            assert process is None or not process.alive, f"P8: {attempt_id} is told, and runs"
 
     # --- nodes -----------------------------------------------------------------------------------
 
     def start_daemon(self, name: str) -> None:
+        """The daemon comes up, and goes on with what its disk says is there."""
         host = self.hosts[name]
         if host.agent is not None:
             return
         host.life += 1
         life = host.life
-        host.agent = Agent(slots=self.slots, holds=host.holds, life=f"{name}-{life}")
-        self._apply_agent(name, host.agent.start(self.now_s))
+        host.agent = Agent(
+            slots=self.slots,
+            holds=host.holds,
+            life=f"{name}-{life}",
+            adopted=[process.assignment for process in host.attempts.values()],
+            gpus_busy=host.gpus_busy,
+        )
+        host.beating_since_s = self.now_s
+        self._apply_agent(name, host.agent.start(self._clock(host)))
+        for process in list(host.attempts.values()):
+            if not process.alive:
+                self.tell_agent(name, process.ended())
 
         def beat() -> None:
             if host.life == life and host.agent is not None:
+                self._look_at_host(name, host)
                 self.tell_agent(name, io.BeatDue())
                 self._at(BEAT_S, beat)
 
         self._at(self.random.uniform(0, BEAT_S), beat)
 
     def crash_daemon(self, name: str) -> None:
-        """The daemon and all that it runs are gone; its disk is not."""
+        """The daemon is gone; what it started runs on under its shims, and its disk stays."""
+        self.hosts[name].agent = None
+
+    def crash_host(self, name: str) -> None:
+        """All processes of the host are gone; its disk is not."""
         host = self.hosts[name]
         host.agent = None
-        host.running.clear()
+        for process in host.attempts.values():
+            if process.alive:
+                process.end(Failure(FailureClass.HOST_LOST, "the host went down"))
+
+    def pause_daemon(self, name: str, duration_s: float) -> None:
+        """The daemon is stopped: what comes waits, and its timers too."""
+        host = self.hosts[name]
+        host.paused_until_s = max(host.paused_until_s, self.now_s + duration_s)
+
+    def fill_disk(self, name: str, *, full: bool) -> None:
+        host = self.hosts[name]
+        if host.is_full != full:
+            host.is_full = full
+            self._look_at_host(name, host)
+
+    def use_gpus(self, name: str, gpus: tuple[int, ...]) -> None:
+        """Somebody else's processes use these GPUs from now on."""
+        host = self.hosts[name]
+        if host.gpus_busy != gpus:
+            host.gpus_busy = gpus
+            self._look_at_host(name, host)
+
+    def _look_at_host(self, name: str, host: Host) -> None:
+        if host.agent is None or self.now_s < host.paused_until_s:
+            return
+        note = "its disk is full" if host.is_full else ""
+        self.tell_agent(name, io.RoomChanged(not host.is_full, note))
+        self.tell_agent(name, io.GpusChanged(host.gpus_busy))
+
+    def _clock(self, host: Host) -> float:
+        return self.now_s + host.clock_ahead_s
 
     def tell_agent(self, name: str, event: io.AgentEvent) -> None:
-        agent = self.hosts[name].agent
-        if agent is not None:
-            self._apply_agent(name, agent.handle(event, self.now_s))
+        host = self.hosts[name]
+        if host.agent is None:
+            return
+        if self.now_s < host.paused_until_s:
+            life = host.life
 
-    def _apply_agent(self, name: str, effects: list[io.AgentEffect]) -> None:
+            def later() -> None:
+                if host.life == life:
+                    self.tell_agent(name, event)
+
+            self._at(host.paused_until_s - self.now_s, later)
+            return
+        self._apply_agent(name, host.agent.handle(event, self._clock(host)))
+
+    def _apply_agent(self, name: str, effects: Sequence[io.AgentEffect]) -> None:
         host = self.hosts[name]
         life = host.life
 
@@ -296,9 +470,14 @@ class SimMesh:
             self._at(delay_s, fire)
 
         for effect in effects:
+            if self._struck():
+                self.crash_daemon(name)
+                self._at(self.random.uniform(0.1, 25), lambda: self.start_daemon(name))
+                return
             match effect:
                 case io.SendHello():
                     self._to_master(
+                        name,
                         ev.NodeSaidHello(
                             host.spec,
                             effect.session,
@@ -307,10 +486,12 @@ class SimMesh:
                             effect.grant,
                             effect.accepting,
                             effect.note,
-                        )
+                            effect.gpus_busy,
+                        ),
                     )
                 case io.SendBeat():
                     self._to_master(
+                        name,
                         ev.NodeBeat(
                             name,
                             effect.session,
@@ -322,87 +503,170 @@ class SimMesh:
                             effect.accepting,
                             effect.note,
                             effect.fetching,
-                        )
+                            effect.gpus_busy,
+                        ),
                     )
                 case io.SendStarted():
-                    self._to_master(ev.AttemptStarted(name, effect.attempt_id, effect.epoch))
+                    self._to_master(name, ev.AttemptStarted(name, effect.attempt_id, effect.epoch))
                 case io.SendEnded():
-                    report = msgspec.structs.asdict(effect.report)
-                    # The simulation has no streams.
-                    del report["stream_bytes"]
-                    self._to_master(
-                        ev.AttemptEnded(
-                            name,
-                            session=effect.session,
-                            grant=effect.grant,
-                            seen_seq=effect.seen_seq,
-                            **report,
-                        )
-                    )
+                    self._tell_ended(name, host, effect)
                 case io.SendHolds():
-                    self._to_master(ev.ArtifactHeld(name, effect.added))
+                    self._to_master(name, ev.ArtifactHeld(name, effect.added, effect.removed))
                 case io.SendGoodbye():
-                    self._to_master(ev.NodeLeft(name, effect.session))
+                    self._to_master(name, ev.NodeLeft(name, effect.session))
                 case io.FetchArtifact():
                     later(
                         self.random.uniform(0.05, 1.0),
-                        lambda e=effect: self._fetch(host, e),  # type: ignore[misc]
+                        lambda e=effect: self._fetch(name, host, e),  # type: ignore[misc]
                     )
                 case io.LaunchProcess():
-                    self._launch(name, effect.assignment, later)
+                    self._launch(name, host, effect.assignment)
                 case io.EndProcess():
-                    if host.running.pop(effect.attempt_id, None) is not None:
-                        ended = io.ProcessEnded(
-                            effect.attempt_id, Failure(FailureClass.USER_ERROR, "ended"), 0.5
-                        )
-                        later(0.1, lambda e=ended: e)  # type: ignore[misc]
+                    self._end_process(name, host, effect)
                 case io.StoreOutput():
-                    artifact_id = digest(effect.assignment.attempt_id.encode())
-                    host.holds.add(artifact_id)
-                    stored = io.OutputStored(effect.assignment.attempt_id, artifact_id, 100)
-                    later(0.02, lambda e=stored: e)  # type: ignore[misc]
+                    later(
+                        0.02,
+                        lambda e=effect: self._store(host, e),  # type: ignore[misc]
+                    )
+                case io.StoreCheckpoint():
+                    later(
+                        0.05,
+                        lambda e=effect: self._store_checkpoint(host, e),  # type: ignore[misc]
+                    )
+                case io.RemoveArtifact():
+                    host.holds.discard(effect.artifact_id)
+                case io.DropAttempt():
+                    process = host.attempts.pop(effect.attempt_id, None)
+                    assert process is None or not process.alive, "P8: forgotten, and it runs"
                 case io.LeaveMesh():
                     host.agent = None
                 case _:
                     pass
 
-    def _to_master(self, event: ev.Event) -> None:
-        self._travel(lambda: self.tell_master(event))
+    def _to_master(self, name: str, event: ev.Event) -> None:
+        self._travel(name, MASTER, lambda: self.tell_master(event))
 
-    def _fetch(self, host: Host, effect: io.FetchArtifact) -> io.AgentEvent:
-        if self._reachable(effect.artifact_id, effect.sources):
+    def _tell_ended(self, name: str, host: Host, effect: io.SendEnded) -> None:
+        process = host.attempts.get(effect.report.attempt_id)
+        assert process is None or not process.alive, (
+            f"P8: {effect.report.attempt_id} is told as ended, and runs"
+        )
+        report = msgspec.structs.asdict(effect.report)
+        # The simulation has no streams.
+        del report["stream_bytes"]
+        event = ev.AttemptEnded(
+            name, session=effect.session, grant=effect.grant, seen_seq=effect.seen_seq, **report
+        )
+        self._to_master(name, event)
+
+    def _fetch(self, name: str, host: Host, effect: io.FetchArtifact) -> io.AgentEvent:
+        if host.is_full:
+            return io.FetchGaveUp(effect.artifact_id, Failure(FailureClass.DISK, "no room"))
+        if self._reachable(name, effect.artifact_id, effect.sources):
             host.holds.add(effect.artifact_id)
             return io.ArtifactFetched(effect.artifact_id)
         return io.FetchGaveUp(
             effect.artifact_id, Failure(FailureClass.NETWORK, "no source answered")
         )
 
-    def _launch(
-        self,
-        name: str,
-        assignment: cmd.AssignAttempt,
-        later: Callable[[float, Callable[[], io.AgentEvent | None]], None],
-    ) -> None:
-        host = self.hosts[name]
+    # --- processes --------------------------------------------------------------------------------
+
+    def _launch(self, name: str, host: Host, assignment: cmd.AssignAttempt) -> None:
         attempt_id = assignment.attempt_id
-        if assignment.base is not None:
-            assert assignment.base.artifact_id in host.holds, "P5: started without its base"
-        host.running[attempt_id] = assignment
-        assert len(host.running) <= self.slots, "P9: more jobs than slots"
+        assert attempt_id not in host.attempts, f"P2: {attempt_id} is started twice"
+        for need in (assignment.base, assignment.resume):
+            if need is not None:
+                assert need.artifact_id in host.holds, "P5: started without what it needs"
+        for other in host.running:
+            shared = set(other.assignment.gpus) & set(assignment.gpus)
+            assert not shared, f"P9: GPU {shared} of {name} is given out twice"
+        assert not set(assignment.gpus) & set(host.gpus_busy), "P9: a GPU that somebody else uses"
         if assignment.base is None and assignment.recipe_hash is not None:
             self._check_single_trainer(name, assignment)
-        later(0.01, lambda: io.ProcessStarted(attempt_id))
         failure = self.pick_failure(assignment)
-        if failure is None and self.random.random() < self.weather.job_failure:
-            failure = Failure(FailureClass.OUT_OF_MEMORY, "simulated")
-        run_s = self.duration_s(assignment)
+        if failure is None:
+            failure = self.weather.failure_of(assignment, self.random)
+        work_s = self._work_s.get(assignment.job_id)
+        if work_s is None:
+            work_s = self._work_s[assignment.job_id] = self.duration_s(assignment)
+        done_s = 0.0
+        if assignment.resume is not None:
+            job_id, done_s = self.checkpoints[assignment.resume.artifact_id]
+            assert job_id == assignment.job_id, "P5: goes on from another job's checkpoint"
+            self.resumed.append((assignment.job_id, done_s))
+        process = Process(assignment, started_s=self.now_s, done_s=done_s)
+        host.attempts[attempt_id] = process
+        assert len(host.running) <= self.slots, "P9: more jobs than slots"
+        life = host.life
 
-        def end() -> io.AgentEvent | None:
-            if host.running.pop(attempt_id, None) is None:
-                return None
-            return io.ProcessEnded(attempt_id, failure, run_s)
+        def started() -> None:
+            if host.life == life and process.alive:
+                self.tell_agent(name, io.ProcessStarted(attempt_id))
 
-        later(run_s, end)
+        self._at(0.01, started)
+        self._at(
+            max(0.02, work_s - done_s), lambda: self._end(name, process, failure, well=not failure)
+        )
+
+    def _end(
+        self, name: str, process: Process, failure: Failure | None, *, well: bool = False
+    ) -> None:
+        """A process ends by itself, or because it was told to, whether or not a daemon is there."""
+        if not process.alive:
+            return
+        process.end(failure)
+        if well:
+            self.completed.add(process.assignment.attempt_id)
+        self.tell_agent(name, process.ended())
+
+    def _end_process(self, name: str, host: Host, effect: io.EndProcess) -> None:
+        process = host.attempts.get(effect.attempt_id)
+        if process is None or not process.alive:
+            return
+        self._check_may_end(effect.attempt_id, host)
+        failure = Failure(FailureClass.HOST_LOST, "ended on request")
+        grace_s = 1.0 if effect.grace_s is None else effect.grace_s
+        self._at(self.random.uniform(0.05, grace_s), lambda: self._end(name, process, failure))
+
+    def _check_may_end(self, attempt_id: str, host: Host) -> None:
+        """P7: what runs under a lease that the master holds up is ended on its word alone."""
+        agent = host.agent
+        if self.master is None or agent is None or agent.held.by_id[attempt_id].handing_back:
+            return
+        job_id = self.store_live(attempt_id)
+        if job_id is not None:
+            job = self.master.state.jobs[job_id]
+            assert job.cancelling, f"P7: {attempt_id} is ended under its lease"
+
+    def store_live(self, attempt_id: str) -> str | None:
+        """The job whose live attempt this is, for the master that is there."""
+        assert self.master is not None
+        return self.master.state.live.get(attempt_id)
+
+    def _store(self, host: Host, effect: io.StoreOutput) -> io.AgentEvent:
+        attempt_id = effect.assignment.attempt_id
+        process = host.attempts[attempt_id]
+        if process.output is None:
+            if host.is_full:
+                return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, "no room"))
+            process.output = digest(attempt_id.encode())
+        host.holds.add(process.output)
+        return io.OutputStored(attempt_id, process.output, 100)
+
+    def _store_checkpoint(self, host: Host, effect: io.StoreCheckpoint) -> io.AgentEvent:
+        attempt_id = effect.assignment.attempt_id
+        process = host.attempts.get(attempt_id)
+        if process is None or host.is_full:
+            failure = Failure(FailureClass.DISK, "no room")
+            return io.CheckpointFailed(attempt_id, failure)
+        done_s = process.work_done_s(self.now_s)
+        if done_s - process.kept_s < 0.5:
+            return io.CheckpointStored(attempt_id, None)
+        process.kept_s = done_s
+        artifact_id = digest(f"{attempt_id} after {done_s}".encode())
+        host.holds.add(artifact_id)
+        self.checkpoints[artifact_id] = (effect.assignment.job_id, done_s)
+        return io.CheckpointStored(attempt_id, artifact_id, 50)
 
     def _check_single_trainer(self, name: str, assignment: cmd.AssignAttempt) -> None:
         """P3: while the lease of a base lives, nobody else trains it."""
@@ -410,7 +674,8 @@ class SimMesh:
             return
         state = self.master.state
         for other_name, host in self.hosts.items():
-            for other in host.running.values():
+            for process in host.running:
+                other = process.assignment
                 if other.recipe_hash != assignment.recipe_hash or other.base is not None:
                     continue
                 if other.attempt_id == assignment.attempt_id and other_name == name:
@@ -450,10 +715,11 @@ def make_sweep(
     resources: Resources = Resources(),
     retries_max: int = 2,
     offset: int = 0,
+    checkpoint_every_s: float | None = None,
 ) -> SweepSpec:
     """A sweep of commands whose jobs take turns on the recipes; an empty recipe is no base."""
     hashes = {recipe: digest(recipe.encode()) for recipe in recipes if recipe}
-    limits = Limits(retries_max=retries_max)
+    limits = Limits(retries_max=retries_max, checkpoint_every_s=checkpoint_every_s)
     return SweepSpec(
         sweep_id=name,
         name=name,
