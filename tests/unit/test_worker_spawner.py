@@ -519,25 +519,93 @@ class TestMany:
 
 
 class TestLosses:
-    async def test_a_killed_spawner_ends_its_jobs_and_is_replaced(self, mesh: Mesh) -> None:
-        mesh.launch("a", "trap 'echo bye; exit 9' TERM; echo up; while :; do sleep 0.01; done")
+    async def test_p7_jobs_outlive_their_spawner_and_it_is_replaced(self, mesh: Mesh) -> None:
+        mesh.launch("a", "echo up; while [ ! -e done ]; do sleep 0.01; done; exit 9")
+        mesh.launch("ended", "trap 'exit 8' TERM; echo up; while :; do sleep 0.01; done")
+        for name in ("a", "ended"):
+            await mesh.log_has(name, b"up")
+        killed = mesh.runner.spawner_pid
+        assert killed is not None
+        pid = (await mesh.started("a")).pid
+        os.kill(killed, signal.SIGKILL)
+        await mesh.until(lambda: mesh.runner.spawner_pid not in (None, killed))
+        mesh.launch("b", "exit 2")
+        assert (await mesh.exited("b")).code == 2
+        mesh.runner.end(mesh.id("ended"))
+        exited = await mesh.exited("ended")
+        assert (exited.cause, exited.code) == (EndCause.REQUESTED, 8)
+        assert mesh.marked("a") == [pid, *[p for p in mesh.marked("a") if p != pid]]
+        (mesh.folder / "a" / "done").touch()
+        exited = await mesh.exited("a")
+        assert (exited.cause, exited.code) == (EndCause.FINISHED, 9)
+        assert mesh.marked("a") == []
+
+    @pytest.mark.parametrize("grace_s", [None, 0.0, 0.05])
+    async def test_p8_without_its_spawner_a_tree_ends_with_the_grace_it_is_given(
+        self, mesh: Mesh, grace_s: float | None
+    ) -> None:
+        stubborn = "trap '' TERM; echo up; while :; do sleep 0.01; done"
+        mesh.launch(
+            "a",
+            f'(setsid sh -c "{stubborn}" &) ; while ! grep -q up log; do sleep 0.01; done;'
+            f" {stubborn}",
+            kill_grace_s=0.05 if grace_s is None else 1000,
+        )
+        await mesh.log_has("a", b"up\nup")
+        assert mesh.runner.spawner_pid is not None
+        os.kill(mesh.runner.spawner_pid, signal.SIGKILL)
+        mesh.runner.end(mesh.id("a"), grace_s)
+        exited = await mesh.exited("a")
+        assert (exited.cause, exited.signal) == (EndCause.REQUESTED, signal.SIGKILL)
+        assert mesh.marked("a") == []
+
+    async def test_p7_without_its_spawner_a_killed_shim_is_told_as_lost(self, mesh: Mesh) -> None:
+        mesh.launch("a", "(setsid sleep 1000 &) ; echo up; exec sleep 1000")
+        await mesh.log_has("a", b"up")
+        shim = (await mesh.started("a")).shim_pid
+        assert mesh.runner.spawner_pid is not None
+        os.kill(mesh.runner.spawner_pid, signal.SIGKILL)
+        os.kill(shim, signal.SIGKILL)
+        assert (await mesh.exited("a")).lost
+        assert mesh.marked("a") == []
+
+    async def test_without_its_spawner_a_job_still_gets_signals(self, mesh: Mesh) -> None:
+        mesh.launch("a", "trap 'exit 7' USR1; echo up; while :; do sleep 0.01; done")
         await mesh.log_has("a", b"up")
         killed = mesh.runner.spawner_pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        exited = await mesh.exited("a")
-        assert (exited.cause, exited.code) == (EndCause.SPAWNER_LOST, 9)
-        assert mesh.marked("a") == []
-        mesh.launch("b", "exit 2")
-        assert (await mesh.exited("b")).code == 2
-        assert mesh.runner.spawner_pid not in (None, killed)
+        await mesh.until(lambda: mesh.runner.spawner_pid not in (None, killed))
+        mesh.runner.signal(mesh.id("a"), signal.SIGUSR1)
+        assert (await mesh.exited("a")).code == 7
 
     async def test_launches_to_a_spawner_that_is_gone_are_settled(self, mesh: Mesh) -> None:
         assert mesh.runner.spawner_pid is not None
         os.kill(mesh.runner.spawner_pid, signal.SIGKILL)
         mesh.launch("a", ("true",))
-        exited = await mesh.exited("a")
-        assert exited.lost or exited.code == 0
+        failed = await mesh.outcome("a")
+        assert isinstance(failed, LaunchFailed) and failed.reason.startswith("the spawner ")
+        assert mesh.log("a") == b""
+
+    async def test_a_launch_that_a_dead_spawner_lost_is_told_while_its_other_jobs_go_on(
+        self, mesh: Mesh
+    ) -> None:
+        mesh.launch("a", "echo up; exec sleep 1000")
+        await mesh.log_has("a", b"up")
+        assert mesh.runner.spawner_pid is not None
+        os.kill(mesh.runner.spawner_pid, signal.SIGKILL)
+        launch = mesh.launch("b", ("true",))
+        failed = await mesh.outcome("b")
+        assert isinstance(failed, LaunchFailed) and failed.reason.startswith("the spawner ")
+        assert not Path(launch.folder).exists()
+        assert mesh.marked("a") != []
+
+    async def test_a_late_shim_can_not_start_what_was_given_up(self, mesh: Mesh) -> None:
+        launch = mesh.launch("a", "echo up > ../ran; exec sleep 1000", cwd="/")
+        Path(launch.folder).rename(mesh.folder / "moved")
+        failed = await mesh.outcome("a")
+        assert isinstance(failed, LaunchFailed)
+        assert mesh.marked("a") == []
 
     async def test_a_killed_shim_is_told_as_lost_and_its_job_is_ended(self, mesh: Mesh) -> None:
         mesh.launch("other", "echo up; exec sleep 1000")
@@ -565,50 +633,13 @@ class TestLosses:
         await mesh.log_has("a", b"up")
         started = await mesh.started("a")
         assert mesh.runner.spawner_pid is not None
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             os.kill(started.shim_pid, number)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             os.kill(mesh.runner.spawner_pid, number)
         (mesh.folder / "a" / "done").touch()
         exited = await mesh.exited("a")
         assert (exited.code, exited.cause) == (4, EndCause.FINISHED)
-
-    async def test_when_the_daemon_dies_its_jobs_end(self, tmp_path: Path) -> None:
-        (tmp_path / "a").mkdir()
-        attempt_id = f"a.{uuid.uuid4().hex}"
-        daemon = (
-            "import asyncio, sys\n"
-            f"sys.path[:0] = {[PROJECT_FOLDER, DAEMON_FOLDER]!r}\n"
-            "from meshtrain_daemon.worker.launch import Launch\n"
-            "from meshtrain_daemon.worker.runner import Runner\n"
-            "async def main():\n"
-            "    runner = Runner(print)\n"
-            "    await runner.start()\n"
-            "    line = \"trap 'exit 8' TERM; echo up; while :; do sleep 0.01; done\"\n"
-            f"    attempt_id_of_test = {attempt_id!r}\n"
-            f"    folder = {str(tmp_path / 'a')!r}\n"
-            "    runner.launch([Launch(attempt_id_of_test, folder, folder + '/log', folder,"
-            " ('/bin/sh', '-c', line))])\n"
-            "    print(runner.spawner_pid, flush=True)\n"
-            "    await asyncio.Event().wait()\n"
-            "asyncio.run(main())\n"
-        )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", daemon, stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
-        spawner = int(await process.stdout.readline())
-        log = tmp_path / "a" / "log"
-        async with asyncio.timeout(WAIT_S):
-            while not (log.exists() and b"up" in log.read_bytes()):
-                await asyncio.sleep(0.005)
-            process.kill()
-            await process.wait()
-            while os.path.exists(f"/proc/{spawner}") and not is_zombie(spawner):
-                await asyncio.sleep(0.005)
-        outcome = read_outcome(tmp_path / "a", attempt_id)
-        assert isinstance(outcome, Exited)
-        assert (outcome.cause, outcome.code) == (EndCause.DAEMON_LOST, 8)
-        assert processes.marked(f"{frames.ATTEMPT_VARIABLE}={attempt_id}".encode()) == []
 
     async def test_close_ends_what_runs(self, tmp_path: Path) -> None:
         mesh = Mesh(tmp_path)
@@ -708,8 +739,6 @@ class TestSmallPrograms:
             frames.CAUSE_FINISHED,
             frames.CAUSE_TIMED_OUT,
             frames.CAUSE_REQUESTED,
-            frames.CAUSE_DAEMON_LOST,
-            frames.CAUSE_SPAWNER_LOST,
         }
         assert {cause.decode() for cause in causes} == set(EndCause) - {EndCause.LOST}
 

@@ -24,6 +24,7 @@ def run_and_exit(
     log_fd: int,
     close_fds: tuple[int, ...],
     reset_signals: tuple[int, ...],
+    account: bytes = b"",
 ) -> NoReturn:
     """Turns this forked process into a job that is like one started by exec, and never returns.
 
@@ -44,6 +45,10 @@ def run_and_exit(
         os.environb.clear()
         os.environb.update(environment)
         _show_mark(environment)
+        if account:
+            from meshtrain_daemon.worker.account import Account
+
+            Account(account).take()
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         gc.enable()

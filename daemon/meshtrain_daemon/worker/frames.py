@@ -44,8 +44,6 @@ RECORD_BYTES = 512
 CAUSE_FINISHED = b"finished"
 CAUSE_TIMED_OUT = b"timed_out"
 CAUSE_REQUESTED = b"requested"
-CAUSE_DAEMON_LOST = b"daemon_lost"
-CAUSE_SPAWNER_LOST = b"spawner_lost"
 
 _LENGTH = struct.Struct("<I")
 _ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x20), 0x22, 0x5C, 0x7F)}
@@ -113,9 +111,10 @@ def launch_failed_line(attempt_id: bytes, reason: str) -> bytes:
     )
 
 
-def tell(events_fd: int, line: bytes) -> None:
-    """Writes one event; a daemon that is gone is no error, for `exit.json` holds the truth."""
+def tell(events_fd: int, line: bytes) -> bool:
+    """Writes one event; False when the daemon is gone: `exit.json` holds the truth."""
     try:
         os.write(events_fd, line)
     except BrokenPipeError:
-        return
+        return False
+    return True

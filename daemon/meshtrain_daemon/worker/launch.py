@@ -15,6 +15,8 @@ from meshtrain_daemon.worker import frames
 
 KILL_GRACE_S_DEFAULT = 10.0
 """From SIGTERM to SIGKILL."""
+GPU_LOCK_WAIT_S_DEFAULT = 10.0
+"""How long a job waits for a GPU that another one is just leaving."""
 
 _ATTEMPT_ID = re.compile(rf"[A-Za-z0-9._:@+-]{{1,{frames.ATTEMPT_ID_LEN_MAX}}}")
 _VARIABLE = re.compile(r"[^=\0]+")
@@ -23,6 +25,14 @@ _EXIT_BYTES_MAX = 64 * 1024
 
 class LaunchError(UserError):
     """Raised when a launch can't be carried out as it is written."""
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A user of this host, as the kernel knows one."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -41,6 +51,13 @@ class Launch(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     timeout_s: float | None = None
     kill_grace_s: float = KILL_GRACE_S_DEFAULT
+    gpu_locks: tuple[str, ...] = ()
+    """Files that are locked for as long as anything of the attempt lives."""
+    gpu_lock_wait_s: float = GPU_LOCK_WAIT_S_DEFAULT
+    cgroup: str | None = None
+    """The cgroup to make for it, below one that the daemon may write to."""
+    account: Account | None = None
+    """Whom the job runs as; None is the daemon's own user."""
 
 
 class EndCause(StrEnum):
@@ -50,9 +67,7 @@ class EndCause(StrEnum):
     """It ended by itself, or by a signal that the mesh didn't send."""
     TIMED_OUT = "timed_out"
     REQUESTED = "requested"
-    """`Runner.end` was called."""
-    DAEMON_LOST = "daemon_lost"
-    SPAWNER_LOST = "spawner_lost"
+    """`Runner.end` was called, by this daemon or by one before it."""
     LOST = "lost"
     """Its shim was killed: how it ended isn't known, but nothing of it is left."""
 
@@ -66,6 +81,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     start_ticks: int
     boot_id: str
     started_at_s: float
+    shim_start_ticks: int = 0
+    """When its shim started: with the boot it tells it from a later process of that id."""
 
 
 class Exited(msgspec.Struct, frozen=True, tag="exited"):
@@ -105,6 +122,7 @@ Outcome = Exited | LaunchFailed
 Event = Started | Exited | LaunchFailed
 
 _outcome_decoder = msgspec.json.Decoder(Outcome)
+_started_decoder = msgspec.json.Decoder(Started)
 
 
 def read_outcome(folder: Path | str, attempt_id: str) -> Outcome | None:
@@ -118,6 +136,19 @@ def read_outcome(folder: Path | str, attempt_id: str) -> Outcome | None:
     except (OSError, msgspec.DecodeError):
         return None
     return outcome if outcome.attempt_id == attempt_id else None
+
+
+def read_started(folder: Path | str, attempt_id: str) -> Started | None:
+    """The start that a shim recorded in an attempt's folder, or None when there is none.
+
+    A file of another attempt, or one that can't be read, counts as none.
+    """
+    try:
+        with (Path(folder) / frames.STARTED_FILE).open("rb") as file:
+            started = _started_decoder.decode(file.read(_EXIT_BYTES_MAX))
+    except (OSError, msgspec.DecodeError):
+        return None
+    return started if started.attempt_id == attempt_id else None
 
 
 def encode_launch(launch: Launch, mark_prefix: str = "") -> bytes:
@@ -135,6 +166,8 @@ def encode_launch(launch: Launch, mark_prefix: str = "") -> bytes:
         ("folder", launch.folder),
         ("log path", launch.log_path),
         ("working folder", launch.cwd),
+        *[("GPU's lock", path) for path in launch.gpu_locks],
+        *([("cgroup", launch.cgroup)] if launch.cgroup is not None else ()),
     ):
         if not path.startswith("/"):
             raise LaunchError(f"the {name} {path!r} isn't absolute; give its full path")
@@ -159,6 +192,11 @@ def encode_launch(launch: Launch, mark_prefix: str = "") -> bytes:
         launch.cwd,
         "" if launch.timeout_s is None else repr(float(launch.timeout_s)),
         repr(float(launch.kill_grace_s)),
+        _account_field(launch.account),
+        launch.cgroup or "",
+        repr(float(launch.gpu_lock_wait_s)),
+        str(len(launch.gpu_locks)),
+        *launch.gpu_locks,
         str(len(arguments)),
         *arguments,
         *[f"{name}={value}" for name, value in launch.env.items()],
@@ -177,3 +215,10 @@ def encode_launch(launch: Launch, mark_prefix: str = "") -> bytes:
             f"{frames.MESSAGE_BYTES_MAX}; hand the long ones over in a file"
         )
     return message
+
+
+def _account_field(account: Account | None) -> str:
+    if account is None:
+        return ""
+    groups = ",".join(str(group) for group in account.groups)
+    return f"{account.uid}:{account.gid}:{groups}"

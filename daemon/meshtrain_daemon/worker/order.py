@@ -12,11 +12,15 @@ class Order:
     """A launch as the shim reads it."""
 
     __slots__ = (
+        "account",
         "arguments",
         "attempt_id",
+        "cgroup",
         "cwd",
         "environment",
         "folder",
+        "gpu_lock_wait_s",
+        "gpu_locks",
         "is_call",
         "kill_grace_s",
         "log_path",
@@ -29,6 +33,11 @@ class Order:
         self.is_call = mode == frames.CALL
         self.timeout_s = float(fields[5]) if fields[5] else None
         self.kill_grace_s = float(fields[6])
-        arguments_end = 8 + int(fields[7])
-        self.arguments = fields[8:arguments_end]
+        self.account, self.cgroup = fields[7:9]
+        self.gpu_lock_wait_s = float(fields[9])
+        locks_end = 11 + int(fields[10])
+        self.gpu_locks = fields[11:locks_end]
+        arguments_start = locks_end + 1
+        arguments_end = arguments_start + int(fields[locks_end])
+        self.arguments = fields[arguments_start:arguments_end]
         self.environment = fields[arguments_end:]

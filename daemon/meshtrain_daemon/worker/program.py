@@ -25,7 +25,7 @@ def spawn(arguments: list[bytes], environment: dict[bytes, bytes], log_fd: int) 
 
     Returns its process id. Raises LaunchRefused when it isn't there or can't run.
     """
-    program = _find_program(arguments[0], environment.get(b"PATH", PATH_DEFAULT))
+    program = find_program(arguments[0], environment.get(b"PATH", PATH_DEFAULT))
     try:
         return _posix_spawn(program, arguments, environment, log_fd)
     except OSError as error:
@@ -52,7 +52,8 @@ def _posix_spawn(
     )
 
 
-def _find_program(name: bytes, search_path: bytes) -> bytes:
+def find_program(name: bytes, search_path: bytes) -> bytes:
+    """The path of a program, as a shell finds it. Raises LaunchRefused."""
     if b"/" in name:
         return name
     if not name:

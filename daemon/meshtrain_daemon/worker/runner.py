@@ -4,17 +4,26 @@
        ◀──────────── one pipe of events ───┘
 
 The daemon never forks: it writes launches to the spawner's socket, many in one
-write, and reads what became of them from a pipe that all shims share.
+write, and reads what became of them from a pipe that all shims share. Jobs
+outlive their spawner, and their daemon: then each shim is watched and told by
+itself (kept_shim.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from meshtrain.errors import MeshtrainError
 from meshtrain_daemon.worker import frames
+from meshtrain_daemon.worker.fence import give_up
+from meshtrain_daemon.worker.kept_shim import KeptShim, open_shim
 from meshtrain_daemon.worker.launch import (
     EndCause,
     Event,
@@ -25,6 +34,7 @@ from meshtrain_daemon.worker.launch import (
     Started,
     encode_launch,
     read_outcome,
+    read_started,
 )
 from meshtrain_daemon.worker.orphans import sweep_orphans
 from meshtrain_daemon.worker.spawner_process import News, ShimLost, SpawnerProcess
@@ -35,10 +45,32 @@ START_TIMEOUT_S = 120.0
 """How long a spawner may take to be ready; a cold `import torch` takes some 5 s."""
 STARTS_MAX = 3
 """Spawners started one after the other before waiting launches are given up."""
+UNSTARTED_AFTER_S = 0.3
+"""How long after a spawner's death its shims may still tell of starts."""
+NEVER_STARTED = "the spawner was killed before it had started the job"
+LEFT_WITHIN_S = 5.0
+"""How long a spawner that is to leave its shims alone may take to end."""
 
 
 class RunnerError(MeshtrainError):
     """Raised when the runner's spawner can't be started, or the runner is closed."""
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """An attempt that has no outcome yet."""
+
+    folder: str
+    #: which spawner it was given to; None while none is ready, and for an adopted one
+    spawner: SpawnerProcess | None = None
+    started: Started | None = None
+    #: its shim, once it has no spawner
+    shim: KeptShim | None = None
+    #: the grace it was told to end with last, for a spawner that may have lost the word
+    told_to_end: bool = False
+    grace_s: float | None = None
+    #: its outcome is being looked for
+    settling: bool = False
 
 
 class Runner:
@@ -72,10 +104,12 @@ class Runner:
         self._spawner: SpawnerProcess | None = None
         self._spawners: set[SpawnerProcess] = set()
         self._waiting: list[Launch] = []
-        self._by_attempt: dict[str, SpawnerProcess | None] = {}
+        self._by_attempt: dict[str, _Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[None] | None = None
         self._closing = False
+        self._leaving = False
+        self._idle = asyncio.Event()
 
     @property
     def spawner_pid(self) -> int | None:
@@ -122,11 +156,10 @@ class Runner:
             except LaunchError as error:
                 failed.append(LaunchFailed(launch.attempt_id, str(error)))
                 continue
-            self._by_attempt[launch.attempt_id] = self._spawner
+            self._by_attempt[launch.attempt_id] = _Attempt(launch.folder, self._spawner)
             if self._spawner is None:
                 self._waiting.append(launch)
             else:
-                self._spawner.folders[launch.attempt_id] = launch.folder
                 messages.append(frames.frame(message))
         if failed:
             asyncio.get_running_loop().call_soon(self._on_events, failed)
@@ -135,41 +168,81 @@ class Runner:
         elif messages:
             self._spawner.write(b"".join(messages))
 
+    def adopt(self, attempt_id: str, folder: str, started: Started) -> None:
+        """Takes over an attempt that an earlier daemon launched; it may have ended meanwhile."""
+        attempt = _Attempt(folder, started=started)
+        self._by_attempt[attempt_id] = attempt
+        self._keep(attempt_id, attempt)
+
     def end(self, attempt_id: str, grace_s: float | None = None) -> None:
         """Ends all processes of an attempt: SIGTERM, `grace_s`, SIGKILL.
 
         `grace_s` None takes the grace of its launch, 0 kills at once. A second
         call can only bring the end nearer. An attempt that is over is left alone.
         """
-        self._order(
-            attempt_id, frames.end_message(attempt_id.encode(), grace_s, frames.CAUSE_REQUESTED)
-        )
+        attempt = self._by_attempt.get(attempt_id)
+        if attempt is None:
+            return
+        attempt.told_to_end, attempt.grace_s = True, grace_s
+        if attempt.shim is not None:
+            attempt.shim.end(grace_s)
+        elif attempt.spawner is not None:
+            name = attempt_id.encode()
+            attempt.spawner.write(
+                frames.frame(frames.end_message(name, grace_s, frames.CAUSE_REQUESTED))
+            )
+        else:
+            self._withdraw(attempt_id)
 
     def signal(self, attempt_id: str, signal_number: int) -> None:
         """Sends a signal to the process group of an attempt's main process."""
-        self._order(attempt_id, frames.signal_message(attempt_id.encode(), signal_number))
+        attempt = self._by_attempt.get(attempt_id)
+        if attempt is None:
+            return
+        if attempt.shim is not None:
+            attempt.shim.pass_on(signal_number)
+        elif attempt.spawner is not None:
+            message = frames.signal_message(attempt_id.encode(), signal_number)
+            attempt.spawner.write(frames.frame(message))
 
     async def close(self) -> None:
         """Ends what still runs, waits for its outcome, and stops the spawner."""
-        self._closing = True
-        if self._starting:
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
+        await self._stop_starting()
         for attempt_id in list(self._by_attempt):
             self.end(attempt_id)
         for spawner in self._spawners:
             spawner.finish()
-        await asyncio.gather(*(spawner.over.wait() for spawner in self._spawners))
+        await asyncio.gather(*(spawner.over.wait() for spawner in list(self._spawners)))
         while self._tasks:
             await asyncio.gather(*self._tasks)
+        if self._by_attempt:
+            await self._idle.wait()
 
-    def _order(self, attempt_id: str, message: bytes) -> None:
-        spawner = self._by_attempt.get(attempt_id)
-        if spawner is not None:
-            spawner.write(frames.frame(message))
-            return
+    async def leave(self) -> None:
+        """Stops the spawner, and lets all that runs go on under its shims."""
+        self._leaving = True
+        await self._stop_starting()
+        for attempt in self._by_attempt.values():
+            if attempt.shim is not None:
+                attempt.shim.close()
+                attempt.shim = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEFT_WITHIN_S):
+                await asyncio.gather(*(spawner.leave() for spawner in self._spawners))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._by_attempt.clear()
+
+    async def _stop_starting(self) -> None:
+        self._closing = True
+        if self._starting:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+
+    def _withdraw(self, attempt_id: str) -> None:
         withdrawn = [launch for launch in self._waiting if launch.attempt_id == attempt_id]
-        if withdrawn and message[0] == frames.END:
+        if withdrawn:
             # It never reached a spawner: it ends as it would have there, unrun.
             self._waiting.remove(withdrawn[0])
             self._settle(LaunchFailed(attempt_id, "ended on request before it started"))
@@ -226,60 +299,130 @@ class Runner:
             elif waiting:
                 self.launch(waiting)
 
+    # What became of them
+
     def spawner_died(self, spawner: SpawnerProcess) -> None:
-        """Takes note that a spawner takes no more launches; its shims still end their jobs."""
+        """Takes note that a spawner takes no more launches; its shims go on with their jobs."""
+        if self._leaving:
+            return
         if self._spawner is spawner:
             self._spawner = None
             self._start_again()
+        unstarted = False
+        for attempt_id, attempt in list(self._by_attempt.items()):
+            if attempt.spawner is not spawner or attempt.settling or attempt.shim is not None:
+                continue
+            if attempt.started is not None:
+                self._keep(attempt_id, attempt)
+            else:
+                unstarted = True
+        if unstarted:
+            self._run(self._settle_unstarted(spawner))
 
     def spawner_over(self, spawner: SpawnerProcess) -> None:
         """Settles what a spawner left open, once neither it nor any of its shims lives."""
         self.spawner_died(spawner)
         self._spawners.discard(spawner)
-        for attempt_id, folder in list(spawner.folders.items()):
-            self._settle_lost(spawner, attempt_id, folder)
-
-    # Events
+        for attempt_id, attempt in list(self._by_attempt.items()):
+            if attempt.spawner is spawner and attempt.shim is None:
+                self._look_for_outcome(attempt_id, attempt)
 
     def hear(self, spawner: SpawnerProcess, news: list[News]) -> None:
         """Hands on what a spawner's shims told, each outcome once."""
+        if self._leaving:
+            return  # It is on disk, for the next daemon.
         events: list[Event] = []
         for told in news:
-            folder = spawner.folders.get(told.attempt_id)
-            if folder is None:
+            attempt = self._by_attempt.get(told.attempt_id)
+            if attempt is None or attempt.spawner is not spawner:
                 continue
             if isinstance(told, ShimLost):
-                self._settle_lost(spawner, told.attempt_id, folder)
+                self._look_for_outcome(told.attempt_id, attempt)
                 continue
-            if not isinstance(told, Started):
-                del spawner.folders[told.attempt_id]
-                self._by_attempt.pop(told.attempt_id, None)
+            if isinstance(told, Started):
+                attempt.started = told
+                if spawner.lost and not attempt.settling:
+                    self._keep(told.attempt_id, attempt)
+            else:
+                self._forget(told.attempt_id)
             events.append(told)
         if events:
             self._on_events(events)
 
-    def _settle_lost(self, spawner: SpawnerProcess, attempt_id: str, folder: str) -> None:
-        del spawner.folders[attempt_id]
-        task = asyncio.get_running_loop().create_task(self._find_outcome(attempt_id, folder))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _keep(self, attempt_id: str, attempt: _Attempt) -> None:
+        """Watch an attempt's shim itself, for it has no spawner any more."""
+        assert attempt.started is not None
+        pidfd = open_shim(attempt.started)
+        if pidfd is None:
+            self._look_for_outcome(attempt_id, attempt)
+            return
+        attempt.shim = KeptShim(pidfd, partial(self._shim_over, attempt_id, attempt))
+        if attempt.told_to_end:
+            attempt.shim.end(attempt.grace_s)
 
-    async def _find_outcome(self, attempt_id: str, folder: str) -> None:
-        outcome = read_outcome(folder, attempt_id)
+    def _shim_over(self, attempt_id: str, attempt: _Attempt) -> None:
+        attempt.shim = None
+        if attempt.spawner is not None:
+            attempt.spawner.read_what_is_told()
+        if attempt_id in self._by_attempt:
+            self._look_for_outcome(attempt_id, attempt)
+
+    async def _settle_unstarted(self, spawner: SpawnerProcess) -> None:
+        """Tell which launches a dead spawner never carried out, and see that nobody does."""
+        await asyncio.sleep(UNSTARTED_AFTER_S)
+        for attempt_id, attempt in list(self._by_attempt.items()):
+            if attempt.spawner is not spawner or attempt.settling or attempt.started is not None:
+                continue
+            attempt.started = read_started(attempt.folder, attempt_id)
+            if attempt.started is not None:
+                self._keep(attempt_id, attempt)
+                continue
+            attempt.settling = True
+            outcome = read_outcome(attempt.folder, attempt_id)
+            if outcome is None:
+                await self._in_thread(give_up, Path(attempt.folder), self.mark_of(attempt_id))
+                outcome = LaunchFailed(attempt_id, NEVER_STARTED)
+            self._settle(outcome)
+
+    def _look_for_outcome(self, attempt_id: str, attempt: _Attempt) -> None:
+        if not attempt.settling:
+            attempt.settling = True
+            self._run(self._find_outcome(attempt_id, attempt))
+
+    async def _find_outcome(self, attempt_id: str, attempt: _Attempt) -> None:
+        outcome = read_outcome(attempt.folder, attempt_id)
         if outcome is None:
-            await self._sweep(attempt_id)
-            outcome = Exited(attempt_id, EndCause.LOST)
+            started = attempt.started or read_started(attempt.folder, attempt_id)
+            await self._in_thread(sweep_orphans, self.mark_of(attempt_id))
+            outcome = (
+                Exited(attempt_id, EndCause.LOST)
+                if started is not None
+                else LaunchFailed(attempt_id, NEVER_STARTED)
+            )
         self._settle(outcome)
 
-    async def _sweep(self, attempt_id: str) -> None:
+    async def _in_thread(self, work: Callable[..., object], *arguments: object) -> None:
         while True:
             try:
-                await asyncio.to_thread(sweep_orphans, self.mark_of(attempt_id))
+                await asyncio.to_thread(work, *arguments)
                 return
             except TimeoutError as error:
                 # It isn't told as ended while something of it lives and may hold a GPU.
                 _log.warning("%s", error)
 
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _settle(self, outcome: Exited | LaunchFailed) -> None:
-        self._by_attempt.pop(outcome.attempt_id, None)
-        self._on_events([outcome])
+        if outcome.attempt_id in self._by_attempt:
+            self._forget(outcome.attempt_id)
+            self._on_events([outcome])
+
+    def _forget(self, attempt_id: str) -> None:
+        attempt = self._by_attempt.pop(attempt_id)
+        if attempt.shim is not None:
+            attempt.shim.close()
+        if self._closing and not self._by_attempt:
+            self._idle.set()

@@ -5,28 +5,37 @@ is a subreaper, so each process that the job leaves behind becomes its child,
 and "no child left" means that nothing of the job lives. It then writes the
 exit status to disk, tells the daemon, and may serve the next launch.
 
+When the spawner is gone, the shim goes on with its job alone: the daemon, or
+the next one, finds it by `started.json` and tells it by signals (control.py)
+to end. It ends itself once the job's end is on disk.
+
 Imported by the small processes: only what costs no memory may be imported here.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
 import time
 from collections.abc import Callable
 
-from meshtrain_daemon.worker import frames, processes
+from meshtrain_daemon.worker import control, frames, processes, records
+from meshtrain_daemon.worker.job_start import start_job
 from meshtrain_daemon.worker.order import Order
-from meshtrain_daemon.worker.program import RESET_SIGNALS, LaunchRefused, spawn, told
+from meshtrain_daemon.worker.program import LaunchRefused, told
 from meshtrain_daemon.worker.tree import Tree
 
 IDLE = b"i"
 
-_SIGNAL_RECORD_BYTES = 128
+_SIGNALS_READ_BYTES = 32 * control.RECORD_BYTES
 _LINK_BYTES_MAX = frames.MESSAGE_BYTES_MAX + 1
-_HELPLESS_RETRIES_MAX = 60
+_RECORD_AGAIN_S = 1.0
+_RECORD_TRIES_MAX = 7 * 86_400
+"""How often an end that nobody hears is written to a full disk: for a week, a try a second."""
+_NOT_WANTED = (
+    "ended on request before it started: its folder is gone, for its node gave it up meanwhile"
+)
 
 
 class Shim:
@@ -34,7 +43,7 @@ class Shim:
 
     Arguments: `link_fd` the shim's end of its link; `events_fd` the pipe to the
     daemon; `environment` what each job inherits; `boot_id` of this boot;
-    `child_signals_fd` a signalfd for SIGCHLD, which must be blocked; `call` what
+    `signals_fd` a signalfd for `control.TAKEN`, which must be blocked; `call` what
     a launch by call runs in the forked process, or None.
     """
 
@@ -45,20 +54,21 @@ class Shim:
         events_fd: int,
         environment: dict[bytes, bytes],
         boot_id: str,
-        child_signals_fd: int,
+        signals_fd: int,
         call: Callable[[str], int] | None,
     ) -> None:
         self._link_fd = link_fd
         self._events_fd = events_fd
         self._environment = environment
         self._boot_id = boot_id.encode()
-        self._child_signals_fd = child_signals_fd
+        self._signals_fd = signals_fd
         self._call = call
         self._pid = os.getpid()
+        self._start_ticks = processes.start_ticks(self._pid)
         self._spawner_lives = True
         self._poll = select.poll()
         self._poll.register(link_fd, select.POLLIN)
-        self._poll.register(child_signals_fd, select.POLLIN)
+        self._poll.register(signals_fd, select.POLLIN)
 
     def serve(self) -> None:
         """Runs launch after launch; returns when the spawner closed the link or died."""
@@ -75,78 +85,62 @@ class Shim:
                         return
 
     def _run(self, order: Order) -> None:
+        # A signal that came while it was idle was not meant for this job.
+        self._take_signals()
         started_wall_s = time.time()
         started_s = time.monotonic()
+        gpus_held: list[int] = []
         try:
-            pid = self._start(order)
+            if order.gpu_locks:
+                gpus_held = self._lock_gpus(order)
+            pid = start_job(
+                order,
+                self._environment,
+                call=self._call,
+                close_fds=(self._link_fd, self._events_fd, self._signals_fd, *gpus_held),
+            )
         except LaunchRefused as refusal:
             line = frames.launch_failed_line(order.attempt_id, str(refusal))
         else:
-            self._record_start(order, pid, started_wall_s)
             tree = Tree(order, pid, started_s, hear=self._hear)
+            wanted = self._record_start(order, pid, started_wall_s)
+            if not wanted:
+                tree.end(0.0)
             tree.wait_until_empty()
-            line = tree.exit_line(started_wall_s)
+            line = (
+                tree.exit_line(started_wall_s)
+                if wanted
+                else frames.launch_failed_line(order.attempt_id, _NOT_WANTED)
+            )
         os.chdir("/")
+        # Before the end is told: the next job may be for the same GPU.
+        for fd in gpus_held:
+            os.close(fd)
         self._record_exit(order.folder, line)
 
-    # Starting
+    def _lock_gpus(self, order: Order) -> list[int]:
+        from meshtrain_daemon.worker.gpu_lock import lock_gpus
 
-    def _start(self, order: Order) -> int:
-        try:
-            log_fd = os.open(order.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise LaunchRefused(told("can't open the log", order.log_path, error)) from error
-        try:
-            try:
-                os.chdir(order.cwd)
-            except OSError as error:
-                raise LaunchRefused(
-                    told("can't enter the working folder", order.cwd, error)
-                ) from error
-            environment = self._environment.copy()
-            for entry in order.environment:
-                name, _, value = entry.partition(b"=")
-                environment[name] = value
-            if order.is_call:
-                return self._fork_call(self._call, order, environment, log_fd)
-            return spawn(order.arguments, environment, log_fd)
-        finally:
-            os.close(log_fd)
+        def pause(timeout_s: float) -> None:
+            for message in self._hear(timeout_s):
+                if message[0] == frames.END and frames.attempt_of(message) in (
+                    b"",
+                    order.attempt_id,
+                ):
+                    raise LaunchRefused("ended on request before it started")
 
-    def _fork_call(
-        self,
-        called: Callable[[str], int] | None,
-        order: Order,
-        environment: dict[bytes, bytes],
-        log_fd: int,
-    ) -> int:
-        if called is None:
-            raise LaunchRefused("this spawner has nothing preloaded to call; launch a command")
-        from meshtrain_daemon.worker import call
+        return lock_gpus(
+            order.gpu_locks,
+            b"attempt %b, supervised by process %d" % (order.attempt_id, self._pid),
+            wait_s=order.gpu_lock_wait_s,
+            pause=pause,
+        )
 
-        try:
-            pid = os.fork()
-        except OSError as error:
-            raise LaunchRefused(told("can't fork for", b"the call", error)) from error
-        if pid == 0:
-            call.run_and_exit(
-                called,
-                order.arguments[0].decode("utf-8", "surrogateescape"),
-                environment,
-                log_fd=log_fd,
-                close_fds=(self._link_fd, self._events_fd, self._child_signals_fd),
-                reset_signals=RESET_SIGNALS,
-            )
-        try:
-            os.setpgid(pid, pid)
-        except OSError:
-            return pid  # The job did it first, or has ended.
-        return pid
-
-    def _record_start(self, order: Order, pid: int, started_wall_s: float) -> None:
+    def _record_start(self, order: Order, pid: int, started_wall_s: float) -> bool:
+        """Records the start and tells it; False when the attempt isn't wanted any more."""
         line = (
             b'{"type":"started","attempt_id":"%b","pid":%d,"shim_pid":%d,"start_ticks":%d,'
-            b'"boot_id":"%b","started_at_s":%.6f}\n'
+            b'"boot_id":"%b","started_at_s":%.6f,"shim_start_ticks":%d}\n'
             % (
                 order.attempt_id,
                 pid,
@@ -154,29 +148,35 @@ class Shim:
                 processes.start_ticks(pid),
                 self._boot_id,
                 started_wall_s,
+                self._start_ticks,
             )
         )
         try:
-            _write(order.folder + b"/" + frames.STARTED_FILE.encode(), line)
+            records.write_start(order.folder, line)
         except OSError as error:
+            if error.errno in records.GONE:
+                return False
             # The job runs; its record only helps a later daemon to find it.
             print(told("can't record a start", order.folder, error), file=sys.stderr)
         frames.tell(self._events_fd, line)
+        return True
 
     # Ending
 
     def _record_exit(self, folder: bytes, line: bytes) -> None:
-        path = folder + b"/" + frames.EXIT_FILE.encode()
-        for tries in range(_HELPLESS_RETRIES_MAX):
+        for tries in range(_RECORD_TRIES_MAX):
             try:
-                _write(path, line)
+                records.write_exit(folder, line)
                 break
             except OSError as error:
+                if error.errno in records.GONE:
+                    break  # Its node gave the attempt up.
                 if not tries:
                     print(told("can't record an exit", folder, error), file=sys.stderr)
-                if self._spawner_lives:
-                    break  # The event brings the status to a daemon that is there.
-                time.sleep(1)
+            if frames.tell(self._events_fd, line):
+                return  # The event brings the status to a daemon that is there.
+            if any(message[0] == frames.END for message in self._hear(_RECORD_AGAIN_S)):
+                return  # Nobody wants to know any more.
         frames.tell(self._events_fd, line)
 
     def _hear(self, timeout_s: float | None) -> list[bytes]:
@@ -184,16 +184,23 @@ class Shim:
         timeout_ms = None if timeout_s is None else max(0, int(timeout_s * 1000) + 1)
         messages = []
         for fd, _ in self._poll.poll(timeout_ms):
-            if fd == self._child_signals_fd:
-                os.read(fd, _SIGNAL_RECORD_BYTES)
+            if fd == self._signals_fd:
+                messages += self._take_signals()
                 continue
             message = self._read_link()
-            if not message:
+            if message:
+                messages.append(message)
+            else:
+                # The job goes on: the daemon, or the next one, can still tell us by signals.
                 self._spawner_lives = False
                 self._poll.unregister(fd)
-                message = frames.end_message(b"", None, frames.CAUSE_SPAWNER_LOST)
-            messages.append(message)
         return messages
+
+    def _take_signals(self) -> list[bytes]:
+        try:
+            return control.orders_of(os.read(self._signals_fd, _SIGNALS_READ_BYTES))
+        except BlockingIOError:
+            return []
 
     def _read_link(self) -> bytes:
         """The next order, or nothing once the spawner is gone."""
@@ -201,32 +208,3 @@ class Shim:
             return os.read(self._link_fd, _LINK_BYTES_MAX)
         except ConnectionResetError:
             return b""
-
-
-def _write(path: bytes, line: bytes) -> None:
-    """Writes a record, whole or not at all as far as this process can be killed.
-
-    Records are of one size and written in one call, over what an earlier
-    attempt may have left: a file system that gives out few inodes at a high
-    rate is slow to give out more.
-    """
-    if len(line) > frames.RECORD_BYTES:
-        _write_long(path, line)
-        return
-    record = line.rstrip(b"\n").ljust(frames.RECORD_BYTES - 1) + b"\n"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        if os.pwrite(fd, record, 0) != len(record):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(fd)
-
-
-def _write_long(path: bytes, line: bytes) -> None:
-    fd = os.open(path + b".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        if os.write(fd, line) != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(fd)
-    os.replace(path + b".tmp", path)  # noqa: PTH105

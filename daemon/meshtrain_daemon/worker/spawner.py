@@ -21,7 +21,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from meshtrain_daemon.worker import frames, processes
+from meshtrain_daemon.worker import control, frames, processes
 from meshtrain_daemon.worker.program import IGNORED_SIGNALS
 from meshtrain_daemon.worker.shim import Shim
 
@@ -56,12 +56,13 @@ class Kernel:
         """Names this process in ps and top; at most 15 bytes."""
         self._check(self._libc.prctl(_PR_SET_NAME, name, 0, 0, 0))
 
-    def child_signals(self) -> int:
-        """A descriptor that is readable when a child of the reader has ended."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    def shim_signals(self) -> int:
+        """A descriptor that gives its reader the end of a child, and what `control` names."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, control.TAKEN)
         mask = self._ctypes.create_string_buffer(_SIGSET_BYTES)
         self._libc.sigemptyset(mask)
-        self._libc.sigaddset(mask, int(signal.SIGCHLD))
+        for number in control.TAKEN:
+            self._check(self._libc.sigaddset(mask, number))
         fd: int = self._libc.signalfd(-1, mask, _SFD_FLAGS)
         self._check(fd)
         return fd
@@ -104,8 +105,8 @@ class Spawner:
         self._poll.register(commands_fd, select.EPOLLIN)
 
     def serve(self) -> None:
-        """Serves until the daemon is gone and the last shim has ended its job."""
-        while self._daemon_lives or self._links or self._lost_attempts:
+        """Serves until the daemon is gone; shims with a job go on with it alone."""
+        while self._daemon_lives or self._lost_attempts:
             timeout_s = _STRAY_ROUND_S if self._lost_attempts else REST_AFTER_S
             ready = self._poll.poll(timeout_s)
             if not ready:
@@ -133,12 +134,8 @@ class Spawner:
                 self._pass_on(link, message)
 
     def _lose_daemon(self) -> None:
-        # The one policy so far: without its daemon a job is ended. To keep jobs
-        # instead, leave here at once and let shims outlive their link.
         self._daemon_lives = False
         self._poll.unregister(self._commands_fd)
-        for attempt_id, link in self._by_attempt.items():
-            self._pass_on(link, frames.end_message(attempt_id, None, frames.CAUSE_DAEMON_LOST))
         self._release_idle(0)
 
     def _launch(self, message: bytes) -> None:
@@ -203,7 +200,7 @@ class Spawner:
                 events_fd=self._events_fd,
                 environment=self._environment,
                 boot_id=self._boot_id,
-                child_signals_fd=self._kernel.child_signals(),
+                signals_fd=self._kernel.shim_signals(),
                 call=self._call,
             ).serve()
             status = 0

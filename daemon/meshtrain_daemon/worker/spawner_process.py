@@ -20,6 +20,7 @@ from meshtrain_daemon.worker.launch import Exited, LaunchFailed, Started
 
 _READ_BYTES = 1 << 18
 _PIPE_BYTES = 1 << 20
+_WRITTEN_AGAIN_S = 0.01
 _PACKAGES_FOLDER = str(Path(__file__).resolve().parents[2])
 _COLD_START = (
     "import sys; sys.path.append(sys.argv.pop(1)); "
@@ -60,7 +61,7 @@ class Owner(Protocol):
         """Takes what its shims and it told, in order."""
 
     def spawner_died(self, spawner: SpawnerProcess) -> None:
-        """Takes note that it takes no more launches; its shims may still end their jobs."""
+        """Takes note that it takes no more launches; its shims go on with their jobs."""
 
     def spawner_over(self, spawner: SpawnerProcess) -> None:
         """Takes note that neither it nor any of its shims lives."""
@@ -69,9 +70,9 @@ class Owner(Protocol):
 class SpawnerProcess:
     """One spawner program.
 
-    `folders` holds the folder of each attempt that it was given and that has no
-    outcome yet; its owner keeps it. `ready` is set once it takes launches, or
-    has refused to (then `refusal` says why); `over` once nothing of it lives.
+    `ready` is set once it takes launches, or has refused to (then `refusal`
+    says why); `over` once nothing of it lives, its shims included. Those may
+    outlive it by days: they hold the pipe, so that their news still come.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -83,7 +84,7 @@ class SpawnerProcess:
         self._tail = b""
         self._unsent = bytearray()
         self._finishing = False
-        self.folders: dict[str, str] = {}
+        self._ended = False
         self.refusal: str | None = None
         self.ready = asyncio.Event()
         self.over = asyncio.Event()
@@ -92,6 +93,11 @@ class SpawnerProcess:
     def pid(self) -> int | None:
         """Its process id, or None before it was started."""
         return self._process.pid if self._process else None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it takes no more frames."""
+        return self._process is not None and self._socket is None
 
     def open(self, preload: str | None, environment: dict[str, str] | None) -> None:
         """Starts the program. Raises OSError when the host can't."""
@@ -150,6 +156,22 @@ class SpawnerProcess:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
 
+    async def leave(self) -> None:
+        """Hands over what is written, has the spawner end, and lets its shims go on."""
+        self._loop.remove_reader(self._events_fd)
+        # What is waited for is a socket, and the loop that empties into it is this one.
+        while self._unsent and self._socket is not None:  # noqa: ASYNC110
+            await asyncio.sleep(_WRITTEN_AGAIN_S)
+        self.finish()
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        os.close(self._events_fd)
+
     def kill(self) -> None:
         """Kills a spawner that never got ready."""
         if self._process:
@@ -173,7 +195,7 @@ class SpawnerProcess:
             return len(data)
 
     def _lose(self) -> None:
-        """The spawner is gone, though shims may still be ending their jobs."""
+        """The spawner is gone, though shims go on with their jobs."""
         if self._socket is None:
             return
         self._loop.remove_reader(self._socket.fileno())
@@ -181,16 +203,27 @@ class SpawnerProcess:
         self._socket.close()
         self._socket = None
         self._unsent.clear()
+        if self._process is not None:
+            # Beside: the socket of a process is gone a moment before it is.
+            self._loop.run_in_executor(None, self._process.wait)
+        # What its shims told before tells which of them is at which job.
+        self.read_what_is_told()
         self._owner.spawner_died(self)
 
-    def _read_events(self) -> None:
+    def read_what_is_told(self) -> None:
+        """Takes in at once what shims have told so far."""
+        while not self._ended and self._read_events():
+            pass
+
+    def _read_events(self) -> bool:
+        """Takes in some; False when there is nothing more for now."""
         try:
             data = os.read(self._events_fd, _READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._end()
-            return
+            return False
         *lines, self._tail = (self._tail + data).split(b"\n")
         news: list[News] = []
         for line in lines:
@@ -204,8 +237,10 @@ class SpawnerProcess:
                 news.append(told)
         if news:
             self._owner.hear(self, news)
+        return True
 
     def _end(self) -> None:
+        self._ended = True
         self._loop.remove_reader(self._events_fd)
         os.close(self._events_fd)
         self._lose()

@@ -53,11 +53,12 @@ class Tree:
             for message in self._hear(self._time_left_s()):
                 self._obey(message)
             if self._reap():
+                self._remove_cgroup()
                 return
             now_s = time.monotonic()
             if self._status is not None and self._kill_at_s is None:
                 self._leftovers_ended = len(processes.descendants(os.getpid()))
-                self._end(self._order.kill_grace_s)
+                self.end(self._order.kill_grace_s)
             elif self._timeout_at_s is not None and now_s >= self._timeout_at_s:
                 self._timeout_at_s = None
                 self._end_for(frames.CAUSE_TIMED_OUT, self._order.kill_grace_s)
@@ -129,9 +130,10 @@ class Tree:
         if self._status is None and self._cause == frames.CAUSE_FINISHED:
             # Only a job that still runs is ended for a cause.
             self._cause = cause
-        self._end(grace_s)
+        self.end(grace_s)
 
-    def _end(self, grace_s: float) -> None:
+    def end(self, grace_s: float) -> None:
+        """Has what is left end: SIGTERM, `grace_s`, SIGKILL; again only to bring it nearer."""
         kill_at_s = time.monotonic() + grace_s
         if self._kill_at_s is None:
             self._kill_at_s = kill_at_s
@@ -149,6 +151,16 @@ class Tree:
             if signal_number != signal.SIGKILL:
                 below = [pid for pid in below if _group_of(pid) != self._pid]
         processes.signal_all(below, signal_number)
+        if signal_number == signal.SIGKILL and self._order.cgroup:
+            from meshtrain_daemon.worker import cgroup
+
+            cgroup.kill(self._order.cgroup)
+
+    def _remove_cgroup(self) -> None:
+        if self._order.cgroup:
+            from meshtrain_daemon.worker import cgroup
+
+            cgroup.remove(self._order.cgroup)
 
 
 def _group_of(pid: int) -> int | None:
