@@ -103,6 +103,7 @@ SECONDS = kinds.number("seconds", 0, 86400 * 365, above=True)
 SECONDS_OR_NONE_AT_ALL = kinds.number("seconds, 0 for none", 0, 86400 * 365)
 SLOTS = kinds.whole("whole number, 0 or more", 0, 65536)
 BATCH = kinds.whole("whole number, 1 or more", 1, 1_000_000)
+SPOOL = kinds.whole("number of bytes, 16,000,000 or more", 16_000_000, 2**60)
 GPUS = Kind('"auto" or a list of indexes', _check_gpus, {})
 LABELS = Kind("name = text", _check_labels, {"type": "object"})
 BOOL = Kind("true or false", _check_bool, {"type": "boolean"})
@@ -203,6 +204,10 @@ class WorkerSettings(Settings):
     )
     chunks_at_once: Annotated[int, kinds.whole("whole number, 1 to 256", 1, 256)] = Field(
         8, description="Chunks of an artifact that are fetched at once."
+    )
+    log_spool_bytes: Annotated[int, SPOOL] = Field(
+        2_000_000_000,
+        description="Bytes of logs kept for a master that is away; above, the longest loses some.",
     )
     kill_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
         10.0, description="Seconds between asking a job to end and killing it."

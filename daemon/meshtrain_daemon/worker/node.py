@@ -93,6 +93,9 @@ class WorkerNode:
         self._streamer = Streamer(
             lambda message: self._sockets.send_bulk([message]),
             remove=janitor.clear,
+            node_id=settings.node_name,
+            spool_bytes=settings.log_spool_bytes,
+            say=self._say,
         )
         hands = None
         try:
