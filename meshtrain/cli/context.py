@@ -89,14 +89,18 @@ class Cli:
         """A line to the master; a context manager."""
         return self.connect(self.address, self.timeout_s if timeout_s is None else timeout_s)
 
-    def _address_at_home(self) -> str | None:
-        home = self.home
-        if home is None:
-            from meshtrain.spec.settings import default_home
+    @property
+    def home_folder(self) -> Path:
+        """The folder that the state of the master on this host lies in."""
+        if self.home is not None:
+            return self.home
+        from meshtrain.spec.settings import default_home
 
-            home = default_home()
+        return default_home()
+
+    def _address_at_home(self) -> str | None:
         try:
-            told = msgspec.json.decode((home / PORTS_FILE).read_bytes(), type=_Told)
+            told = msgspec.json.decode((self.home_folder / PORTS_FILE).read_bytes(), type=_Told)
         except (OSError, msgspec.MsgspecError):
             return None
         host = f"[{told.host}]" if ":" in told.host else told.host

@@ -17,6 +17,7 @@ from meshtrain.core.job import (
 )
 from meshtrain.core.node import GpuFaults
 from meshtrain.core.state import Loaded
+from meshtrain.store.failures import StoreFullError
 
 _EPOCH_DIGITS_MAX = 19
 _EPOCH_MAX = (1 << 63) - 1
@@ -105,8 +106,8 @@ class Store(ReadableStore, Protocol):
         """Gathers the size in bytes that a stream of an attempt has come to."""
         ...
 
-    def bump_incarnation(self) -> None:
-        """Gathers a rise of the incarnation by one; done after a backup was restored."""
+    def bump_incarnation(self, by: int = 1) -> None:
+        """Gathers a rise of the incarnation; done when a backup is restored."""
         ...
 
     def commit(self) -> None:
@@ -114,6 +115,13 @@ class Store(ReadableStore, Protocol):
 
         Raises StoreRuleError when a rule would be broken, StoreFullError when
         the disk is full, and StoreError when it could not be written.
+        """
+        ...
+
+    def lacks_room(self) -> StoreFullError | None:
+        """Why nothing should be begun that would have to be committed; None where there is room.
+
+        Cheap, and may be called from any thread.
         """
         ...
 

@@ -18,6 +18,9 @@ from meshtrain.errors import StoreError
 
 _FREE_BYTES_MIN = 1 << 20
 """With less free, an error in writing counts as a full disk."""
+ROOM_BYTES_MIN = 8 << 20
+"""With less free, a master decides nothing: most commits are smaller by far, and its log of
+commits has room to be folded into its file."""
 _PROBE_BYTES = 64 << 10
 _PRIMARY_CODE = 0xFF
 """The low byte of an SQLite result code is its kind; the rest refines it."""
@@ -97,6 +100,18 @@ def room_told(folder: Path) -> str:
     """The free bytes of a folder's disk, in words."""
     free = free_bytes(folder)
     return "its free bytes unknown" if free is None else f"{free:,} bytes free"
+
+
+def lacks_room(path: Path) -> StoreFullError | None:
+    """The error that a store will soon meet on its disk; None while that has room."""
+    free = free_bytes(path.parent)
+    if free is None or free >= ROOM_BYTES_MIN:
+        return None
+    return StoreFullError(
+        f"the master's disk is full: {free:,} bytes are free at {path.parent}, and its job store "
+        f"needs {ROOM_BYTES_MIN:,}. Free some room there. Until then nothing new is taken and "
+        "nothing is given out; what runs goes on, and nothing that was acknowledged is lost"
+    )
 
 
 def _disk_is_full(path: Path) -> bool:

@@ -23,7 +23,7 @@ from meshtrain.store.base import (
     state_shown,
 )
 from meshtrain.store.batch import Batch
-from meshtrain.store.failures import rule_broken
+from meshtrain.store.failures import StoreFullError, rule_broken
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_spec = msgspec.msgpack.Decoder(JobSpec).decode
@@ -125,8 +125,11 @@ class MemoryStore:
             self._batch = Batch()
             raise
 
-    def bump_incarnation(self) -> None:
-        self._batch.incarnation_bumps += 1
+    def bump_incarnation(self, by: int = 1) -> None:
+        self._batch.incarnation_bumps += by
+
+    def lacks_room(self) -> StoreFullError | None:
+        return None
 
     def rollback(self) -> None:
         self._batch = Batch()

@@ -66,10 +66,10 @@ def create(path: Path, migrations: Sequence[Migration]) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()
-        _fsync(fresh)
+        fsync(fresh)
         failpoints.reach("store.create.made")
         fresh.rename(path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except sqlite3.Error as error:
         raise sqlite_failure(path, error, "made") from error
     except OSError as error:
@@ -106,7 +106,16 @@ def check_version(
     return version
 
 
-def check_whole(path: Path, version_max: int) -> None:
+def demand_file(path: Path) -> None:
+    """Raises StoreError when there is no store file at `path`."""
+    if not path.is_file():
+        raise StoreError(
+            f"there is no job store at {path}. "
+            "Start a master there first, or name its home with MESHTRAIN_HOME"
+        )
+
+
+def check_whole(path: Path, version_max: int, told_as: Path | None = None) -> None:
     """Looks through a store before anything is written to it.
 
     The connection can't write: what is found damaged stays as it is, and so does
@@ -114,11 +123,15 @@ def check_whole(path: Path, version_max: int) -> None:
     than CHECK_S_MAX to look through passes: what is wrong with the rest is found
     where it is read.
 
+    Args:
+        told_as: what errors name, where `path` is a copy.
+
     Raises StoreError when the store is damaged, another program's, or newer.
     """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_WAIT_S, isolation_level=None
     )
+    path = told_as or path
     with contextlib.closing(connection):
         try:
             check_version(connection, path, version_max)
@@ -180,10 +193,11 @@ def make_folder(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Makes a file's bytes, or a folder's names, survive a loss of power."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

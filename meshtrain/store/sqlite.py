@@ -15,10 +15,16 @@ from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
-from meshtrain.store import migrate, rows
+from meshtrain.store import cutover, migrate, rows
 from meshtrain.store.base import StreamSize, epoch_counter_of, is_forgotten, job_and_epoch_of
 from meshtrain.store.batch import Batch
-from meshtrain.store.failures import StoreFullError, damaged, rule_broken, sqlite_failure
+from meshtrain.store.failures import (
+    StoreFullError,
+    damaged,
+    lacks_room,
+    rule_broken,
+    sqlite_failure,
+)
 from meshtrain.store.lock import StoreLock
 
 FILE_NAME = "jobs.db"
@@ -46,11 +52,7 @@ class SqliteReader:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
-        if not self.path.is_file():
-            raise StoreError(
-                f"there is no job store at {self.path}. "
-                "Start a master there first, or name its home with MESHTRAIN_HOME"
-            )
+        migrate.demand_file(self.path)
         self._turn = threading.Lock()
         try:
             self._connection = sqlite3.connect(
@@ -145,6 +147,7 @@ class SqliteStore:
             ) from error
         self._lock = StoreLock(folder / LOCK_NAME)
         try:
+            cutover.finish(folder)
             self._connection = _open_writer(self.path, migrations or migrate.known_migrations())
             try:
                 self._reader = SqliteReader(folder)
@@ -191,8 +194,11 @@ class SqliteStore:
             self._batch = Batch()
             raise
 
-    def bump_incarnation(self) -> None:
-        self._batch.incarnation_bumps += 1
+    def bump_incarnation(self, by: int = 1) -> None:
+        self._batch.incarnation_bumps += by
+
+    def lacks_room(self) -> StoreFullError | None:
+        return lacks_room(self.path)
 
     def rollback(self) -> None:
         self._batch = Batch()

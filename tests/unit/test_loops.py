@@ -9,9 +9,11 @@ import pytest
 
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
+from meshtrain.core.node import NodeSpec
 from meshtrain.errors import StoreError
 from meshtrain.store.base import StreamSize
 from meshtrain.store.failures import StoreFullError
+from meshtrain_daemon.master.backlog import Backlog
 from meshtrain_daemon.master.loops import Decisions, Writer
 
 KEPT = fx.SaveDrained("n1", True)
@@ -26,9 +28,18 @@ class Course:
         self.done: list[object] = []
         self.commit_fails = False
         self.full = 0
-        self.said: list[str] = []
-        self.writer = Writer(self, self.said.append, retry_s=0.001)  # type: ignore[arg-type]
-        self.decisions = Decisions(self, self.writer, self, batch_max)  # type: ignore[arg-type]
+        self.no_room = False
+        self.told: list[object] = []
+        self.writer = Writer(self)  # type: ignore[arg-type]
+        self.decisions = Decisions(
+            self,  # type: ignore[arg-type]
+            self.writer,
+            self,
+            batch_max,
+            retry_s=0.001,
+        )
+        self.decisions.on_full = lambda full, refused: self.told.append([str(full), *refused])
+        self.decisions.on_room = lambda: self.told.append("room")
 
     # the scheduler
 
@@ -49,6 +60,9 @@ class Course:
             self.done.append("full")
             raise StoreFullError("no space left")
         self.done.append("commit")
+
+    def lacks_room(self) -> StoreFullError | None:
+        return StoreFullError("3 bytes free") if self.no_room else None
 
     def rollback(self) -> None:
         self.done.append("rollback")
@@ -129,7 +143,7 @@ async def test_what_is_posted_while_a_commit_runs_comes_next() -> None:
     def commit() -> None:
         original()
         if len(course.events) == 2:
-            course.decisions._events.append(ev.Tick(2.0))
+            course.decisions.post(ev.Tick(2.0))
 
     course.commit = commit  # type: ignore[method-assign]
     course.decisions.afterwards(lambda: course.decisions.post(ev.Tick(3.0)))
@@ -166,13 +180,88 @@ async def test_bytes_are_written_before_they_are_counted_and_committed() -> None
     course.writer.close()
 
 
-async def test_P12_a_full_disk_holds_everything_back_and_loses_nothing() -> None:
+async def test_P12_a_commit_that_finds_the_disk_full_is_held_back_and_made_once() -> None:
     course = Course()
     course.full = 3
     course.decisions.post(ev.Tick(1.0))
+    course.decisions.afterwards(lambda: course.done.append("answer"))
     await course.run_until(lambda: ("send", 2) in course.done)
-    assert course.done == [("save", 1), "full", "full", "full", "commit", ("send", 2)]
-    assert len(course.said) == 2, "told when it is full, and when there is room again"
+    again = [("save", 1), "full", "rollback"]
+    assert course.done == [*again, "answer", *again, *again, ("save", 1), "commit", ("send", 2)]
+    assert course.told == [["no space left"], "room"]
+    assert course.decisions.full is None
+
+
+CANCEL = ev.CancelRequested("request-1", ("j",))
+
+
+async def test_P12_without_room_nothing_is_decided_and_questions_are_answered() -> None:
+    course = Course()
+    course.no_room = True
+    course.decisions.post(ev.Tick(1.0))
+    course.decisions.post(CANCEL)
+    course.decisions.post(ev.CollectFailed("a", "away"))
+    course.decisions.afterwards(lambda: course.done.append("first"))
+
+    async def ask() -> None:
+        while not course.told:
+            await asyncio.sleep(0)
+        course.decisions.afterwards(lambda: course.done.append("second"))
+        assert course.decisions.full is not None
+        for number in range(100):
+            course.decisions.post(ev.Tick(2.0 + number))
+            course.decisions.post(beat("n1", number))
+            course.decisions.post(ev.AttemptStarted("n1", "j.1", 1))
+            course.decisions.post(ev.AttemptEnded("n1", "j.1", 1))
+            course.decisions.post(hello("n2"))
+        assert (course.done, course.events) == (["first", "second"], [])
+        course.no_room = False
+
+    asking = asyncio.create_task(ask())
+    await course.run_until(lambda: ev.PlaceJobs() in course.events)
+    await asking
+    # The request was refused; time passes again, and nodes say again what they said.
+    assert course.told == [["3 bytes free", "request-1"], "room"]
+    assert course.events == [beat("n1", 99), ev.CollectFailed("a", "away"), ev.PlaceJobs()]
+
+
+def hello(node_id: str) -> ev.NodeSaidHello:
+    return ev.NodeSaidHello(NodeSpec(node_id, "http://n", 1), "s/0", (), (), 1)
+
+
+def test_P12_while_events_are_held_back_they_do_not_grow_and_lose_nothing_said_once() -> None:
+    backlog = Backlog()
+    backlog.put(ev.AttemptEnded("n1", "j.1", 1))
+    backlog.put(CANCEL)
+    assert backlog.hold() == ["request-1"]
+    for number in range(1000):
+        backlog.put(ev.ArtifactHeld("n1", added=(f"a{number % 3}",)))
+        backlog.put(ev.ArtifactHeld("n1", removed=(f"a{(number + 1) % 3}",)))
+        backlog.put(ev.NodeLeft("n2", f"s/{number}"))
+        backlog.put(ev.Tick(float(number)))
+        backlog.put(hello("n3"))
+    backlog.put(ev.CollectFailed("b", "its holder is away"))
+    assert len(backlog) == 1
+    backlog.go_on()
+    # 999 % 3 == 0: a0 came last, a1 was removed after that, and a2 had come just before.
+    assert list(backlog.take(10)) == [
+        ev.CollectFailed("b", "its holder is away"),
+        ev.ArtifactHeld("n1", added=("a0", "a2"), removed=("a1",)),
+        ev.NodeLeft("n2", "s/999"),
+    ]
+
+
+async def test_P12_without_room_no_bytes_of_logs_are_written() -> None:
+    course = Course()
+    course.no_room = True
+
+    def write() -> Iterable[StreamSize]:
+        raise AssertionError("the last room is the store's")
+
+    with pytest.raises(StoreFullError):
+        await course.writer.count(write)
+    assert course.done == []
+    course.writer.close()
 
 
 async def test_P12_bytes_that_a_full_disk_can_not_count_are_not_confirmed() -> None:

@@ -21,6 +21,7 @@ from meshtrain.net.zmq_client import Ports
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.results.folder import remove_leftovers
 from meshtrain.spec.settings import MasterSettings
+from meshtrain.store.complete import demand_complete
 from meshtrain.store.sqlite import SqliteStore
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
@@ -50,7 +51,7 @@ class Master:
         self._say = say
         home = settings.home
         self.store = SqliteStore(home / "state")
-        loaded = self.store.load()
+        loaded = demand_complete(self.store.load(), self.store.path)
         config = SchedulerConfig(lease_s=settings.lease_s, base_lost_s=2 * settings.lease_s)
         self.scheduler = Scheduler(config, loaded, lease_now_s())
         self.logbook = Logbook(home / "logs", self.store.all_stream_sizes())
@@ -78,7 +79,7 @@ class Master:
             self.artifacts, settings.host, settings.http_port, accept_uploads=True
         )
         fetcher = Fetcher(self.artifacts)
-        writer = Writer(self.store, self._say)
+        writer = Writer(self.store)
         try:
             http_url = await server.start()
             await fetcher.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import meshtrain
 from meshtrain import failpoints
@@ -22,6 +22,7 @@ from meshtrain.net.zmq_client import Ports
 from meshtrain.results.metrics import Metrics
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.base import ReadableStore
+from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.inbox import Taken
@@ -34,6 +35,15 @@ from meshtrain_daemon.master.reporter import Reporter
 
 SNAPSHOT_PART = 1000
 """Rows in one part of a snapshot."""
+
+
+class _Open(NamedTuple):
+    """A request that the scheduler has not replied to."""
+
+    reply: Callable[[fx.Reply], None]
+    refuse: Callable[[MeshtrainError], None]
+    waits: bool = False
+    """Whether its asker rather waits for a full disk to have room than be sent away."""
 
 
 class People:
@@ -73,6 +83,10 @@ class People:
         self._incarnation = incarnation
         self._spawn = spawn
         self._request_count = 0
+        #: our id of each request that waits for the scheduler's reply
+        self._open: dict[str, _Open] = {}
+        decisions.on_full = self._on_full
+        decisions.on_room = lambda: hands.note("the master's disk has room again: all goes on")
 
     def take(self, peer: bytes, message: msg.FromPerson) -> None:
         """Take a message of a command or a dashboard; its answer follows."""
@@ -120,18 +134,58 @@ class People:
 
     def _request(self, peer: bytes, request_id: str, event: Callable[[str], ev.Event]) -> None:
         """Have the scheduler act, and tell the asker what came of it."""
+        self._demand_room()
 
-        def take(reply: fx.Reply) -> None:
+        def reply(reply: fx.Reply) -> None:
             done = msg.Done(request_id, reply.error, reply.done, reply.notes)
             self._sockets.send_control(peer, [done])
 
-        self._decisions.post(event(self._expect(take)))
+        def refuse(error: MeshtrainError) -> None:
+            self._sockets.send_control(peer, [msg.Done(request_id, error=str(error))])
 
-    def _expect(self, take: Callable[[fx.Reply], None]) -> str:
+        self._decisions.post(event(self._expect(_Open(reply, refuse))))
+
+    def _expect(self, request: _Open) -> str:
         self._request_count += 1
         ours = f"request-{self._request_count}"
+        self._open[ours] = request
+
+        def take(reply: fx.Reply) -> None:
+            # It may have been refused meanwhile.
+            asked = self._open.pop(ours, None)
+            if asked is not None:
+                asked.reply(reply)
+
         self._hands.expect_reply(ours, take)
         return ours
+
+    # --- a full disk -------------------------------------------------------------------------
+
+    def _demand_room(self) -> None:
+        """Raises StoreFullError while nothing can be changed."""
+        if self._decisions.full is not None:
+            raise _nothing_done(self._decisions.full)
+
+    def _on_full(self, full: StoreFullError, refused: Sequence[str]) -> None:
+        """Nobody who asked for something is left waiting for room that may take days."""
+        self._hands.note(f"the master is read-only: {full}")
+        for ours in refused:
+            asked = self._open.pop(ours, None)
+            if asked is not None:
+                asked.refuse(_nothing_done(full))
+            # Nobody waits for this reply any more.
+            self._hands.send([fx.Reply(ours)])
+        for ours, asked in list(self._open.items()):
+            if asked.waits:
+                continue
+            del self._open[ours]
+            asked.refuse(
+                StoreFullError(
+                    f"the master is read-only, and what you asked for is not on its disk yet: "
+                    f"{full}. It is done when there is room, unless the master is stopped before "
+                    "that: see `meshtrain jobs` then, or ask again"
+                )
+            )
 
     # --- submissions -----------------------------------------------------------------------
 
@@ -145,7 +199,7 @@ class People:
             again=message.again,
         )
         try:
-            reply = await self._submit(submission, allow_pending=message.allow_pending)
+            reply = await self._submit(submission, allow_pending=message.allow_pending, waits=False)
             done = msg.Done(message.request_id, reply.error, reply.done, reply.notes)
         except MeshtrainError as error:
             done = msg.Done(message.request_id, error=str(error))
@@ -153,7 +207,10 @@ class People:
         self._sockets.send_control(peer, [done])
         failpoints.reach("receipt.after")
 
-    async def _submit(self, submission: Submission, *, allow_pending: bool) -> fx.Reply:
+    async def _submit(
+        self, submission: Submission, *, allow_pending: bool, waits: bool
+    ) -> fx.Reply:
+        self._demand_room()
         sweep = await asyncio.to_thread(
             sweep_of,
             submission,
@@ -166,22 +223,24 @@ class People:
                     f"the snapshot {short(code.artifact_id)} of the code didn't arrive whole: "
                     "submit again"
                 )
+        self._demand_room()
         self._decisions.post(
             ev.ArtifactHeld(
                 MASTER_NODE_ID, tuple(code.artifact_id for code in submission.code.values())
             )
         )
         future: asyncio.Future[fx.Reply] = asyncio.get_running_loop().create_future()
-        request_id = self._expect(future.set_result)
+        request_id = self._expect(_Open(future.set_result, future.set_exception, waits))
         self._decisions.post(ev.SweepSubmitted(request_id, sweep, allow_pending=allow_pending))
         return await future
 
     async def submit_dropped(self, submission: Submission) -> Taken:
         """Submit what lay in the inbox.
 
-        Raises UserError when it can't be accepted.
+        Raises UserError when it can't be accepted, StoreFullError when it can be
+        later.
         """
-        reply = await self._submit(submission, allow_pending=False)
+        reply = await self._submit(submission, allow_pending=False, waits=True)
         if reply.error:
             raise UserError(
                 f"{submission.name} was not accepted. Nothing was started.\n\n  {reply.error}\n\n"
@@ -262,3 +321,7 @@ class People:
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         return self._logbook.read(job_id, attempt_id, stream, offset, limit)
+
+
+def _nothing_done(full: StoreFullError) -> StoreFullError:
+    return StoreFullError(f"the master is read-only, nothing was done: {full}")
