@@ -61,6 +61,8 @@ class Master:
         #: differs at every start, so that dashboards know a new count from the old one
         self._incarnation = time.time_ns()
         self._tasks: asyncio.TaskGroup | None = None
+        #: what runs beside the loops, each until it is done
+        self._beside: set[asyncio.Task[None]] = set()
         self._node_of_peer: dict[bytes, str] = {}
         self._stopped = asyncio.Event()
 
@@ -167,7 +169,8 @@ class Master:
                 self._write_ports()
                 ready(self.ports)
                 await self._stopped.wait()
-                for task in running:
+                # A submission or a fetch under way can be gone on with later, and may wait for ever.
+                for task in (*running, *self._beside):
                     task.cancel()
         finally:
             (settings.home / PORTS_FILE).unlink(missing_ok=True)
@@ -189,7 +192,10 @@ class Master:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
         assert self._tasks is not None
-        return self._tasks.create_task(coroutine)
+        task = self._tasks.create_task(coroutine)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
 
     def _post(self, event: ev.Event) -> None:
         self._decisions.post(event)
