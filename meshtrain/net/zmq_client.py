@@ -82,7 +82,7 @@ class MasterClient:
         )
         if security is not None:
             secure_client(self._socket, security)
-        self._monitor = LinkMonitor(self._socket)
+        self._monitor = LinkMonitor(self._socket, endpoint(host, port))
         self._poller = zmq.Poller()
         self._poller.register(self._monitor.socket, zmq.POLLIN)
         self._socket.connect(endpoint(host, port))
@@ -142,6 +142,8 @@ class MasterClient:
         patience_s = self._timeout_s if timeout_s is None else timeout_s
         data = encode(message, self._limits.control_message_bytes_max)
         deadline_s = time.monotonic() + patience_s
+        self._monitor.read()
+        self._monitor.redial()
         try:
             if not self._wait(zmq.POLLOUT, deadline_s):
                 raise self._away(no_master(self._address, patience_s))

@@ -146,6 +146,7 @@ class FeedClient:
         self._subscribed = asyncio.Event()
         self._feed: Socket | None = None
         self._feed_reader: SocketReader | None = None
+        self._feed_monitor: LinkMonitor | None = None
         self._feed_port: int | None = None
         self._closed = False
         self._context: Context = zmq.Context()
@@ -158,8 +159,9 @@ class FeedClient:
         )
         if security is not None:
             secure_client(self._control, security)
-        self._monitor = LinkMonitor(self._control, self._on_link)
-        self._control.connect(endpoint(self._host, port))
+        where = endpoint(self._host, port)
+        self._monitor = self._follow(self._control, where, self._on_link)
+        self._control.connect(where)
         self._control_reader = self._listen(self._control, self._take_answers)
 
     async def batches(self) -> AsyncIterator[FeedBatch]:
@@ -243,7 +245,9 @@ class FeedClient:
             if self._security is not None:
                 secure_client(self._feed, self._security)
             self._feed.setsockopt(zmq.SUBSCRIBE, b"")
-            self._feed.connect(endpoint(self._host, feed_port))
+            where = endpoint(self._host, feed_port)
+            self._feed_monitor = self._follow(self._feed, where, lambda state: None)
+            self._feed.connect(where)
             self._feed_reader = self._listen(self._feed, self._take_feed)
             self._feed_port = feed_port
         timeout_s = self._settings.timeout_s
@@ -358,12 +362,20 @@ class FeedClient:
             frames_max=self._limits.messages_per_send_max,
         )
 
+    def _follow(
+        self, socket: Socket, where: str, on_state: Callable[[LinkState], None]
+    ) -> LinkMonitor:
+        redial_s = self._limits.reconnect_max_ms / 1000
+        return LinkMonitor(socket, where, on_state, redial_s=redial_s, jitter=self._jitter)
+
     def _close_feed(self) -> None:
-        reader, socket = self._feed_reader, self._feed
-        self._feed_reader = self._feed = self._feed_port = None
+        reader, socket, monitor = self._feed_reader, self._feed, self._feed_monitor
+        self._feed_reader = self._feed = self._feed_monitor = self._feed_port = None
         self._subscribed.clear()
         if reader is not None:
             reader.close()
+        if monitor is not None:
+            monitor.close()
         if socket is not None:
             socket.close(0)
 

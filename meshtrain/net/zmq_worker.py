@@ -49,8 +49,9 @@ class WorkerSockets:
     logged; they are never answered, so that two sides can't refuse each other in
     a circle.
 
-    With `security` both links prove the node's keys and demand the master's;
-    `trouble` then says when the master refuses them, or can't prove its own.
+    With `security` both links prove the node's keys and demand the master's.
+    `trouble` says when the master refuses them, or can't prove its own ("": neither);
+    the link is tried again and again all the same.
 
     Raises SettingsError when the host isn't loopback and there is no `security`, and
     when the node's name is too long or not that of its keys.
@@ -97,15 +98,18 @@ class WorkerSockets:
         self._control_decoder: Decoder[ToNode] = Decoder(ToNode, limits.control_message_bytes_max)
         self._bulk_decoder: Decoder[BulkToNode] = Decoder(BulkToNode, limits.bulk_message_bytes_max)
         self._bulk: Socket | None = None
+        self._bulk_monitor: LinkMonitor | None = None
         self._bulk_reader: SocketReader | None = None
         self._bulk_port: int | None = None
         self._bulk_connected = asyncio.Event()
         self._closed = False
         asyncio.get_running_loop()
         self._context: Context = zmq.Context()
-        self._monitor: LinkMonitor | None = None
-        self._control = self._dealer(
-            control_port, limits.control_message_bytes_max, limits.control_queued_max
+        self._control, self._monitor = self._dealer(
+            control_port,
+            limits.control_message_bytes_max,
+            limits.control_queued_max,
+            self._on_control_link,
         )
         self._control_reader = self._listen(self._control, self._take_control)
 
@@ -165,8 +169,11 @@ class WorkerSockets:
         if self._closed or bulk_port == self._bulk_port:
             return
         self._close_bulk()
-        self._bulk = self._dealer(
-            bulk_port, self._limits.bulk_message_bytes_max, self._limits.bulk_queued_max
+        self._bulk, self._bulk_monitor = self._dealer(
+            bulk_port,
+            self._limits.bulk_message_bytes_max,
+            self._limits.bulk_queued_max,
+            lambda state: None,
         )
         self._bulk_reader = self._listen(self._bulk, self._take_bulk)
         self._bulk_port = bulk_port
@@ -180,14 +187,19 @@ class WorkerSockets:
         self._close_bulk()
         self._bulk_connected.set()
         self._control_reader.close()
-        if self._monitor is not None:
-            self._monitor.close()
+        self._monitor.close()
         self._control.close(0)
         self._context.term()
 
     # --- opening and closing ----------------------------------------------------
 
-    def _dealer(self, port: int, message_bytes_max: int, queued_max: int) -> Socket:
+    def _dealer(
+        self,
+        port: int,
+        message_bytes_max: int,
+        queued_max: int,
+        on_state: Callable[[LinkState], None],
+    ) -> tuple[Socket, LinkMonitor]:
         socket = open_dealer(
             self._context,
             self._limits,
@@ -197,10 +209,11 @@ class WorkerSockets:
         )
         if self._security is not None:
             secure_client(socket, self._security)
-            if self._monitor is None:
-                self._monitor = LinkMonitor(socket, self._on_link)
-        socket.connect(endpoint(self._address, port))
-        return socket
+        where = endpoint(self._address, port)
+        redial_s = self._limits.reconnect_max_ms / 1000
+        monitor = LinkMonitor(socket, where, on_state, redial_s=redial_s)
+        socket.connect(where)
+        return socket, monitor
 
     def _listen(self, socket: Socket, deliver: Callable[[list[list[bytes]]], None]) -> SocketReader:
         return SocketReader(
@@ -212,17 +225,20 @@ class WorkerSockets:
         )
 
     def _close_bulk(self) -> None:
-        reader, socket = self._bulk_reader, self._bulk
-        self._bulk_reader = self._bulk = self._bulk_port = None
+        reader, socket, monitor = self._bulk_reader, self._bulk, self._bulk_monitor
+        self._bulk_reader = self._bulk = self._bulk_monitor = self._bulk_port = None
         self._bulk_connected.clear()
         if reader is not None:
             reader.close()
+        if monitor is not None:
+            monitor.close()
         if socket is not None:
             socket.close(0)
 
-    def _on_link(self, state: LinkState) -> None:
-        self.trouble = trouble_of(state, self._where, with_keys=True)
-        if self.trouble:
+    def _on_control_link(self, state: LinkState) -> None:
+        former = self.trouble
+        self.trouble = trouble_of(state, self._where, with_keys=self._security is not None)
+        if self.trouble and self.trouble != former:
             logger.warning("%s", self.trouble)
 
     # --- coming in ----------------------------------------------------------------
