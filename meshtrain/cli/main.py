@@ -40,6 +40,7 @@ class _Entry(NamedTuple):
 
 COMMANDS: dict[str, _Entry] = {
     "demo": _Entry("Try", "Run a whole mesh on this machine, and a sweep on it.", "demo"),
+    "chaos": _Entry("Try", "Hurt a mesh on this machine, and see that all holds.", "chaos"),
     "plan": _Entry("Submit", "Show what a job file comes to; start nothing.", "plan"),
     "submit": _Entry("Submit", "Give a job file to the mesh.", "submit"),
     "schema": _Entry("Submit", "Print the JSON Schema of job files.", "schema"),
