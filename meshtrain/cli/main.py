@@ -53,6 +53,10 @@ COMMANDS: dict[str, _Entry] = {
     "nodes": _Entry("Mesh", "List the nodes.", "nodes"),
     "drain": _Entry("Mesh", "Let a node take no new jobs.", "drain"),
     "bases": _Entry("Mesh", "List the base models, or rebuild one.", "bases"),
+    "install": _Entry("Mesh", "Put the daemons under systemd on this host.", "install"),
+    "doctor": _Entry("Mesh", "Check this host, and say how to mend it.", "doctor"),
+    "backup": _Entry("Mesh", "Write the master's store and keys into one file.", "backup"),
+    "restore": _Entry("Mesh", "Put a backup in place of the master's store.", "restore"),
     "master": _Entry("Run", "Run the master: broker, scheduler, job store and inbox."),
     "worker": _Entry("Run", "Run a node: it takes jobs, runs them and serves artifacts."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from meshtrain.core import events as ev
 from meshtrain.errors import NotFoundError, UserError
 from meshtrain.results.merge import CellResult, merge
 from meshtrain.spec.jobs import ResultsSpec
-from meshtrain.wire.messages import Answer, Query
+from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
 from meshtrain_daemon.master import queries
 from meshtrain_daemon.master.names import Resolved, resolve, resolve_base, resolve_job
 
@@ -160,7 +161,9 @@ def test_an_unknown_query_names_the_known(master: MasterDouble) -> None:
 
 
 def test_ports(master: MasterDouble) -> None:
-    assert rows(master, "ports") == [
+    (row,) = rows(master, "ports")
+    assert row.pop("now_s") == pytest.approx(time.time(), abs=60)
+    assert [row] == [
         {
             "control": 7470,
             "bulk": 7471,
@@ -169,6 +172,7 @@ def test_ports(master: MasterDouble) -> None:
             "home": master.home,
             "inbox": master.inbox,
             "version": "0.1.0",
+            "protocol": PROTOCOL_VERSION,
             "incarnation": 1,
         }
     ]

@@ -1,7 +1,7 @@
 """The questions that people's commands and dashboards ask the master.
 
     what      names                     a row
-    ports     –                         where the master listens, its folders, its version
+    ports     –                         where the master listens, its folders, its version, its time
     jobs      jobs and sweeps; or all   core.view.JobRow; the newest sweep first, bases last
     sweeps    sweeps; or all            core.view.SweepRow, its jobs by state, its folder; newest
                                         first
@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from meshtrain.clock import wall_now_s
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState, Sweep
 from meshtrain.core.plan import work_kind
 from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
@@ -40,7 +41,7 @@ from meshtrain.results.merge import CellState, cell_result
 from meshtrain.results.metrics import Metrics
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
-from meshtrain.wire.messages import Answer, Query
+from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 
@@ -155,6 +156,8 @@ def _ports(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
         "home": surroundings.home,
         "inbox": surroundings.inbox,
         "version": surroundings.version,
+        "protocol": PROTOCOL_VERSION,
+        "now_s": wall_now_s(),
         "incarnation": state.incarnation,
     }
     return [row], 1
