@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from meshtrain import failpoints
 from meshtrain_daemon.worker import control, frames, processes, records
 from meshtrain_daemon.worker.job_start import start_job
 from meshtrain_daemon.worker.order import Order
@@ -151,6 +152,7 @@ class Shim:
                 self._start_ticks,
             )
         )
+        failpoints.reach("shim.start.before")
         try:
             records.write_start(order.folder, line)
         except OSError as error:
@@ -158,12 +160,14 @@ class Shim:
                 return False
             # The job runs; its record only helps a later daemon to find it.
             print(told("can't record a start", order.folder, error), file=sys.stderr)
+        failpoints.reach("shim.start.recorded")
         frames.tell(self._events_fd, line)
         return True
 
     # Ending
 
     def _record_exit(self, folder: bytes, line: bytes) -> None:
+        failpoints.reach("shim.exit.before")
         for tries in range(_RECORD_TRIES_MAX):
             try:
                 records.write_exit(folder, line)
@@ -177,6 +181,7 @@ class Shim:
                 return  # The event brings the status to a daemon that is there.
             if any(message[0] == frames.END for message in self._hear(_RECORD_AGAIN_S)):
                 return  # Nobody wants to know any more.
+        failpoints.reach("shim.exit.recorded")
         frames.tell(self._events_fd, line)
 
     def _hear(self, timeout_s: float | None) -> list[bytes]:

@@ -21,6 +21,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from meshtrain import failpoints
 from meshtrain_daemon.worker import control, frames, processes
 from meshtrain_daemon.worker.program import IGNORED_SIGNALS
 from meshtrain_daemon.worker.shim import Shim
@@ -302,6 +303,7 @@ def main() -> None:
     os.set_inheritable(events_fd, False)
     call = None
     try:
+        failpoints.arm(os.environ)
         kernel = Kernel()
         kernel.adopt_orphans()
         kernel.name(b"meshtrain-spawn")

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from meshtrain import failpoints
 from meshtrain_daemon.worker import frames
 from meshtrain_daemon.worker.call import mark_room
 from meshtrain_daemon.worker.launch import Exited, LaunchFailed, Started
@@ -21,9 +22,15 @@ from meshtrain_daemon.worker.launch import Exited, LaunchFailed, Started
 _READ_BYTES = 1 << 18
 _PIPE_BYTES = 1 << 20
 _WRITTEN_AGAIN_S = 0.01
-_PACKAGES_FOLDER = str(Path(__file__).resolve().parents[2])
+_PACKAGES_FOLDERS = os.pathsep.join(
+    dict.fromkeys(
+        str(Path(file).resolve().parents[up])
+        for file, up in ((__file__, 2), (failpoints.__file__, 1))
+    )
+)
+"""Where this package and the one below it lie; one folder, where they are installed."""
 _COLD_START = (
-    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "import os, sys; sys.path += sys.argv.pop(1).split(os.pathsep); "
     "from meshtrain_daemon.worker.spawner import main; main()"
 )
 _WARM_START = (
@@ -104,7 +111,7 @@ class SpawnerProcess:
         environment = dict(os.environ if environment is None else environment)
         environment.pop(frames.ATTEMPT_VARIABLE, None)
         if preload is None:
-            flags, start, search_path = ["-I", "-S"], _COLD_START, _PACKAGES_FOLDER
+            flags, start, search_path = ["-I", "-S"], _COLD_START, _PACKAGES_FOLDERS
         else:
             flags, start = ["-I"], _WARM_START
             search_path = os.pathsep.join(os.path.abspath(path) for path in sys.path)  # noqa: PTH100
