@@ -19,6 +19,7 @@ import shutil
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -146,21 +147,29 @@ class ArtifactStore:
             found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
-    def add_tree(self, folder: Path, *, move: bool = False) -> Manifest:
+    def add_tree(
+        self,
+        folder: Path,
+        *,
+        move: bool = False,
+        planned: Callable[[Manifest], None] = lambda manifest: None,
+    ) -> Manifest:
         """Puts a folder's files into the store as an artifact.
 
         Args:
             folder: regular files only, in folders; empty folders are not kept.
             move: whether the folder may be taken: it is renamed into the store
                 where that is on the same file system, and gone afterwards.
+            planned: called with what it is going to be, before the folder is
+                touched and before the artifact can be seen.
 
         Raises:
             ArtifactError: as `build_manifest` does. The folder is then as it was.
         """
         with disk_errors(f"storing {folder}"):
             if move:
-                return self._add_moved(folder)
-            return self._add_copied(folder)
+                return self._add_moved(folder, planned)
+            return self._add_copied(folder, planned)
 
     def begin(self, manifest: Manifest) -> Partial:
         """Starts to take an artifact in chunks, or goes on with it.
@@ -290,7 +299,7 @@ class ArtifactStore:
 
     # --- adding -------------------------------------------------------------
 
-    def _add_copied(self, folder: Path) -> Manifest:
+    def _add_copied(self, folder: Path, planned: Callable[[Manifest], None]) -> Manifest:
         work = self._temp / secrets.token_hex(8)
         files = work / FILES_NAME
         try:
@@ -302,6 +311,7 @@ class ArtifactStore:
                 clone_file(folder / relpath, target, 0o700 if executable else 0o600)
             # Hashed as it lies in the store, so that it can't have changed since.
             manifest = build_manifest(files)
+            planned(manifest)
             seal(files, manifest)
             write_durably(work / MANIFEST_NAME, canonical_bytes(manifest))
             self._publish(work, id_of(manifest))
@@ -310,12 +320,13 @@ class ArtifactStore:
             raise
         return manifest
 
-    def _add_moved(self, folder: Path) -> Manifest:
+    def _add_moved(self, folder: Path, planned: Callable[[Manifest], None]) -> Manifest:
         if folder.is_symlink():
             raise ArtifactError(f"{folder} is a link, and can't be moved. Name the folder itself")
         before = _signature(folder)
         manifest = build_manifest(folder)
         name = id_of(manifest)
+        planned(manifest)
         if self.has(name):
             shutil.rmtree(folder)
             return manifest
@@ -330,7 +341,7 @@ class ArtifactStore:
             remove_tree(work)
             if error.errno != errno.EXDEV:
                 raise
-            copied = self._add_copied(folder)
+            copied = self._add_copied(folder, planned)
             shutil.rmtree(folder)
             return copied
         # From here the only copy lies in `work`: no error removes it, and

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +25,17 @@ from meshtrain.spec.problems import JobFileError, Places, hint, shown
 from meshtrain.spec.reader import read
 
 ENV_PREFIX = "MESHTRAIN_"
+
+
+class JobsOnStop(StrEnum):
+    """What a worker that is stopped does with the jobs that run."""
+
+    HAND_BACK = "hand_back"
+    """They have `stop_grace_s`, then they are ended and run elsewhere."""
+    LEAVE = "leave"
+    """They go on, and the next daemon takes them over."""
+
+
 LABELS_MAX = 64
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?\Z|::1?\Z")
@@ -36,6 +48,16 @@ def default_home() -> Path:
     # The XDG rules: a relative path there is to be ignored.
     root = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
     return root / "meshtrain"
+
+
+def default_gpu_locks() -> Path:
+    """`/run/lock/meshtrain` where this user can use it, else a folder below `/tmp`.
+
+    Never below `$TMPDIR`: all daemons of a host must come to the same place.
+    """
+    shared = Path("/run/lock/meshtrain")
+    usable = shared if shared.is_dir() else shared.parent
+    return shared if os.access(usable, os.W_OK | os.X_OK) else Path("/tmp/meshtrain-locks")
 
 
 def default_node_name() -> str:
@@ -89,6 +111,13 @@ def _check_labels(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def _check_accounts(value: Any) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"expected a list of accounts, got {shown(value)}")
+    return tuple(dict.fromkeys(kinds.ACCOUNT.check(name) for name in names if name != ""))
+
+
 def _check_bool(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -106,6 +135,8 @@ BATCH = kinds.whole("whole number, 1 or more", 1, 1_000_000)
 SPOOL = kinds.whole("number of bytes, 16,000,000 or more", 16_000_000, 2**60)
 GPUS = Kind('"auto" or a list of indexes', _check_gpus, {})
 LABELS = Kind("name = text", _check_labels, {"type": "object"})
+ACCOUNTS = Kind("list of accounts", _check_accounts, {"type": "array"})
+ON_STOP = kinds.choice("hand_back or leave", JobsOnStop)
 BOOL = Kind("true or false", _check_bool, {"type": "boolean"})
 
 
@@ -214,6 +245,17 @@ class WorkerSettings(Settings):
     )
     stop_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
         30.0, description="Seconds that running jobs get to end when the daemon is stopped."
+    )
+    jobs_on_stop: Annotated[str, ON_STOP] = Field(
+        JobsOnStop.HAND_BACK.value,
+        description="When the daemon is stopped: hand_back what runs, or leave it to the next one.",
+    )
+    gpu_locks: Annotated[Path, PATH] = Field(
+        default_factory=default_gpu_locks,
+        description="Folder of this host's GPU locks, the same for all its daemons.",
+    )
+    job_users: Annotated[tuple[str, ...], ACCOUNTS] = Field(
+        (), description="Accounts that jobs may run as, where the daemon may switch to them."
     )
 
 

@@ -17,7 +17,7 @@ from meshtrain.core.manifest import artifact_id
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CommandWork, TrainingWork
 from meshtrain_daemon.worker import outputs
-from meshtrain_daemon.worker.attempt_folder import AttemptFolder, open_plain
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules, open_plain
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_what_a_former_daemon_left_goes(tmp_path: Path) -> None:
     folder = made_folder(tmp_path)
     (Path(folder.output) / "old").write_text("x")
     folder.make()
-    assert os.listdir(folder.path) == ["output"]
+    assert sorted(os.listdir(folder.path)) == ["assignment", "output"]
     folder.remove()
     folder.remove()
     assert os.listdir(tmp_path) == []
@@ -55,7 +55,7 @@ def test_a_command_is_told_where_its_things_are(tmp_path: Path, store: ArtifactS
     folder = AttemptFolder(tmp_path, assignment(work=work, gpus=(1, 3), base=base, code=code))
     folder.make()
     folder.lay_out(store)
-    launch = folder.launch(5.0)
+    launch = folder.launch(HostRules())
     assert launch.argv[-4:] == ("--init", folder.base, "--out", folder.output)
     assert launch.cwd == folder.code
     assert launch.env["CUDA_VISIBLE_DEVICES"] == "1,3"
@@ -67,7 +67,7 @@ def test_a_command_is_told_where_its_things_are(tmp_path: Path, store: ArtifactS
 
 
 def test_without_gpus_a_job_sees_none(tmp_path: Path) -> None:
-    launch = made_folder(tmp_path).launch(5.0)
+    launch = made_folder(tmp_path).launch(HostRules())
     assert launch.env["CUDA_VISIBLE_DEVICES"] == ""
     assert "MESHTRAIN_BASE" not in launch.env
 
@@ -76,7 +76,7 @@ def test_a_training_gets_its_request_and_the_device_that_it_names(tmp_path: Path
     work = TrainingWork({"mode": "base_only", "device": "1"})
     folder = AttemptFolder(tmp_path, assignment(work=work, gpus=(0,)))
     folder.make()
-    launch = folder.launch(5.0)
+    launch = folder.launch(HostRules())
     assert launch.env["CUDA_VISIBLE_DEVICES"] == "1"
     assert launch.call is not None
     request = msgspec.json.decode(Path(launch.call).read_bytes())

@@ -63,6 +63,10 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path)
         ("warm_training", "true", "1", True),
         ("kill_grace_s", "0", "0", 0.0),
         ("kill_grace_s", "2.5", "2.5", 2.5),
+        ("jobs_on_stop", '"leave"', "leave", "leave"),
+        ("gpu_locks", '"/srv/locks"', "/srv/locks", Path("/srv/locks")),
+        ("job_users", '["alice", "b-1"]', "alice, b-1", ("alice", "b-1")),
+        ("job_users", "[]", ",", ()),
     ],
 )  # fmt: skip
 def test_each_source_can_say_each_kind_of_value(

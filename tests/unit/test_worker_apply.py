@@ -21,6 +21,7 @@ from meshtrain.ids import digest
 from meshtrain.spec.jobs import CommandWork
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.launch import EndCause, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.streams import Streamer
 
@@ -34,12 +35,14 @@ class Runner:
     def __init__(self) -> None:
         self.launched: list[Launch] = []
         self.ended: list[str] = []
+        self.graces: list[float | None] = []
 
     def launch(self, launches: Sequence[Launch]) -> None:
         self.launched.extend(launches)
 
-    def end(self, attempt_id: str) -> None:
+    def end(self, attempt_id: str, grace_s: float | None = None) -> None:
         self.ended.append(attempt_id)
+        self.graces.append(grace_s)
 
     async def close(self) -> None:
         pass
@@ -66,7 +69,7 @@ class Node:
             streamer=self.streamer,
             spare=lambda: None,
             sockets=self,
-            kill_grace_s=5.0,
+            rules=HostRules(kill_grace_s=5.0),
             warm_training=False,
             post=self.posted.append,
             spawn=self.spawn,

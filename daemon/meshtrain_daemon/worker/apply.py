@@ -7,6 +7,7 @@ as an event.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,21 +18,26 @@ import msgspec
 
 from meshtrain import failpoints
 from meshtrain.artifacts.failures import DiskFullError
-from meshtrain.artifacts.fetch import Fetcher, Source
+from meshtrain.artifacts.fetch import Fetcher
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactSource, AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
-from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
+from meshtrain.core.node import NodeSpec
 from meshtrain.errors import ArtifactError, ProtocolError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.sdnotify import without_supervisor
-from meshtrain_daemon.worker import outputs
-from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker import outputs, translate
+from meshtrain_daemon.worker.adoption import Found
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules
+from meshtrain_daemon.worker.checkpoints import Checkpoints
+from meshtrain_daemon.worker.job_users import JobUserError
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.runner import Runner
 from meshtrain_daemon.worker.streams import Streamer
 from meshtrain_daemon.worker.verdict import failure_of, shown
+
+_log = logging.getLogger(__name__)
 
 WARM_MODULE = "meshtrain.training.warm"
 COLD_MODULE = "meshtrain.training.child"
@@ -52,6 +58,7 @@ class Hands:
         spec: what the node says it is.
         attempts: the folder of attempts' folders.
         spare: gives the folder of a former attempt that is as good as a new one, or None.
+        rules: how this host runs jobs.
         post: gives an event to the agent.
         spawn: runs something beside.
         on_leave: called when the agent has nothing left.
@@ -67,7 +74,7 @@ class Hands:
         streamer: Streamer,
         spare: Callable[[], str | None],
         sockets: SendsToMaster,
-        kill_grace_s: float,
+        rules: HostRules,
         warm_training: bool,
         post: Callable[[io.AgentEvent], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -80,7 +87,8 @@ class Hands:
         self._streamer = streamer
         self._spare = spare
         self._sockets = sockets
-        self._kill_grace_s = kill_grace_s
+        self._rules = rules
+        self._checkpoints = Checkpoints(store, spec.node_id)
         self._post = post
         self._spawn = spawn
         self._on_leave = on_leave
@@ -109,12 +117,40 @@ class Hands:
     async def start(self) -> None:
         await self._commands.start()
 
+    def adopt(self, found: Found) -> None:
+        """Go on with what a former daemon launched; to be called once the agent listens."""
+        outcomes: list[Event] = []
+        for one in found.adopted:
+            attempt_id = one.folder.assignment.attempt_id
+            self._folders[attempt_id] = one.folder
+            self._streamer.watch(one.folder)
+            if one.outcome is not None:
+                outcomes.append(one.outcome)
+            elif one.started is not None:
+                self._runner_of[attempt_id] = self._commands
+                self._commands.adopt(attempt_id, one.folder.path, one.started)
+        if outcomes:
+            self._on_runner_events(outcomes)
+        for folder in found.forgotten:
+            self._streamer.watch(folder)
+            self._streamer.ended(folder.assignment.attempt_id)
+            self._streamer.drop(folder)
+
     async def close(self) -> None:
-        if self._flushing is not None:
-            self._flushing.cancel()
-        await self._commands.close()
-        if self._trainings is not None:
-            await self._trainings.close()
+        """End what still runs, and stop."""
+        self._flush()
+        for runner in self._runners:
+            await runner.close()
+
+    async def leave(self) -> None:
+        """Stop, and let what runs go on, for the next daemon to adopt."""
+        self._flush()
+        for runner in self._runners:
+            await runner.leave()
+
+    @property
+    def _runners(self) -> list[Runner]:
+        return [self._commands, *([self._trainings] if self._trainings is not None else [])]
 
     def apply(self, effects: Sequence[io.AgentEffect]) -> None:
         """Carry out a batch of effects; its messages travel together."""
@@ -123,39 +159,36 @@ class Hands:
         for effect in effects:
             match effect:
                 case io.SendEnded():
-                    outgoing.append(_ended(effect))
+                    outgoing.append(translate.ended(effect))
                 case io.LaunchProcess():
                     launches.append(effect.assignment)
                 case io.StoreOutput():
                     self._store_output(effect.assignment)
+                case io.StoreCheckpoint():
+                    self._store_checkpoint(effect.assignment.attempt_id)
+                case io.RemoveArtifact():
+                    self._spawn(self._remove_artifact(effect.artifact_id))
                 case io.DropAttempt():
                     self._drop(effect.attempt_id)
                 case io.SendStarted():
                     outgoing.append(msg.Started(effect.session, effect.attempt_id, effect.epoch))
                 case io.SendBeat():
-                    outgoing.append(_beat(effect))
+                    outgoing.append(translate.beat(effect))
                 case io.FetchArtifact():
                     self._spawn(self._fetch(effect.artifact_id, effect.sources))
                 case io.AddFetchSources():
                     for source in effect.sources:
-                        self._fetcher.add_source(effect.artifact_id, _source(source))
+                        self._fetcher.add_source(effect.artifact_id, translate.source_of(source))
                 case io.SendHolds():
-                    outgoing.append(
-                        msg.Holds(
-                            effect.session,
-                            added=effect.added,
-                            bytes_by_node=effect.bytes_by_node,
-                            duration_s=effect.duration_s,
-                        )
-                    )
+                    outgoing.append(translate.holds(effect))
                 case io.EndProcess():
                     if launches:
                         # One of them may be what is to end.
                         self._launch(launches)
                         launches = []
-                    self._end(effect.attempt_id)
+                    self._end(effect.attempt_id, effect.grace_s)
                 case io.SendHello():
-                    outgoing.append(self._hello(effect))
+                    outgoing.append(translate.hello(effect, self._spec))
                 case io.SendGoodbye():
                     outgoing.append(msg.Goodbye(effect.session))
                 case io.LeaveMesh():
@@ -182,7 +215,8 @@ class Hands:
             self._flushing.cancel()
             self._flushing = None
         unsent, self._unsent = self._unsent, []
-        self._sockets.send(unsent)
+        if unsent:
+            self._sockets.send(unsent)
 
     # --- processes ---------------------------------------------------------------------
 
@@ -198,7 +232,7 @@ class Hands:
                 continue
             self._folders[assignment.attempt_id] = folder
             self._preparing[assignment.attempt_id] = False
-            if folder.needs_copies:
+            if folder.needs_copies or assignment.user is not None:
                 self._spawn(self._prepare([folder]))
             else:
                 plain.append(folder)
@@ -206,7 +240,10 @@ class Hands:
             self._start_prepared(plain, self._make(plain))
 
     async def _prepare(self, folders: list[AttemptFolder]) -> None:
-        """Lay out what jobs start from beside the event loop: it may be gigabytes."""
+        """Lay out what jobs start from beside the event loop: it may be gigabytes.
+
+        An account, too, may be looked up far away.
+        """
         self._start_prepared(folders, await asyncio.to_thread(self._make, folders))
 
     def _start_prepared(
@@ -233,9 +270,11 @@ class Hands:
                 folder.make(self._spare())
                 if folder.needs_copies:
                     folder.lay_out(self._store)
-                made.append(folder.launch(self._kill_grace_s))
+                made.append(folder.launch(self._rules))
             except DiskFullError as error:
                 made.append(Failure(FailureClass.DISK, str(error), node_id))
+            except JobUserError as error:
+                made.append(Failure(FailureClass.USER_ERROR, str(error), node_id))
             except ArtifactError as error:
                 made.append(Failure(FailureClass.NETWORK, str(error), node_id))
             except OSError as error:
@@ -267,13 +306,13 @@ class Hands:
                 runner.launch(launches)
                 failpoints.reach("attempt.launched")
 
-    def _end(self, attempt_id: str) -> None:
+    def _end(self, attempt_id: str, grace_s: float | None) -> None:
         if attempt_id in self._preparing:
             self._preparing[attempt_id] = True
             return
         runner = self._runner_of.get(attempt_id)
         if runner is not None:
-            runner.end(attempt_id)
+            runner.end(attempt_id, grace_s)
 
     def _on_runner_events(self, events: list[Event]) -> None:
         for event in events:
@@ -294,13 +333,17 @@ class Hands:
         failpoints.reach("attempt.dropped")
         folder = self._folders.pop(attempt_id, None)
         if folder is not None:
+            folder.forget()
+            self._checkpoints.forget(attempt_id)
             self._streamer.drop(folder)
 
     # --- artifacts ---------------------------------------------------------------------
 
     async def _fetch(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
         try:
-            report = await self._fetcher.fetch(artifact_id, [_source(s) for s in sources])
+            report = await self._fetcher.fetch(
+                artifact_id, [translate.source_of(s) for s in sources]
+            )
         except DiskFullError as error:
             self._gave_up(artifact_id, FailureClass.DISK, error)
         except ArtifactError as error:
@@ -326,19 +369,22 @@ class Hands:
         failpoints.reach("output.stored")
         self._post(event)
 
-    # --- messages ------------------------------------------------------------------------
+    def _store_checkpoint(self, attempt_id: str) -> None:
+        folder = self._folders.get(attempt_id)
+        if folder is None:
+            self._post(io.CheckpointStored(attempt_id, None))
+        else:
+            self._spawn(self._keep_checkpoint(folder))
 
-    def _hello(self, effect: io.SendHello) -> msg.Hello:
-        return msg.Hello(
-            protocol=msg.PROTOCOL_VERSION,
-            spec=self._spec,
-            session=effect.session,
-            attempts=effect.attempts,
-            holds=effect.holds,
-            grant=effect.grant,
-            accepting=effect.accepting,
-            note=effect.note,
-        )
+    async def _keep_checkpoint(self, folder: AttemptFolder) -> None:
+        self._post(await asyncio.to_thread(self._checkpoints.keep_newest, folder))
+
+    async def _remove_artifact(self, artifact_id: str) -> None:
+        try:
+            await asyncio.to_thread(self._store.remove, artifact_id)
+        except ArtifactError as error:
+            # It stays, and is listed again by the next hello of a new daemon.
+            _log.warning("%s", error)
 
 
 def job_environment() -> dict[str, str]:
@@ -352,44 +398,3 @@ def job_environment() -> dict[str, str]:
         environment["VIRTUAL_ENV"] = sys.prefix
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
-
-
-def _source(source: ArtifactSource) -> Source:
-    return Source(
-        node_id=source.node_id,
-        url=source.http_url,
-        last_resort=source.node_id == MASTER_NODE_ID,
-    )
-
-
-def _ended(effect: io.SendEnded) -> msg.Ended:
-    report = effect.report
-    return msg.Ended(
-        session=effect.session,
-        attempt_id=report.attempt_id,
-        epoch=report.epoch,
-        failure=report.failure,
-        cancelled=report.cancelled,
-        handed_back=report.handed_back,
-        artifact_id=report.artifact_id,
-        size_bytes=report.size_bytes,
-        metrics=report.metrics,
-        run_s=report.run_s,
-        stream_bytes=report.stream_bytes,
-        grant=effect.grant,
-        seen_seq=effect.seen_seq,
-    )
-
-
-def _beat(effect: io.SendBeat) -> msg.Beat:
-    return msg.Beat(
-        session=effect.session,
-        beat=effect.beat,
-        sent_s=effect.sent_s,
-        seen_seq=effect.seen_seq,
-        grant=effect.grant,
-        attempts=effect.attempts,
-        accepting=effect.accepting,
-        note=effect.note,
-        fetching=effect.fetching,
-    )

@@ -4,11 +4,16 @@ attempts/<attempt id>/
     output/          {output}: becomes the result
     base/            {base}: the base artifact, a copy of its own
     code/            {code}: the snapshot, where the command runs
+    checkpoint/      where the job puts its checkpoints, if it is to make any
+    resume/          the checkpoint that it goes on from
     log              all that the job prints
     metrics.jsonl    a line for each measurement, streamed to the master
     failure.json     why it failed, as the job itself says
     request.json     what the built-in training is to do
+    assignment       what it is, for a daemon that takes it over
+    started.json     which processes are its own, written by its shim
     exit.json        how it ended, written by its shim
+    stored.json      what its output has become, or is about to
 """
 
 from __future__ import annotations
@@ -28,9 +33,16 @@ from meshtrain.core.commands import AssignAttempt
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CommandWork, TrainingWork
 from meshtrain.spec.placeholders import fill_on_node
+from meshtrain_daemon.worker import cgroup
+from meshtrain_daemon.worker.assignment_record import (
+    ASSIGNMENT_FILE,
+    mark_forgotten,
+    write_assignment,
+)
 from meshtrain_daemon.worker.command_line import argv_of
 from meshtrain_daemon.worker.frames import EXIT_FILE, RECORD_BYTES, STARTED_FILE
-from meshtrain_daemon.worker.launch import Launch
+from meshtrain_daemon.worker.job_users import JobUser, is_own_user
+from meshtrain_daemon.worker.launch import KILL_GRACE_S_DEFAULT, Launch
 
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
 
@@ -47,7 +59,19 @@ def open_plain(path: str) -> BinaryIO:
     return open(fd, "rb")  # noqa: PTH123
 
 
-_LEFT_BY_EVERY_JOB = {"output", "log", STARTED_FILE, EXIT_FILE}
+_LEFT_BY_EVERY_JOB = {"output", "log", ASSIGNMENT_FILE, STARTED_FILE, EXIT_FILE}
+
+
+class HostRules(msgspec.Struct, frozen=True):
+    """How this host runs jobs."""
+
+    kill_grace_s: float = KILL_GRACE_S_DEFAULT
+    gpu_locks: str = ""
+    """The folder of the host's GPU locks; empty locks none."""
+    job_users: tuple[str, ...] = ()
+    """Accounts that jobs may run as."""
+    cgroup: str | None = None
+    """The cgroup that those of jobs are made in; None makes none."""
 
 
 class AttemptFolder:
@@ -88,6 +112,14 @@ class AttemptFolder:
         return f"{self.path}/failure.json"
 
     @property
+    def checkpoints(self) -> str:
+        return f"{self.path}/checkpoint"
+
+    @property
+    def resume(self) -> str | None:
+        return f"{self.path}/resume" if self.assignment.resume is not None else None
+
+    @property
     def base(self) -> str | None:
         return f"{self.path}/base" if self.assignment.base is not None else None
 
@@ -96,42 +128,66 @@ class AttemptFolder:
         return f"{self.path}/code" if self.assignment.code is not None else None
 
     def make(self, spare: str | None = None) -> None:
-        """Make the folder with an empty output; what a former daemon left under the name goes.
+        """Make the folder, with an empty output and its assignment on record.
+
+        What a former daemon left under the name goes.
 
         Args:
             spare: the folder of an attempt that is over, found to be `is_spare`, to be used again.
         """
         # Plain calls: a Path costs as much as what is done with it, and this runs for each job.
+        if not self._take(spare):
+            try:
+                os.mkdir(self.path)  # noqa: PTH102
+            except FileExistsError:
+                shutil.rmtree(self.path, ignore_errors=True)
+                os.mkdir(self.path)  # noqa: PTH102
+            os.mkdir(self.output)  # noqa: PTH102
+        if self.assignment.checkpoint_every_s is not None:
+            os.mkdir(self.checkpoints)  # noqa: PTH102
+        write_assignment(self.path, self.assignment)
+
+    def _take(self, spare: str | None) -> bool:
+        """Use a spare folder again, if there is one."""
+        if spare is None:
+            return False
         try:
-            if spare is not None:
-                os.rename(spare, self.path)  # noqa: PTH104
-                return
-            os.mkdir(self.path)  # noqa: PTH102
+            os.rename(spare, self.path)  # noqa: PTH104
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
                 raise
-            shutil.rmtree(self.path, ignore_errors=True)
-            os.mkdir(self.path)  # noqa: PTH102
-        os.mkdir(self.output)  # noqa: PTH102
+            return False
+        return True
 
     @property
     def needs_copies(self) -> bool:
         """Whether artifacts are to be laid out, which takes time."""
-        return self.assignment.base is not None or self.assignment.code is not None
+        assignment = self.assignment
+        return not (assignment.base is assignment.code is assignment.resume is None)
 
     def lay_out(self, store: ArtifactStore) -> None:
         """Give the job copies of its own of what it starts from.
 
         Raises ArtifactError when an artifact is gone or the disk is full.
         """
-        if self.assignment.base is not None:
-            store.materialise(self.assignment.base.artifact_id, Path(f"{self.path}/base"))
-        if self.assignment.code is not None:
-            store.materialise(self.assignment.code.artifact_id, Path(f"{self.path}/code"))
-
-    def launch(self, kill_grace_s: float) -> Launch:
-        """What the runner is to start; for training, also writes its request."""
         assignment = self.assignment
+        for need, folder in (
+            (assignment.base, self.base),
+            (assignment.code, self.code),
+            (assignment.resume, self.resume),
+        ):
+            if need is not None and folder is not None:
+                store.materialise(need.artifact_id, Path(folder))
+
+    def launch(self, rules: HostRules) -> Launch:
+        """What the runner is to start; for training, also writes its request.
+
+        Raises JobUserError when it can't run as the account that it names.
+        """
+        assignment = self.assignment
+        user = None
+        if assignment.user is not None and not is_own_user(assignment.user):
+            user = JobUser(assignment.user, rules.job_users)
         env = {
             "MESHTRAIN_JOB": assignment.job_id,
             "MESHTRAIN_NAME": assignment.name,
@@ -144,6 +200,13 @@ class AttemptFolder:
         }
         if self.base is not None:
             env["MESHTRAIN_BASE"] = self.base
+        if assignment.checkpoint_every_s is not None:
+            env["MESHTRAIN_CHECKPOINT"] = self.checkpoints
+            env["MESHTRAIN_CHECKPOINT_EVERY_S"] = f"{assignment.checkpoint_every_s:g}"
+        if self.resume is not None:
+            env["MESHTRAIN_RESUME"] = self.resume
+        if user is not None:
+            env.update(user.environment)
         work = assignment.work
         argv: tuple[str, ...] = ()
         call = None
@@ -157,6 +220,8 @@ class AttemptFolder:
                 if device is not None:
                     env["CUDA_VISIBLE_DEVICES"] = str(device)
                 call = self._write_request(work)
+        if user is not None:
+            self._hand_to(user)
         return Launch(
             attempt_id=assignment.attempt_id,
             folder=self.path,
@@ -166,8 +231,22 @@ class AttemptFolder:
             call=call,
             env=env,
             timeout_s=assignment.timeout_s,
-            kill_grace_s=kill_grace_s,
+            kill_grace_s=rules.kill_grace_s,
+            gpu_locks=tuple(f"{rules.gpu_locks}/gpu-{index}.lock" for index in assignment.gpus)
+            if rules.gpu_locks
+            else (),
+            cgroup=cgroup.path_for(rules.cgroup, assignment.attempt_id) if rules.cgroup else None,
+            account=None if user is None else user.account,
         )
+
+    def _hand_to(self, user: JobUser) -> None:
+        """Let an account write where the job writes; the records stay the daemon's own."""
+        for folder in (self.output, self.base, self.code, self.resume):
+            if folder is not None:
+                user.own(folder)
+        if self.assignment.checkpoint_every_s is not None:
+            user.own(self.checkpoints)
+        user.let_in(self.path)
 
     def fill(self, template: str, *, for_shell: bool) -> str:
         """The text with this attempt's folders in place of {output}, {base} and {code}."""
@@ -185,6 +264,11 @@ class AttemptFolder:
             "base": self.base,
             "metrics": self.metrics,
             "failure": self.failure,
+            "checkpoint": (
+                self.checkpoints if self.assignment.checkpoint_every_s is not None else None
+            ),
+            "checkpoint_every_s": self.assignment.checkpoint_every_s,
+            "resume": self.resume,
         }
         Path(path).write_bytes(msgspec.json.encode(request))
         return path
@@ -202,6 +286,13 @@ class AttemptFolder:
             )
         except OSError:
             return False
+
+    def forget(self) -> None:
+        """Note that the master has the attempt's end, so that no later daemon tells it again."""
+        try:
+            mark_forgotten(self.path)
+        except OSError:
+            return  # It would be told again, and the master answers that it knows.
 
     def remove(self) -> None:
         """Remove it with all that is in it."""

@@ -52,7 +52,7 @@ def lock_gpus(
             os.pwrite(fd, holder[:_HOLDER_BYTES_MAX], 0)
     except OSError as error:
         release(held)
-        raise LaunchRefused(told("can't lock a GPU's file in", paths[0], error)) from error
+        raise LaunchRefused(told("can't get GPU lock", paths[0], error)) from error
     except BaseException:
         release(held)
         raise
@@ -90,6 +90,7 @@ def _in_use(path: bytes, fd: int, wait_s: float) -> str:
     holder = os.pread(fd, _HOLDER_BYTES_MAX, 0).decode("utf-8", "replace").strip()
     name = path[path.rindex(b"/") + 1 :].removesuffix(b".lock").decode("utf-8", "replace")
     return (
-        f"{name} was still held by {holder or 'another process'} after {wait_s:g} s; give each "
-        "daemon on this host GPUs of its own (setting gpus), or end what holds it"
+        f"can't get GPU {name.removeprefix('gpu-')}: after {wait_s:g} s it was still held by "
+        f"{holder or 'another process'}; give each daemon on this host GPUs of its own (setting "
+        "gpus), or end what holds it"
     )

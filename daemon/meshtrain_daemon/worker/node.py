@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import shutil
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -24,12 +23,14 @@ from meshtrain.ids import new_id
 from meshtrain.net.address import split_address
 from meshtrain.net.zmq_worker import WorkerSockets
 from meshtrain.security.loopback import require_loopback
-from meshtrain.spec.settings import WorkerSettings
+from meshtrain.spec.settings import JobsOnStop, WorkerSettings
 from meshtrain.store.lock import StoreLock
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.worker.adoption import take_over
 from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.attempt_folder import HostRules
+from meshtrain_daemon.worker.cgroup import delegated_folder
 from meshtrain_daemon.worker.janitor import Janitor
-from meshtrain_daemon.worker.orphans import sweep_orphans
 from meshtrain_daemon.worker.streams import Streamer
 
 HELLO_EVERY_S = 1.0
@@ -68,6 +69,9 @@ class WorkerNode:
         self._tasks: asyncio.TaskGroup | None = None
         self._left = asyncio.Event()
         self._stops = 0
+        self._serving = False
+        #: what runs beside the loops: fetches, and what is being stored
+        self._beside: set[asyncio.Task[None]] = set()
         self._master_seen = False
 
     async def run(self, ready: Callable[[], object] = lambda: None) -> None:
@@ -76,7 +80,9 @@ class WorkerNode:
         `ready` is called once it serves and has taken over what runs.
         """
         settings = self._settings
-        await asyncio.to_thread(self._clear_leftovers)
+        found = await asyncio.to_thread(
+            take_over, self._attempts, settings.node_name, self._artifacts, self._say
+        )
         host = require_loopback(settings.http_host, "the worker")
         server = ArtifactServer(self._artifacts, host, settings.http_port)
         fetcher = Fetcher(self._artifacts, connections_per_peer=settings.chunks_at_once)
@@ -98,6 +104,7 @@ class WorkerNode:
             say=self._say,
         )
         hands = None
+        handed_back = False
         try:
             http_url = await server.start()
             await fetcher.start()
@@ -105,6 +112,7 @@ class WorkerNode:
                 slots=settings.cpu_slots + len(self._gpus),
                 holds=self._artifacts.ids(),
                 life=self._life,
+                adopted=[one.folder.assignment for one in found.adopted],
             )
             hands = self._hands = Hands(
                 spec=self._spec(http_url),
@@ -114,7 +122,12 @@ class WorkerNode:
                 streamer=self._streamer,
                 spare=janitor.spare,
                 sockets=self._sockets,
-                kill_grace_s=settings.kill_grace_s,
+                rules=HostRules(
+                    kill_grace_s=settings.kill_grace_s,
+                    gpu_locks=str(settings.gpu_locks),
+                    job_users=settings.job_users,
+                    cgroup=delegated_folder(),
+                ),
                 warm_training=settings.warm_training,
                 post=self._post,
                 spawn=self._spawn,
@@ -124,22 +137,32 @@ class WorkerNode:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 self._hands.apply(self._agent.start(lease_now_s()))
+                hands.adopt(found)
+                if found.adopted:
+                    self._say(f"took over {len(found.adopted)} jobs of the daemon before")
                 self._say(
                     f"worker {settings.node_name} ready: {settings.cpu_slots} CPU slots, "
                     f"{len(self._gpus)} GPUs, master {settings.master}"
                 )
                 ready()
+                self._serving = True
+                if self._stops:
+                    self._obey_stop()
                 running = [
                     tasks.create_task(loop)
                     for loop in (self._beat(), self._ship(), self._watch_disk())
                 ]
                 await self._left.wait()
-                await self._ship_the_last()
-                for task in running:
+                if not self._leaves_jobs:
+                    await self._ship_the_last()
+                    handed_back = True
+                # What is stored or fetched at this moment can be gone on with later.
+                for task in (*running, *(self._beside if self._leaves_jobs else ())):
                     task.cancel()
         finally:
             if hands is not None:
-                await hands.close()
+                # Whatever ends a daemon but a wish to hand back, its jobs go on.
+                await (hands.close() if handed_back else hands.leave())
             self._sockets.close()
             await fetcher.close()
             await server.stop()
@@ -152,8 +175,26 @@ class WorkerNode:
         return f"{self._agent.active} attempts, {heard} the master at {self._settings.master}"
 
     def stop(self) -> None:
-        """Finish what runs within the grace, then hand back; asked twice, hand back at once."""
+        """Stop as the setting `jobs_on_stop` says.
+
+        To hand back: finish what runs within the grace, then hand back; asked twice,
+        hand back at once. To leave: end at once, however often asked.
+        """
         self._stops += 1
+        # One that comes before all is up is obeyed then; one while it ends changes nothing.
+        if self._serving and not self._left.is_set():
+            self._obey_stop()
+
+    @property
+    def _leaves_jobs(self) -> bool:
+        return self._settings.jobs_on_stop == JobsOnStop.LEAVE
+
+    def _obey_stop(self) -> None:
+        if self._leaves_jobs:
+            if self._agent.active:
+                self._say("stopping: running jobs go on, and the next daemon takes them over")
+            self._left.set()
+            return
         grace_s = self._settings.stop_grace_s if self._stops == 1 else 0.0
         if self._agent.active and grace_s:
             self._say(f"stopping: running jobs have {grace_s:g} s, then they are handed back")
@@ -172,19 +213,14 @@ class WorkerNode:
             trains=importlib.util.find_spec("torch") is not None,
         )
 
-    def _clear_leftovers(self) -> None:
-        """End what a killed daemon left running, and remove its folders."""
-        for folder in list(self._attempts.iterdir()):
-            ended = sweep_orphans(f"{self._settings.node_name}/{folder.name}")
-            if ended:
-                self._say(f"ended {len(ended)} processes that {folder.name} had left behind")
-            shutil.rmtree(folder, ignore_errors=True)
-
     # --- the agent's loop --------------------------------------------------------------------
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
         assert self._tasks is not None
-        return self._tasks.create_task(coroutine)
+        task = self._tasks.create_task(coroutine)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
 
     def _post(self, event: io.AgentEvent) -> None:
         self._events.append(event)

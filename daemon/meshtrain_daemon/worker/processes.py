@@ -66,6 +66,18 @@ def marked(entry: bytes) -> list[int]:
     return found
 
 
+def marks_found(entries: frozenset[bytes]) -> list[bytes]:
+    """Which of these entries (`NAME=value`) are in the environment of a living process."""
+    found: dict[bytes, None] = {}
+    for pid in _pids():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+                found.update(dict.fromkeys(entries.intersection(file.read().split(b"\0"))))
+        except OSError:
+            continue
+    return list(found)
+
+
 def signal_all(pids: list[int], signal_number: int) -> None:
     """Sends a signal to each process that is still there and may be signalled."""
     for pid in pids:

@@ -1,0 +1,160 @@
+"""What a former daemon left in the folder of attempts: taken over, or ended and removed.
+
+A folder with a readable assignment, whose shim lives or has recorded an end,
+is adopted: the attempt goes on as if this daemon had launched it. One whose
+end the master has may still have bytes of its log to ship. All else is fenced
+(fence.py), its processes are ended by their mark, and it is removed: the
+master hears of no such attempt, and has it run again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.errors import ProtocolError
+from meshtrain_daemon.worker import fence, frames, processes
+from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker.kept_shim import is_over, open_shim
+from meshtrain_daemon.worker.launch import (
+    EndCause,
+    Exited,
+    LaunchFailed,
+    Outcome,
+    Started,
+    read_outcome,
+    read_started,
+)
+from meshtrain_daemon.worker.orphans import sweep_orphans
+from meshtrain_daemon.worker.stored_record import stored_before
+
+
+@dataclass(slots=True)
+class Adopted:
+    """An attempt that goes on: one of `started`, its shim living, and `outcome` is set."""
+
+    folder: AttemptFolder
+    started: Started | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found."""
+
+    adopted: list[Adopted] = field(default_factory=list)
+    #: their ends are told; what they printed may not all be
+    forgotten: list[AttemptFolder] = field(default_factory=list)
+
+
+def take_over(
+    attempts: Path, node_id: str, store: ArtifactStore, say: Callable[[str], None]
+) -> Found:
+    """Looks at what a former daemon left, and ends what can't be gone on with; blocks.
+
+    Nothing else may use the folder meanwhile.
+
+    Args:
+        attempts: the folder of attempts' folders.
+        node_id: whose attempts they are; their processes carry it in their mark.
+        store: recovered, so that it holds what a crash left on its way there.
+        say: shows a line to people.
+    """
+    found = Found()
+    fenced: list[Path] = []
+    for path in sorted(attempts.iterdir()):
+        if path.name.startswith("."):
+            fenced.append(path)
+        elif not _adopt(path, attempts, store, found):
+            renamed = fence.fence(path)
+            if renamed is not None:
+                fenced.append(renamed)
+    lost = [one.folder.assignment.attempt_id for one in found.adopted if _is_lost(one)]
+    for path in fenced:
+        fence.end_late_shim(path)
+    ended = [fence.attempt_of(path) for path in fenced]
+    _sweep([f"{node_id}/{attempt_id}" for attempt_id in (*lost, *ended) if attempt_id], say)
+    for path in fenced:
+        shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def _adopt(path: Path, attempts: Path, store: ArtifactStore, found: Found) -> bool:
+    record = read_assignment(str(path))
+    if record is None:
+        return False
+    assignment, stage = record
+    attempt_id = assignment.attempt_id
+    if attempt_id != path.name:
+        return False
+    try:
+        folder = AttemptFolder(attempts, assignment)
+    except ProtocolError:
+        return False
+    if stage is Stage.FORGOTTEN:
+        found.forgotten.append(folder)
+        return True
+    started = read_started(path, attempt_id)
+    lives = started is not None and _lives(started)
+    # Looked for after its shim was: a shim that was gone had recorded the end, if ever.
+    outcome = read_outcome(path, attempt_id)
+    if outcome is not None:
+        if not _can_be_believed(folder, started, outcome, store):
+            outcome = Exited(attempt_id, EndCause.LOST)
+    elif started is None:
+        return False
+    elif not lives:
+        outcome = Exited(attempt_id, EndCause.LOST)
+    found.adopted.append(Adopted(folder, started, outcome))
+    return True
+
+
+def _lives(started: Started) -> bool:
+    pidfd = open_shim(started)
+    if pidfd is None:
+        return False
+    try:
+        return not is_over(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _can_be_believed(
+    folder: AttemptFolder, started: Started | None, outcome: Outcome, store: ArtifactStore
+) -> bool:
+    """Whether what is recorded as ended left what it says.
+
+    After a loss of power the record may be there, and the output's bytes not:
+    then only an output that was stored already counts.
+    """
+    if isinstance(outcome, LaunchFailed):
+        return True
+    if started is not None and started.boot_id == processes.boot_id():
+        return True
+    attempt_id = folder.assignment.attempt_id
+    return stored_before(folder.path, attempt_id, store) is not None
+
+
+def _is_lost(one: Adopted) -> bool:
+    return isinstance(one.outcome, Exited) and one.outcome.lost
+
+
+def _sweep(marks: list[str], say: Callable[[str], None]) -> None:
+    """End what still carries one of these marks; nothing is told as over before."""
+    entries = {f"{frames.ATTEMPT_VARIABLE}={mark}".encode(): mark for mark in marks}
+    if not entries:
+        return
+    for entry in processes.marks_found(frozenset(entries)):
+        mark = entries[entry]
+        while True:
+            try:
+                ended = sweep_orphans(mark)
+                break
+            except TimeoutError as error:
+                say(str(error))
+        say(f"ended {len(ended)} processes that {mark.rpartition('/')[2]} had left behind")
