@@ -7,7 +7,7 @@ SEEDS ?= 2000
 FIRST ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sim bench bench-peers bench-dispatch clean
+.PHONY: help demo test check format sim log-exactness bench bench-peers bench-dispatch clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ format: $(READY) ## put the code into its form
 
 sim: $(READY) ## simulate SEEDS meshes from seed FIRST on
 	@MESHTRAIN_SIM_SEEDS=$(SEEDS) MESHTRAIN_SIM_FIRST=$(FIRST) $(BIN)/python -m pytest -n 2 --timeout 3600 tests/sim
+
+log-exactness: $(READY) ## a million lines of a log through cut links and a master that dies
+	@MESHTRAIN_LOG_LINES=1000000 $(BIN)/python -m pytest -rP tests/e2e/test_e2e_logs.py
 
 bench: bench-dispatch ## measure what the README claims, beside the peers
 

@@ -102,7 +102,7 @@ class Mesh:
             self.start_worker(node, cpu_slots=cpu_slots, **environment)
         self.wait_connected(*nodes)
 
-    def start_master(self) -> None:
+    def start_master(self, **environment: str) -> None:
         """Start the master, always on the same ports."""
         (self.home / "master.json").unlink(missing_ok=True)
         arguments = [
@@ -112,7 +112,7 @@ class Mesh:
         ]
         for port in PORTS:
             arguments += [f"--{port}-port", str(self.ports[port])]
-        self._start("master", "master", arguments, {})
+        self._start("master", "master", arguments, environment)
 
         def listening() -> bool:
             return (self.home / "master.json").exists()
@@ -121,11 +121,16 @@ class Mesh:
         told = json.loads((self.home / "master.json").read_bytes())
         assert {port: told[port] for port in PORTS} == self.ports
 
-    def start_worker(self, name: str, *, cpu_slots: int = 1, **environment: str) -> None:
-        """Start a worker; `environment` holds settings that have no flag."""
+    def start_worker(
+        self, name: str, *, cpu_slots: int = 1, through: str = "127.0.0.1", **environment: str
+    ) -> None:
+        """Start a worker; `environment` holds settings that have no flag.
+
+        `through` is the address where it looks for the master's ports.
+        """
         arguments = [
             *("--home", str(self.folder / name), "--name", name),
-            *("--master", f"127.0.0.1:{self.ports['control']}"),
+            *("--master", f"{through}:{self.ports['control']}"),
             *("--cpu-slots", str(cpu_slots), "--gpus", ""),
         ]
         self._start(name, "worker", arguments, environment)

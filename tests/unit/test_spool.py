@@ -359,7 +359,7 @@ def test_a_slow_master_is_not_sent_everything_over_and_over(tmp_path: Path) -> N
         node.ship()
         repeats += len(node.link)
         node.link.clear()
-    assert repeats == 5, "once, then after 5, 10, 20 and 40 seconds"
+    assert repeats == 5, "once, then after 2, 4, 8 and 16 seconds"
 
 
 LEGAL = st.sampled_from(

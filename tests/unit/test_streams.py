@@ -96,6 +96,17 @@ def test_what_stays_unconfirmed_is_repeated_also_while_the_job_goes_on_printing(
     assert repeated
 
 
+def test_bytes_after_a_gap_are_sent_again_at_once_but_not_for_each_answer(link: Link) -> None:
+    link.log.write_bytes(b"x" * (3 * CHUNK_BYTES))
+    link.ship(1.0)
+    link.confirm(CHUNK_BYTES)
+    # The second piece was lost: the third is answered with the same offset.
+    link.confirm(CHUNK_BYTES)
+    assert link.ship(1.1) == [(CHUNK_BYTES, CHUNK_BYTES), (2 * CHUNK_BYTES, CHUNK_BYTES)]
+    link.confirm(CHUNK_BYTES)
+    assert link.ship(1.2) == []
+
+
 def test_the_folder_goes_when_all_its_bytes_are_stored_and_not_before(link: Link) -> None:
     link.log.write_bytes(b"abc")
     Path(link.folder.metrics).write_bytes(b"{}\n")

@@ -27,7 +27,7 @@ WINDOW_BYTES = 1024 * 1024
 """Bytes of one stream that may be on their way."""
 TURN_BYTES = 4 * CHUNK_BYTES
 """What a stream sends before it is another one's turn."""
-REPEAT_AFTER_S = 5.0
+REPEAT_AFTER_S = 2.0
 """Bytes that were not confirmed for so long are sent again; each time it is twice as long,"""
 REPEAT_AFTER_MAX_S = 60.0
 """up to this: a master that is slow must not get everything over and over."""
@@ -54,6 +54,8 @@ class _Stream:
     #: when the confirmed offset last moved, or bytes were first sent after it
     moved_s: float = 0.0
     repeat_after_s: float = REPEAT_AFTER_S
+    #: the offset that bytes were sent from once more, since the master said it again
+    repeated_from: int = -1
     #: the whole length, once the job has ended
     final: int | None = None
     told: bool = field(default=False)
@@ -159,6 +161,9 @@ class Streamer:
             # a job that goes on printing must not put off that they are sent once more.
             stream.moved_s = 0.0
             stream.repeat_after_s = REPEAT_AFTER_S
+        elif stream.sent > stream.stored != stream.repeated_from:
+            # At once, but once: what is on its way may be answered the same.
+            stream.repeated_from = stream.sent = stream.stored
         stream.stored = message.offset
         stream.sent = max(stream.sent, stream.stored)
         stream.sent_max = max(stream.sent_max, stream.sent)
