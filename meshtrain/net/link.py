@@ -99,7 +99,6 @@ class LinkMonitor:
         if not self._given_up:
             return
         self._given_up = False
-        self.state = LinkState.UNTRIED
         # What was given up may be forgotten already.
         with contextlib.suppress(zmq.ZMQError):
             self._watched.disconnect(self._where)

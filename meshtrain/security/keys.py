@@ -32,7 +32,7 @@ from cryptography.x509.oid import NameOID
 
 from meshtrain.core.member import Member, MemberKind
 from meshtrain.errors import SettingsError
-from meshtrain.security.member_check import problem_of
+from meshtrain.security.member_check import problem_of, problem_of_name
 from meshtrain.security.private_file import (
     FOLDER_MODE,
     fsync_folder,
@@ -164,6 +164,8 @@ class Identity:
 
     @staticmethod
     def _create(folder: Path, name: str, kind: MemberKind) -> None:
+        if problem := problem_of_name(name, kind):
+            raise SettingsError(f"no keys can be made: {problem}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         try:
@@ -192,8 +194,6 @@ def _new_files(name: str, kind: MemberKind) -> dict[str, bytes]:
     tls_key = ec.generate_private_key(ec.SECP256R1())
     cert = _self_signed(tls_key, name)
     member = Member(name, kind, curve_public.decode(), _sign_public(sign_key), _cert_sha256(cert))
-    if problem := problem_of(member):
-        raise SettingsError(f"no keys can be made: {problem}")
     return {
         MEMBER_FILE: msgspec.json.format(msgspec.json.encode(member)) + b"\n",
         CURVE_FILE: curve_secret + b"\n",

@@ -17,15 +17,22 @@ _CURVE_KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 
-def problem_of(member: Member) -> str:
-    """What is wrong with a member's record; "" when nothing is."""
-    if not _NAME.match(member.name):
+def problem_of_name(name: str, kind: MemberKind) -> str:
+    """What is wrong with a member's name; "" when nothing is."""
+    if not _NAME.match(name):
         return (
-            f"'{member.name[:80]}' is no name for a member: 1 to 64 letters, digits, '.', '_' "
+            f"'{name[:80]}' is no name for a member: 1 to 64 letters, digits, '.', '_' "
             "or '-', the first one a letter or a digit"
         )
-    if member.kind is MemberKind.NODE and member.name == MASTER_NODE_ID:
+    if kind is MemberKind.NODE and name == MASTER_NODE_ID:
         return f"'{MASTER_NODE_ID}' is the master's own name: give the node another"
+    return ""
+
+
+def problem_of(member: Member) -> str:
+    """What is wrong with a member's record; "" when nothing is."""
+    if problem := problem_of_name(member.name, member.kind):
+        return problem
     who = f"{member.kind.value} '{member.name}'"
     if not _CURVE_KEY.match(member.curve_key):
         return f"the CURVE key of {who} is no key: expected 40 letters of Z85"
