@@ -724,7 +724,7 @@ class TestWarm:
 class TestSmallPrograms:
     def test_the_spawner_imports_little(self) -> None:
         code = (
-            f"import sys; before = set(sys.modules); sys.path.append({DAEMON_FOLDER!r})\n"
+            f"import sys; before = set(sys.modules); sys.path += {[DAEMON_FOLDER, PROJECT_FOLDER]!r}\n"
             "import meshtrain_daemon.worker.spawner\n"
             "print(*sorted(set(sys.modules) - before))"
         )
