@@ -35,7 +35,8 @@ class NvmlFile:
     @property
     def environment(self) -> dict[str, str]:
         """What makes a process see these GPUs."""
-        return {VARIABLE: str(self.path), "PYTHONPATH": str(FOLDER)}
+        search = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {VARIABLE: str(self.path), "PYTHONPATH": os.pathsep.join(search)}
 
     def gpu(self, index: int, **changed: Any) -> None:
         """Changes what one GPU tells."""

@@ -138,6 +138,33 @@ async def test_a_glance_does_not_hold_the_loop_up(nvml: NvmlFile) -> None:
     assert await GpuWatch((0, 1)).glance(ours) == (0,)
 
 
+async def test_what_changes_is_told_once(nvml: NvmlFile) -> None:
+    told: list[tuple[int, ...]] = []
+    news = asyncio.Event()
+
+    def changed(busy: tuple[int, ...]) -> None:
+        told.append(busy)
+        news.set()
+
+    async def wait_news() -> None:
+        await asyncio.wait_for(news.wait(), 20)
+        news.clear()
+
+    nvml.put(0, THEIRS)
+    watch = GpuWatch((0, 1))
+    known = await watch.glance(ours)
+    following = asyncio.ensure_future(watch.follow(ours, lambda: (), 0.001, changed, known))
+    nvml.put(1, THEIRS)
+    await wait_news()
+    nvml.put(0)
+    await wait_news()
+    nvml.put(1)
+    await wait_news()
+    following.cancel()
+    assert (known, told) == ((0,), [(0, 1), (1,), ()])
+    await GpuWatch(()).follow(ours, lambda: (), 3600, changed)
+
+
 async def test_p8_an_attempt_is_over_when_its_processes_and_its_memory_are_gone(
     nvml: NvmlFile,
 ) -> None:

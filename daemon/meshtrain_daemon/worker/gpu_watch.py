@@ -93,6 +93,30 @@ class GpuWatch:
             return ()
         return await _aside(lambda: self.busy(ours, held))
 
+    async def follow(
+        self,
+        ours: Callable[[int], bool],
+        held: Callable[[], Collection[int]],
+        every_s: float,
+        changed: Callable[[tuple[int, ...]], None],
+        known: tuple[int, ...] = (),
+    ) -> None:
+        """Takes a glance every so many seconds, for ever; returns at once without GPUs.
+
+        Args:
+            ours: as `busy` takes it.
+            held: tells which GPUs our attempts hold.
+            every_s: from the end of a glance to the next.
+            changed: called with the GPUs to leave alone when they are others than before.
+            known: those that are known to be busy.
+        """
+        while self.gpus:
+            busy = await self.glance(ours, held())
+            if busy != known:
+                known = busy
+                changed(busy)
+            await asyncio.sleep(every_s)
+
     def why(self, gpu: int) -> str:
         """Why a GPU is left alone, in words; empty when it isn't."""
         with self._lock:
