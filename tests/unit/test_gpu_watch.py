@@ -229,7 +229,7 @@ def test_a_process_is_ours_by_its_mark_or_its_shim() -> None:
             False,
         ]
         assert not test(DEAD) and not test(1) and not test(0)
-        below = our_processes("node-9/", {os.getpid()})
+        below = our_processes("node-9/", lambda: {os.getpid()})
         assert below(plain.pid) and below(os.getpid()) and not below(os.getppid())
 
 

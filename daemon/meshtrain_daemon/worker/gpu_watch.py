@@ -219,23 +219,24 @@ class GpuWatch:
         return unaccounted is None or unaccounted <= idle_bytes + SLACK_BYTES
 
 
-def our_processes(mark_prefix: str, shim_pids: Collection[int] = ()) -> Callable[[int], bool]:
+def our_processes(
+    mark_prefix: str, shim_pids: Callable[[], Collection[int]] = tuple
+) -> Callable[[int], bool]:
     """Makes the test for processes of this node's attempts.
 
     Args:
         mark_prefix: how the marks of its attempts begin.
-        shim_pids: its shims; whatever is below one is ours, also when its
-            environment can't be read because it runs as another user.
+        shim_pids: tells its living shims; whatever is below one is ours, also when
+            its environment can't be read because it runs as another user.
     """
     entry = f"{frames.ATTEMPT_VARIABLE}={mark_prefix}".encode()
-    shims = frozenset(shim_pids)
 
     def ours(pid: int) -> bool:
         with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes()
             if any(variable.startswith(entry) for variable in environment.split(b"\0")):
                 return True
-        return _is_below(pid, shims)
+        return _is_below(pid, frozenset(shim_pids()))
 
     return ours
 
