@@ -11,8 +11,9 @@ from meshtrain.core.job import Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.state import MeshState
 
-RESUME_FAILURES_MAX = 5
-"""After so many attempts that could not fetch their checkpoint the job does without it."""
+RESUME_FAILURES_MAX = 12
+"""After so many attempts in a row that could not fetch their checkpoint, some eight minutes of
+trying, the job does without it: its holder is there, but what it holds must be damaged."""
 DROPPED_MAX = 10_000
 """Dropped checkpoints that are remembered."""
 

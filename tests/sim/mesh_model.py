@@ -58,6 +58,7 @@ class SimMesh:
         self.master_holds: set[str] = set()
         self.master_paused_until_s = 0.0
         self.master_is_full = False
+        self.master_is_deaf = False
         #: events that a master which stands still has not read, and effects that wait for room
         self._unread: list[ev.Event] = []
         self._withheld: list[list[fx.Effect]] = []
@@ -75,6 +76,8 @@ class SimMesh:
         self.completed: set[str] = set()
         self.checkpoints: dict[str, tuple[str, float]] = {}
         self.resumed: list[tuple[str, float]] = []
+        #: (job id, generation) → seconds of work in the last checkpoint that the master held
+        self.secured_s: dict[tuple[str, int], float] = {}
         self._work_s: dict[str, float] = {}
         self.pick_failure: Callable[[cmd.AssignAttempt], Failure | None] = lambda a: None
         self.duration_s: Callable[[cmd.AssignAttempt], float] = lambda a: self.random.uniform(1, 8)
@@ -138,6 +141,7 @@ class SimMesh:
         """Good weather from now on; whatever is down, cut, stopped or full comes back."""
         self.weather = Weather()
         self.cut.clear()
+        self.mended_s = self.now_s
         self.master_paused_until_s = self.now_s
         self.master_is_full = False
         self.start_master()
@@ -199,20 +203,22 @@ class SimMesh:
     def _stands_still(self) -> bool:
         return self.now_s < self.master_paused_until_s or bool(self._withheld)
 
-    def tell_master(self, event: ev.Event) -> None:
+    def tell_master(self, event: ev.Event, *, travelled: bool = False) -> None:
         if self.master is None:
             return
         if self._stands_still:
-            if not isinstance(event, ev.Tick):
+            lost = travelled and self.master_is_deaf and self.now_s < self.master_paused_until_s
+            if not lost and not isinstance(event, ev.Tick):
                 self._unread.append(event)
             return
         self._decide(event)
 
-    def pause_master(self, duration_s: float) -> None:
-        """Its process is stopped: what comes waits in its sockets."""
+    def pause_master(self, duration_s: float, *, deaf: bool = False) -> None:
+        """Its process is stopped: what comes waits in its sockets. Deaf: its host is, it is lost."""
+        self.master_is_deaf = deaf
         self.master_paused_until_s = max(self.master_paused_until_s, self.now_s + duration_s)
-        life = self.master_life
-        self._at(duration_s, lambda: self._read_on() if life == self.master_life else None)
+        # Also for the one that came up meanwhile: its host stands still.
+        self._at(duration_s, self._read_on)
 
     def fill_master_disk(self, duration_s: float) -> None:
         """What it decides next is held back until there is room."""
@@ -332,6 +338,18 @@ class SimMesh:
             known = self.committed.setdefault(key, set())
             known.add(save.base.artifact_id)
             assert len(known) == 1, f"P3: base {save.base.recipe_hash} committed twice"
+        if isinstance(save, fx.UpdateJob) and save.job.checkpoint_safe is not None:
+            done_s = self.checkpoints[save.job.checkpoint_safe][1]
+            key = (save.job.job_id, save.job.generation)
+            self.secured_s[key] = done_s
+        if isinstance(save, fx.AddAttempt):
+            attempt = save.attempt
+            secured_s = self.secured_s.get((attempt.job_id, attempt.generation), 0.0)
+            goes_on_s = self.checkpoints.get(attempt.resumed_from or "", ("", 0.0))[1]
+            assert goes_on_s >= secured_s, (
+                f"P7: {attempt.attempt_id} begins at {goes_on_s:.1f} s, and the master held "
+                f"a checkpoint of {secured_s:.1f} s"
+            )
         if isinstance(save, fx.UpdateAttempt) and save.attempt.state is AttemptState.LOST:
             self._check_lost(save.attempt.node_id, save.attempt.attempt_id)
 
@@ -411,7 +429,7 @@ class SimMesh:
         host.agent = None
         for process in host.attempts.values():
             if process.alive:
-                process.end(Failure(FailureClass.HOST_LOST, "the host went down"))
+                process.end(Failure(FailureClass.HOST_LOST, "the host went down"), self.now_s)
 
     def pause_daemon(self, name: str, duration_s: float) -> None:
         """The daemon is stopped: what comes waits, and its timers too."""
@@ -544,7 +562,7 @@ class SimMesh:
                     pass
 
     def _to_master(self, name: str, event: ev.Event) -> None:
-        self._travel(name, MASTER, lambda: self.tell_master(event))
+        self._travel(name, MASTER, lambda: self.tell_master(event, travelled=True))
 
     def _tell_ended(self, name: str, host: Host, effect: io.SendEnded) -> None:
         process = host.attempts.get(effect.report.attempt_id)
@@ -594,7 +612,7 @@ class SimMesh:
             job_id, done_s = self.checkpoints[assignment.resume.artifact_id]
             assert job_id == assignment.job_id, "P5: goes on from another job's checkpoint"
             self.resumed.append((assignment.job_id, done_s))
-        process = Process(assignment, started_s=self.now_s, done_s=done_s)
+        process = Process(assignment, started_s=self.now_s, done_s=done_s, kept_s=done_s)
         host.attempts[attempt_id] = process
         assert len(host.running) <= self.slots, "P9: more jobs than slots"
         life = host.life
@@ -614,7 +632,7 @@ class SimMesh:
         """A process ends by itself, or because it was told to, whether or not a daemon is there."""
         if not process.alive:
             return
-        process.end(failure)
+        process.end(failure, self.now_s)
         if well:
             self.completed.add(process.assignment.attempt_id)
         self.tell_agent(name, process.ended())

@@ -27,17 +27,17 @@ class Process:
     #: seconds of work in the last checkpoint that was kept
     kept_s: float = 0.0
 
-    def end(self, failure: Failure | None) -> None:
+    def end(self, failure: Failure | None, now_s: float) -> None:
         self.alive = False
+        self.ended_s = now_s
         self.failure = failure
 
     def ended(self) -> io.ProcessEnded:
         return io.ProcessEnded(self.assignment.attempt_id, self.failure, 1.0)
 
     def work_done_s(self, now_s: float) -> float:
-        if self.alive:
-            self.ended_s = now_s
-        return self.done_s + (self.ended_s or self.started_s) - self.started_s
+        until_s = now_s if self.ended_s is None else self.ended_s
+        return self.done_s + until_s - self.started_s
 
 
 @dataclass

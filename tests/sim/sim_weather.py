@@ -43,6 +43,7 @@ class Weather:
         "between",
         "pause daemon",
         "pause master",
+        "suspend master",
         "full disk",
         "full master",
         "clock",
@@ -90,6 +91,8 @@ class Weather:
                 mesh.pause_daemon(name, draw.uniform(0.5, 30))
             case "pause master":
                 mesh.pause_master(draw.uniform(0.5, 30))
+            case "suspend master":
+                mesh.pause_master(draw.uniform(0.5, 30), deaf=True)
             case "full disk":
                 mesh.fill_disk(name, full=True)
                 mesh._at(draw.uniform(1, 20), lambda: mesh.fill_disk(name, full=False))

@@ -40,6 +40,12 @@ def run_seed(seed: int) -> SimMesh:
         mesh.duration_s = lambda a: mesh.random.uniform(0.01, 0.3)
     elif checkpoint_every_s is not None:
         mesh.duration_s = lambda a: mesh.random.uniform(2, 30)
+    if draw.random() < 0.1:
+        # Calm, but for a master that stands still now and then: nobody may lose anything by it.
+        mesh.weather = Weather(
+            strike_every_s=20.0, strikes=("suspend master", "pause master", "full master")
+        )
+        mesh.duration_s = lambda a: mesh.random.uniform(10, 60)
     sweeps = draw.randint(1, 3)
     for number in range(sweeps):
         recipes = draw.choice([("r1",), ("r1", "r2"), ("",), ("r1", "")])

@@ -1,0 +1,244 @@
+"""What keeps each promise, and how it looks when it is taken away.
+
+Each guard is removed by a patch of the production code (of the order of the
+effects, for the one that lies in how they are carried out). A simulation that
+doesn't notice is no proof of anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from mesh_model import SimMesh
+
+from meshtrain.core import attempts, bases, checkpoints, effects, roster
+from meshtrain.core.agent import Agent
+from meshtrain.core.held import HeldAttempts, Phase
+from meshtrain.core.job import BaseState, Job, JobState
+from meshtrain.core.node import Node
+from meshtrain.core.scheduler import Scheduler
+from meshtrain.core.state import MeshState
+
+Remove = Callable[[pytest.MonkeyPatch], None]
+
+
+def tell_before_commit(patch: pytest.MonkeyPatch) -> None:
+    """P1: what is told is on disk before it is told."""
+    apply = SimMesh._apply
+
+    def told_first(mesh: SimMesh, out: list[effects.Effect]) -> None:
+        saves = [effect for effect in out if isinstance(effect, effects.Save)]
+        apply(mesh, [effect for effect in out if not isinstance(effect, effects.Save)])
+        if mesh.master is not None:
+            apply(mesh, list(saves))
+
+    patch.setattr(SimMesh, "_apply", told_first)
+
+
+def count_any_epoch(patch: pytest.MonkeyPatch) -> None:
+    """P2: a result counts only with the current epoch."""
+
+    def any_epoch(state: MeshState, node_id: str, attempt_id: str, epoch: int) -> Job | None:
+        job = state.jobs.get(attempt_id.rpartition(".")[0])
+        return job if job is not None and job.state.is_leased else None
+
+    patch.setattr(attempts, "current", any_epoch)
+
+
+def take_an_attempt_twice(patch: pytest.MonkeyPatch) -> None:
+    """P2: a command that comes twice is obeyed once."""
+
+    def obey_at_once(agent: Agent, event: Any) -> None:
+        if event.session == agent.session:
+            agent._seen_seq = max(agent._seen_seq, event.seq)
+            agent._obey(event.command)
+
+    patch.setattr(Agent, "_on_command", obey_at_once)
+
+
+def forget_who_trains(patch: pytest.MonkeyPatch) -> None:
+    """P3: a base that is being trained is not given out again."""
+
+    def revive(state: MeshState, base: Any) -> bool:
+        job = state.jobs[base.job_id]
+        if base.state is BaseState.COMMITTED or job.state is JobState.WAITING:
+            return False
+        if job.state.is_leased:
+            attempts.lose(state, job, "asked for again")
+            return True
+        bases.open_generation(state, base)
+        return True
+
+    def lose_quietly(state: MeshState, job: Job, message: str) -> None:
+        attempt = job.attempt
+        assert attempt is not None
+        attempts.release_slots(state, attempt)
+        state.queue.discard(job.job_id)
+        again = state.keep_job(state.change_job(job, JobState.WAITING))
+        state.enqueue(again)
+
+    patch.setattr(bases, "revive", revive)
+    patch.setattr(attempts, "lose", lose_quietly)
+
+
+def start_without_needs(patch: pytest.MonkeyPatch) -> None:
+    """P5: a job starts only when all that it needs is on its node."""
+    take = HeldAttempts.take
+
+    def take_and_start(held: HeldAttempts, assignment: Any, *, hand_back: bool) -> None:
+        take(held, assignment, hand_back=hand_back)
+        taken = held.by_id[assignment.attempt_id]
+        if taken.phase is Phase.FETCHING:
+            taken.missing.clear()
+            held._move(taken, Phase.READY)
+
+    patch.setattr(HeldAttempts, "take", take_and_start)
+
+
+def begin_anew(patch: pytest.MonkeyPatch) -> None:
+    """P7: a job whose host was lost goes on from its last checkpoint."""
+    patch.setattr(checkpoints, "to_resume", lambda state, job: None)
+
+
+def drop_the_safe_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """P7: a checkpoint is dropped when the master holds the next one, not when there is one."""
+    announce = checkpoints.announce
+
+    def drop_early(state: MeshState, job: Job, node: Node | None, artifact_id: Any) -> None:
+        announce(state, job, node, artifact_id)
+        safe = state.jobs[job.job_id].checkpoint_safe
+        if safe is not None and safe != artifact_id and artifact_id is not None:
+            state.held_by_master.discard(safe)
+            state.out.append(effects.DropArtifact(safe))
+            for holder in state.nodes.values():
+                holder.holds.discard(safe)
+
+    patch.setattr(checkpoints, "announce", drop_early)
+
+
+def adopt_nothing(patch: pytest.MonkeyPatch) -> None:
+    """P7: a new daemon goes on with what the former one started."""
+    patch.setattr(HeldAttempts, "adopt", lambda held, assignment: None)
+
+
+def end_what_lost_trust(patch: pytest.MonkeyPatch) -> None:
+    """P7: lost trust never ends a running job."""
+    handle = Agent.handle
+
+    def strict(agent: Agent, event: Any, now_s: float) -> Any:
+        out = handle(agent, event, now_s)
+        if agent.welcomed and not agent.trusted:
+            for attempt_id in list(agent.held.by_id):
+                agent.held.end(attempt_id)
+            out.extend(agent._take_out())
+        return out
+
+    patch.setattr(Agent, "handle", strict)
+
+
+def tell_ends_early(patch: pytest.MonkeyPatch) -> None:
+    """P8: an end is told when nothing of the job runs any more."""
+    end = HeldAttempts.end
+
+    def end_and_tell(held: HeldAttempts, attempt_id: str) -> None:
+        end(held, attempt_id)
+        known = held.by_id.get(attempt_id)
+        if known is not None and known.phase in (Phase.STARTING, Phase.RUNNING):
+            held._end(known, held._cut_short(known))
+
+    patch.setattr(HeldAttempts, "end", end_and_tell)
+
+
+def share_gpus(patch: pytest.MonkeyPatch) -> None:
+    """P9: a GPU that is taken is not given out (the second guard, on the node, is gone too)."""
+
+    def occupy(node: Node, attempt_id: str, placement: Any) -> None:
+        node.live.add(attempt_id)
+        node.cpus_used += placement.cpus
+
+    patch.setattr(Node, "occupy", occupy)
+    start_with_used_gpus(patch)
+
+
+def start_with_used_gpus(patch: pytest.MonkeyPatch) -> None:
+    """P9: a node waits until a GPU's former job has ended, whatever the master thinks."""
+
+    def start_ready(held: HeldAttempts) -> None:
+        from meshtrain.core import agent_io as io
+
+        for ready in list(held._ready.values()):
+            if len(held._running) < held.slots:
+                held._move(ready, Phase.STARTING)
+                held._do(io.LaunchProcess(ready.assignment))
+
+    patch.setattr(HeldAttempts, "start_ready", start_ready)
+
+
+def take_stalls_for_silence(patch: pytest.MonkeyPatch) -> None:
+    """P12: time in which the master stood still counts against nobody."""
+    patch.setattr(roster, "STALL_S_MIN", 1e9)
+
+
+def give_up_on_full_disks(patch: pytest.MonkeyPatch) -> None:
+    """P12: an output that a full disk could not take waits for room."""
+
+    def never(held: HeldAttempts) -> None:
+        return
+
+    patch.setattr(HeldAttempts, "store_again", never)
+
+
+def keep_no_ends(patch: pytest.MonkeyPatch) -> None:
+    """P7: what ended is told until the master says that it has it."""
+
+    def reports_none(held: HeldAttempts) -> Iterable[Any]:
+        return []
+
+    patch.setattr(HeldAttempts, "reports", reports_none)
+
+
+def keep_collecting_state(patch: pytest.MonkeyPatch) -> None:
+    """P2: a job whose result was on its way when the master crashed goes on after its restart."""
+    init = Scheduler.__init__
+
+    def plain(scheduler: Scheduler, config: Any, loaded: Any, now_s: float = 0.0) -> None:
+        init(scheduler, config, loaded, now_s)
+        for job in loaded.jobs:
+            if job.state is JobState.RUNNING and job.checkpoint is not None:
+                known = scheduler.state.jobs[job.job_id]
+                stuck = msgspec.structs.replace(known, state=JobState.COLLECTING)
+                scheduler.state.jobs[job.job_id] = stuck
+
+    patch.setattr(Scheduler, "__init__", plain)
+
+
+def repeat_no_commands(patch: pytest.MonkeyPatch) -> None:
+    """P8: a command is repeated until its node has seen it."""
+    patch.setattr(roster, "RESENT_MAX", 0)
+
+
+GUARDS: dict[str, Remove] = {
+    guard.__name__: guard
+    for guard in (
+        tell_before_commit,
+        count_any_epoch,
+        take_an_attempt_twice,
+        forget_who_trains,
+        start_without_needs,
+        begin_anew,
+        drop_the_safe_checkpoint,
+        adopt_nothing,
+        end_what_lost_trust,
+        keep_no_ends,
+        tell_ends_early,
+        repeat_no_commands,
+        share_gpus,
+        start_with_used_gpus,
+        take_stalls_for_silence,
+        give_up_on_full_disks,
+        keep_collecting_state,
+    )
+}

@@ -1,0 +1,22 @@
+"""Each guard of a promise is taken away once: the simulation must find it."""
+
+from __future__ import annotations
+
+import pytest
+from guards import GUARDS
+from test_sim_mesh import run_seed
+
+SEEDS_MAX = 400
+"""Seeds after which a missing guard counts as not found; most are found within twenty."""
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_the_simulation_finds_a_missing_guard(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    GUARDS[name](monkeypatch)
+    for seed in range(SEEDS_MAX):
+        try:
+            run_seed(seed)
+        except Exception as error:
+            print(f"{name}: found by seed {seed}: {error}")
+            return
+    pytest.fail(f"without its guard ({GUARDS[name].__doc__}) {SEEDS_MAX} seeds passed")
