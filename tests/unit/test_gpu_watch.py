@@ -190,7 +190,8 @@ async def test_p8_a_gpu_that_is_not_given_back_is_named_at_the_timeout(nvml: Nvm
     assert await watch.wait_free((0, 1), (), 0.05) == (1,)
     nvml.put(1)
     nvml.gpu(0, errors={"*": 15})
-    assert await watch.wait_free((0, 1), (), 0.05) == (0,)
+    # A GPU that is lost gives nothing back, however long one waits.
+    assert await watch.wait_free((0, 1), (), 600) == (0,)
     assert await watch.wait_free((1, 7), (), 0.05) == ()
 
 

@@ -31,6 +31,8 @@ IDLE_BYTES_MAX = 2 << 30
 """What a driver keeps of a GPU that nobody uses, at most; H100 and H200 keep about 0.6 GB."""
 SLACK_BYTES = 512 << 20
 """By how much that may vary."""
+FAULTS_MAX = 5
+"""After so many faulty readings in a row nobody waits for a GPU's memory: it won't come back."""
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.5
 ANCESTORS_MAX = 256
@@ -142,9 +144,11 @@ class GpuWatch:
             timeout_s: how long to wait.
 
         Returns:
-            The GPUs that are still held at the timeout; those that don't answer are.
+            The GPUs that are still held at the timeout, and those that don't answer.
         """
         waiting = tuple(gpu for gpu in gpus if gpu in self.gpus)
+        faults = dict.fromkeys(waiting, 0)
+        lost: list[int] = []
         give_up_at_s = lease_now_s() + timeout_s
         poll_s = POLL_FIRST_S
         while waiting:
@@ -152,17 +156,22 @@ class GpuWatch:
             try:
                 readings = await asyncio.wait_for(_aside(self.reader.read), max(time_left_s, 0.001))
             except TimeoutError:
-                return waiting
+                break
             with self._lock:
                 free = {
                     reading.index for reading in readings if self._is_back(reading, pids_before)
                 }
+            for reading in readings:
+                if reading.index in faults:
+                    faults[reading.index] = faults[reading.index] + 1 if reading.fault else 0
             waiting = tuple(gpu for gpu in waiting if gpu not in free)
+            lost += [gpu for gpu in waiting if faults[gpu] >= FAULTS_MAX]
+            waiting = tuple(gpu for gpu in waiting if faults[gpu] < FAULTS_MAX)
             if not waiting or lease_now_s() >= give_up_at_s:
                 break
             await asyncio.sleep(min(poll_s, max(0.0, give_up_at_s - lease_now_s())))
             poll_s = min(2 * poll_s, POLL_MAX_S)
-        return waiting
+        return tuple(sorted({*waiting, *lost}))
 
     def close(self) -> None:
         """Lets go of the driver."""
