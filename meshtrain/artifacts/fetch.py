@@ -14,9 +14,11 @@ import msgspec
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.flight import FetchProgress, FetchReport, Flight, Source, Tools
 from meshtrain.artifacts.holder import HttpTimeouts, new_session
+from meshtrain.artifacts.peers import Peers
 from meshtrain.core.swarm import SwarmLimits
 from meshtrain.errors import FetchError
 from meshtrain.ids import short
+from meshtrain.security.signing import HttpSecurity
 
 __all__ = ["FetchProgress", "FetchReport", "Fetcher", "Source"]
 
@@ -36,6 +38,8 @@ class Fetcher:
         limits: how hard to press, and when to give up; `connections_per_peer`
             goes over its `requests_per_peer_max`.
         timeouts: how long a peer is waited for.
+        security: who asks, and how the others are known; None asks without keys,
+            on loopback only.
         seed: an integer that spreads the nodes over the chunks; drawn when None.
     """
 
@@ -47,13 +51,15 @@ class Fetcher:
         fetches_max: int = 4,
         limits: SwarmLimits | None = None,
         timeouts: HttpTimeouts | None = None,
+        security: HttpSecurity | None = None,
         seed: int | None = None,
     ) -> None:
         self._store = store
         self._limits = msgspec.structs.replace(
             limits or SwarmLimits(), requests_per_peer_max=connections_per_peer
         )
-        self._timeouts = timeouts
+        self._timeouts = timeouts or HttpTimeouts()
+        self._peers = Peers(security) if security is not None else None
         self._seed = secrets.randbits(32) if seed is None else seed
         self._turns = asyncio.Semaphore(fetches_max)
         self._flights: dict[str, Flight] = {}
@@ -130,6 +136,8 @@ class Fetcher:
             limits=self._limits,
             seed=self._seed,
             turns=self._turns,
+            timeouts=self._timeouts,
+            peers=self._peers,
         )
         flight = Flight(artifact_id, tools, on_end=self._land)
         self._flights[artifact_id] = flight

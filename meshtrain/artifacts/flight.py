@@ -18,8 +18,10 @@ from meshtrain.artifacts.holder import (
     HolderBusyError,
     HolderError,
     HolderLacksError,
+    HttpTimeouts,
 )
 from meshtrain.artifacts.partial import Partial
+from meshtrain.artifacts.peers import Peers
 from meshtrain.core.manifest import Manifest, digest_of, parse_manifest
 from meshtrain.core.swarm import (
     Ask,
@@ -89,6 +91,9 @@ class Tools:
     limits: SwarmLimits
     seed: int
     turns: asyncio.Semaphore
+    timeouts: HttpTimeouts
+    peers: Peers | None
+    """Whom requests are signed for; None where there is no membership."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +357,13 @@ class Flight:
             await asyncio.wait(tasks)
 
     def _holder(self, source: Source) -> Holder:
-        return Holder(self._tools.session, source.url, self.artifact_id)
+        tools = self._tools
+        peer = None
+        if tools.peers is not None:
+            peer = tools.peers.of(source.node_id)
+            if peer is None:
+                raise HolderError("it is not on the list of members here, or not any more")
+        return Holder(tools.session, source.url, self.artifact_id, peer, tools.timeouts)
 
     # --- the callers --------------------------------------------------------
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import ipaddress
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import msgspec
+from yarl import URL
 
+from meshtrain.artifacts.peers import Peer
 from meshtrain.core.manifest import CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, Chunk
 from meshtrain.core.swarm import Bits, bits_from_bytes
+from meshtrain.security.signing import NO_BODY, Asked
 
 _ERROR_BYTES_MAX = 4096
+_REASON_CHARS_MAX = 500
+"""Of what a peer says went wrong, or the parser of it."""
+_READ_BYTES = 256 << 10
+"""Read ahead of each answer; less costs time, with TLS above all."""
 _BUSY = {429, 503}
 _LACKS = {404, 409}
+_SIGNED_TRIES_MAX = 3
+"""The nonce may have changed, and a request may reach a server twice on its way."""
+_NONCE_PATH = "/v1/nonce"
+"""No such page: whoever asks for it without a signature is told the nonce."""
+_HASH_HERE_BYTES_MAX = 64 << 10
+"""Hashing more is left to a thread."""
 
 
 class HttpTimeouts(msgspec.Struct, frozen=True):
@@ -23,8 +40,18 @@ class HttpTimeouts(msgspec.Struct, frozen=True):
     connect_s: float = 5.0
     read_s: float = 30.0
     """Without a byte."""
-    total_s: float = 300.0
-    """For one request."""
+    request_s: float = 60.0
+    """For one request, besides the time for its body."""
+    min_bytes_per_s: int = 64 << 10
+    """A peer that sends or takes a body more slowly is given up."""
+
+    def for_body_s(self, body_bytes: int) -> float:
+        """For one request with such a body, whichever way it goes."""
+        return self.request_s + body_bytes / self.min_bytes_per_s
+
+    def between_bytes(self) -> aiohttp.ClientTimeout:
+        """What aiohttp watches; the time of the whole is watched by who asks."""
+        return aiohttp.ClientTimeout(sock_connect=self.connect_s, sock_read=self.read_s)
 
 
 class HolderError(Exception):
@@ -54,10 +81,9 @@ def new_session(timeouts: HttpTimeouts | None = None) -> aiohttp.ClientSession:
         # The number of requests is bounded where they are chosen.
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(
-            total=limits.total_s, sock_connect=limits.connect_s, sock_read=limits.read_s
-        ),
+        timeout=limits.between_bytes(),
         auto_decompress=False,
+        read_bufsize=_READ_BYTES,
         trust_env=False,
     )
 
@@ -69,25 +95,38 @@ class Holder:
         session: from `new_session`.
         url: the peer's base URL.
         artifact_id: the artifact.
+        peer: who that is, for requests that are signed; None asks without keys,
+            and only on loopback.
+        timeouts: how long it is waited for.
 
     Raises:
         HolderError: by each method, when the peer fails; its kind tells how.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, artifact_id: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        artifact_id: str,
+        peer: Peer | None = None,
+        timeouts: HttpTimeouts | None = None,
+    ) -> None:
         self._session = session
-        self._base = f"{url.rstrip('/')}/v1/artifacts/{artifact_id}"
+        self._url = url.rstrip("/")
+        self._artifact_id = artifact_id
+        self._peer = peer
+        self._timeouts = timeouts or HttpTimeouts()
 
     async def manifest(self) -> bytes:
         """The manifest's bytes, unchecked."""
-        async with self._request("GET", "manifest") as response:
-            return await _read_up_to(response, MANIFEST_BYTES_MAX)
+        async with self._request("GET", "manifest") as answer:
+            return await answer.read(MANIFEST_BYTES_MAX)
 
     async def have(self, chunk_count: int) -> Bits:
         """Which chunks the peer says it holds."""
         size_bytes = (chunk_count + 7) // 8
-        async with self._request("GET", "have") as response:
-            data = await _read_up_to(response, size_bytes)
+        async with self._request("GET", "have") as answer:
+            data = await answer.read(size_bytes)
         if len(data) != size_bytes:
             raise HolderError(f"its bitmap has {len(data)} bytes, not {size_bytes}")
         return bits_from_bytes(data)
@@ -95,11 +134,11 @@ class Holder:
     async def chunk(self, file_index: int, chunk: Chunk) -> bytes:
         """A chunk's bytes, unchecked."""
         stop = chunk.offset + chunk.size_bytes - 1
-        wanted = {"Range": f"bytes={chunk.offset}-{stop}"}
-        async with self._request("GET", f"files/{file_index}", headers=wanted) as response:
-            if response.status != 206:
-                raise HolderError(f"it answered {response.status} to a request for a range")
-            data = await _read_up_to(response, min(chunk.size_bytes, CHUNK_BYTES_MAX))
+        range_ = f"bytes={chunk.offset}-{stop}"
+        async with self._request("GET", f"files/{file_index}", range_=range_) as answer:
+            if answer.status != 206:
+                raise HolderError(f"it answered {answer.status} to a request for a range")
+            data = await answer.read(min(chunk.size_bytes, CHUNK_BYTES_MAX))
         if len(data) != chunk.size_bytes:
             raise HolderError(f"it sent {len(data)} bytes of {chunk.size_bytes}")
         return data
@@ -121,45 +160,143 @@ class Holder:
 
     @asynccontextmanager
     async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: dict[str, str] | None = None,
-        data: bytes | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        self, method: str, path: str, *, range_: str = "", data: bytes | None = None
+    ) -> AsyncIterator[_Answer]:
+        limits = self._timeouts
         try:
-            async with self._session.request(
-                method, f"{self._base}/{path}", headers=headers, data=data, allow_redirects=False
-            ) as response:
-                if response.status >= 300:
-                    raise await _refusal(response)
-                yield response
+            url = self._check(URL(f"{self._url}/v1/artifacts/{self._artifact_id}/{path}"))
+            async with asyncio.timeout(limits.for_body_s(len(data or b""))) as limit:
+                body_sha256 = await _sha256(data) if self._peer is not None else NO_BODY
+                for tries_left in reversed(range(_SIGNED_TRIES_MAX)):
+                    async with self._session.request(
+                        method,
+                        url,
+                        headers=await self._headers(method, url, range_, body_sha256),
+                        data=data,
+                        allow_redirects=False,
+                        ssl=self._tls(),
+                        timeout=limits.between_bytes(),
+                    ) as response:
+                        if response.status == 401 and tries_left and self._learns(response):
+                            continue
+                        if response.status >= 300:
+                            raise await _refusal(response)
+                        yield _Answer(response, limit, limits)
+                        return
         except TimeoutError as error:
             raise HolderError("it did not answer in time") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise HolderError(str(error) or type(error).__name__) from error
+            told = str(error) or type(error).__name__
+            raise HolderError(told[:_REASON_CHARS_MAX]) from error
+
+    async def _headers(
+        self, method: str, url: URL, range_: str, body_sha256: str
+    ) -> dict[str, str]:
+        headers = {"Range": range_} if range_ else {}
+        if self._peer is not None:
+            if not self._peer.signer.knows_nonce:
+                await self._learn_nonce(self._peer)
+            asked = Asked(method, url.raw_path_qs, range_)
+            headers["Authorization"] = self._peer.signer.sign(asked, body_sha256)
+        return headers
+
+    async def _learn_nonce(self, peer: Peer) -> None:
+        """Asks without a signature, and without a body that would be sent for nothing."""
+        async with peer.learning:
+            if peer.signer.knows_nonce:
+                return
+            async with self._session.get(
+                self._check(URL(self._url + _NONCE_PATH)),
+                allow_redirects=False,
+                ssl=self._tls(),
+                timeout=self._timeouts.between_bytes(),
+            ) as response:
+                if response.status in _BUSY:
+                    raise await _refusal(response)
+                if response.status != 401 or not self._learns(response):
+                    raise HolderError(
+                        f"it answered {response.status} and told no nonce to sign over: it serves "
+                        "without membership, or is another kind of server"
+                    )
+
+    def _learns(self, response: aiohttp.ClientResponse) -> bool:
+        challenge = response.headers.get("WWW-Authenticate")
+        return self._peer is not None and self._peer.signer.learn(challenge)
+
+    def _check(self, url: URL) -> URL:
+        """Refuses addresses that this host's settings don't allow."""
+        if self._peer is None:
+            if url.scheme == "http" and not _is_loopback(url.host or ""):
+                raise HolderError(
+                    "it is not on loopback, where alone hosts without keys are asked. Join the "
+                    "mesh with a token"
+                )
+        elif self._peer.encrypt and url.scheme != "https":
+            raise HolderError(
+                "it serves in the clear, which this host's artifacts.encrypt forbids. Set that "
+                "alike on all hosts"
+            )
+        return url
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        return True if self._peer is None else self._peer.tls
 
 
-async def _read_up_to(response: aiohttp.ClientResponse, size_max_bytes: int) -> bytes:
-    announced_bytes = response.content_length
-    if announced_bytes is not None and announced_bytes > size_max_bytes:
-        raise HolderError(f"it sends {announced_bytes} bytes, at most {size_max_bytes} were due")
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > size_max_bytes:
-            raise HolderError(f"it sends more than the {size_max_bytes} bytes that were due")
-    return bytes(body)
+class _Answer:
+    """An answer whose body has not been read yet."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, limit: asyncio.Timeout, timeouts: HttpTimeouts
+    ) -> None:
+        self.status = response.status
+        self._response = response
+        self._limit = limit
+        self._timeouts = timeouts
+
+    async def read(self, size_max_bytes: int) -> bytes:
+        """The body; each part of it that comes gives the rest its time."""
+        announced_bytes = self._response.content_length
+        if announced_bytes is not None and announced_bytes > size_max_bytes:
+            raise HolderError(
+                f"it sends {announced_bytes} bytes, at most {size_max_bytes} were due"
+            )
+        begun_s = asyncio.get_running_loop().time()
+        body = bytearray()
+        async for piece in self._response.content.iter_any():
+            body += piece
+            if len(body) > size_max_bytes:
+                raise HolderError(f"it sends more than the {size_max_bytes} bytes that were due")
+            self._limit.reschedule(begun_s + self._timeouts.for_body_s(len(body)))
+        return bytes(body)
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> HolderError:
+async def _sha256(data: bytes | None) -> str:
+    if not data:
+        return NO_BODY
+    if len(data) <= _HASH_HERE_BYTES_MAX:
+        return hashlib.sha256(data).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def error_in(response: aiohttp.ClientResponse) -> str:
+    """What an answer that refuses says: its status and why."""
     text = (await response.content.read(_ERROR_BYTES_MAX)).decode("utf-8", "replace")
     try:
         why = str(json.loads(text)["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         why = response.reason or ""
-    told = f"{response.status}: {why}"
+    return f"{response.status}: {why}"[:_REASON_CHARS_MAX]
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> HolderError:
+    told = await error_in(response)
     if response.status in _BUSY:
         return HolderBusyError(told)
     if response.status in _LACKS:

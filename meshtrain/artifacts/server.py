@@ -11,25 +11,27 @@ Files and chunks go by their index in the manifest, so that no path from outside
 ever reaches the file system. A host that is still fetching serves what it has
 verified, and answers 409 for the rest. An answer that refuses is JSON,
 `{"error": "…"}`.
+
+With keys, each request is signed (`security.signing`), and bodies go by TLS
+unless that is switched off. Without keys nothing but loopback is served.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from aiohttp import web
 
+from meshtrain.artifacts.answers import Handler, answer_errors, refuse
+from meshtrain.artifacts.bodies import BodyLimits, read_body, send_file
 from meshtrain.artifacts.byterange import UnsatisfiableRangeError, parse_range
-from meshtrain.artifacts.failures import (
-    ChunkNotHereError,
-    DiskFullError,
-    UnknownArtifactError,
-)
+from meshtrain.artifacts.enrol import ENROL_PATH, Enrolment
 from meshtrain.artifacts.files import ArtifactStore
+from meshtrain.artifacts.guard import Guard
+from meshtrain.artifacts.listener import Listener
 from meshtrain.artifacts.uploads import UploadLimits, Uploads
 from meshtrain.core.manifest import (
     CHUNK_BYTES_MAX,
@@ -40,30 +42,17 @@ from meshtrain.core.manifest import (
     is_digest,
 )
 from meshtrain.core.swarm import Bits, bits_to_bytes
-from meshtrain.errors import ArtifactError, CorruptChunkError
+from meshtrain.errors import ArtifactError
+from meshtrain.security.loopback import require_loopback
+from meshtrain.security.signing import HttpSecurity
+from meshtrain.security.tls import server_context
 
 REQUESTS_MAX = 256
-BODY_MIN_BYTES_PER_S = 64 << 10
-REQUEST_TIMEOUT_S = 60.0
-"""What any request may take, besides the time for its body."""
 _DISK_THREADS = 8
-_SHUTDOWN_S = 1.0
-"""What requests under way get to end when the server stops."""
-_LINGER_S = 1.0
-"""How long a refused body is read on, so that its sender gets to see the refusal."""
 _BINARY = "application/octet-stream"
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_STATUS = (
-    (UnknownArtifactError, 404),
-    (ChunkNotHereError, 409),
-    (CorruptChunkError, 422),
-    (DiskFullError, 507),
-    (ArtifactError, 400),
-)
 
 
 class ArtifactServer:
@@ -74,9 +63,13 @@ class ArtifactServer:
         host: the address to bind.
         port: the port to bind; 0 takes a free one.
         accept_uploads: whether peers may put artifacts here.
+        security: whose server this is, and who is let in; None serves anybody on
+            loopback, and nothing else.
+        enrolment: lets those join who have a token; only with `security`.
+        enrol_port: the port for them where bodies aren't encrypted: a token never
+            goes in the clear. Else they come to `port`.
         requests_max: requests served at a time; more are told to come again (503).
-        request_timeout_s: what a request may take besides the time for its body.
-        body_min_bytes_per_s: a peer that sends or takes a body more slowly is cut off.
+        body_limits: how slow peers may be.
         upload_limits: what uploads may take.
     """
 
@@ -87,26 +80,35 @@ class ArtifactServer:
         port: int = 0,
         *,
         accept_uploads: bool = False,
+        security: HttpSecurity | None = None,
+        enrolment: Enrolment | None = None,
+        enrol_port: int = 0,
         requests_max: int = REQUESTS_MAX,
-        request_timeout_s: float = REQUEST_TIMEOUT_S,
-        body_min_bytes_per_s: int = BODY_MIN_BYTES_PER_S,
+        body_limits: BodyLimits | None = None,
         upload_limits: UploadLimits | None = None,
     ) -> None:
         self._store = store
         self._host = host
         self._port = port
+        self._security = security
+        self._enrolment = enrolment
+        self._enrol_port = enrol_port
         self._requests_max = requests_max
-        self._request_timeout_s = request_timeout_s
-        self._body_min_bytes_per_s = body_min_bytes_per_s
+        self._body_limits = body_limits or BodyLimits()
         self._requests = 0
         self._uploads = Uploads(store, upload_limits or UploadLimits())
         self._threads: ThreadPoolExecutor | None = None
-        self._runner: web.AppRunner | None = None
-        self.app = web.Application(
-            middlewares=[self._limit_requests, _answer_errors],
-            client_max_size=MANIFEST_BYTES_MAX,
-        )
+        self._listener: Listener | None = None
+        self._guard: Guard | None = None
+        middlewares = [self._limit_requests, answer_errors]
+        if security is not None:
+            open_paths = frozenset({ENROL_PATH} if enrolment is not None else ())
+            self._guard = Guard(security, open_paths)
+            middlewares.insert(1, self._guard.admit)
+        self.app = web.Application(middlewares=middlewares, client_max_size=MANIFEST_BYTES_MAX)
         """The application; routes may be added to it before `start`."""
+        self.enrol_url: str | None = None
+        """Where people join, once it is started; None where they can't."""
         self._add_routes(accept_uploads)
 
     async def start(self) -> str:
@@ -114,29 +116,32 @@ class ArtifactServer:
 
         Raises:
             ArtifactError: when the address can't be bound.
+            SettingsError: when it isn't loopback and there are no keys, or when the
+                keys can't be used.
         """
+        security = self._security
+        if security is None:
+            require_loopback(self._host, "a server of artifacts")
+        tls = server_context(security.identity) if security is not None else None
+        encrypt = security is not None and security.encrypt
         self._threads = ThreadPoolExecutor(_DISK_THREADS, "artifact-server")
-        self._runner = web.AppRunner(
-            self.app, access_log=None, shutdown_timeout=_SHUTDOWN_S, lingering_time=_LINGER_S
-        )
-        await self._runner.setup()
+        self._listener = Listener(self.app)
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
-        except OSError as error:
+            url = await self._listener.listen(self._host, self._port, tls if encrypt else None)
+            if self._enrolment is not None and tls is not None:
+                self.enrol_url = url
+                if not encrypt:
+                    self.enrol_url = await self._listener.listen(self._host, self._enrol_port, tls)
+        except ArtifactError:
             await self.stop()
-            raise ArtifactError(
-                f"artifacts can't be served on {self._host}:{self._port}: "
-                f"{error.strerror or error}. Set another address or port"
-            ) from error
-        port = self._runner.addresses[0][1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{port}"
+            raise
+        return url
 
     async def stop(self) -> None:
         """Stops serving; requests under way get a moment to end."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._listener is not None:
+            await self._listener.close()
+            self._listener = None
         if self._threads is not None:
             await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
             self._threads = None
@@ -150,6 +155,8 @@ class ArtifactServer:
             routes.add_put("/v1/artifacts/{id}/manifest", self._put_manifest)
             routes.add_put("/v1/artifacts/{id}/chunks/{file}/{chunk}", self._put_chunk)
             routes.add_post("/v1/artifacts/{id}/commit", self._post_commit)
+        if self._enrolment is not None and self._security is not None:
+            routes.add_post(ENROL_PATH, self._enrolment.answer)
 
     # --- serving ------------------------------------------------------------
 
@@ -165,12 +172,12 @@ class ArtifactServer:
         artifact_id, file_index = _id(request), _index(request, "file")
         manifest, _ = await self._in_thread(self._look_up, artifact_id)
         if file_index >= len(manifest.files):
-            return _refuse(404, f"the artifact has {len(manifest.files)} files, counted from 0")
+            return refuse(404, f"the artifact has {len(manifest.files)} files, counted from 0")
         size_bytes = manifest.files[file_index].size_bytes
         try:
             wanted = parse_range(request.headers.get("Range"), size_bytes)
         except UnsatisfiableRangeError as error:
-            return _refuse(416, str(error), {"Content-Range": f"bytes */{size_bytes}"})
+            return refuse(416, str(error), {"Content-Range": f"bytes */{size_bytes}"})
         start, stop = wanted or (0, size_bytes)
         file = await self._in_thread(
             self._store.open_verified, artifact_id, file_index, start, stop
@@ -196,21 +203,19 @@ class ArtifactServer:
         if partial_content:
             response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size_bytes}"
         await response.prepare(request)
-        transport = request.transport
         if request.method == "HEAD" or stop == start:
             await response.write_eof()
-            return response
-        if transport is None:
-            raise ConnectionResetError("the peer is gone")
-        limit_s = self._request_timeout_s + (stop - start) / self._body_min_bytes_per_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await asyncio.get_running_loop().sendfile(transport, file, start, stop - start)
-        except TimeoutError:
-            # The headers are out: breaking the connection is all that tells the peer.
-            transport.abort()
-            raise ConnectionResetError("the peer takes its answer too slowly") from None
-        await response.write_eof()
+        else:
+            guard = self._guard
+            await send_file(
+                request,
+                response,
+                file,
+                start,
+                stop,
+                self._body_limits,
+                lambda: guard is None or guard.may_go_on(request),
+            )
         return response
 
     def _look_up(self, artifact_id: str) -> tuple[Manifest, Bits | None]:
@@ -233,20 +238,29 @@ class ArtifactServer:
 
     async def _put_manifest(self, request: web.Request) -> web.StreamResponse:
         artifact_id = _id(request)
-        data = await self._read_body(request, MANIFEST_BYTES_MAX)
-        now_s = asyncio.get_running_loop().time()
-        began = await self._in_thread(self._uploads.begin, artifact_id, data, now_s)
+        if not self._uploads.enter_manifest():
+            return refuse(503, "too many manifests at a time. Try again", {"Retry-After": "1"})
+        try:
+            data = await self._read_body(request, MANIFEST_BYTES_MAX)
+            if data is None:
+                return self._refuse_body()
+            now_s = asyncio.get_running_loop().time()
+            began = await self._in_thread(self._uploads.begin, artifact_id, data, now_s)
+        finally:
+            self._uploads.leave_manifest()
         if began is None:
-            return _refuse(429, "too many uploads are open. Try again later", {"Retry-After": "5"})
+            return refuse(429, "too many uploads are open. Try again later", {"Retry-After": "5"})
         return web.json_response({"whole": began.committed}, status=201)
 
     async def _put_chunk(self, request: web.Request) -> web.StreamResponse:
         artifact_id = _id(request)
         file_index, chunk_index = _index(request, "file"), _index(request, "chunk")
         if not self._uploads.enter():
-            return _refuse(503, "too many chunks at a time. Try again", {"Retry-After": "1"})
+            return refuse(503, "too many chunks at a time. Try again", {"Retry-After": "1"})
         try:
             data = await self._read_body(request, CHUNK_BYTES_MAX)
+            if data is None:
+                return self._refuse_body()
             await self._in_thread(
                 self._uploads.write_chunk, artifact_id, file_index, chunk_index, data
             )
@@ -258,35 +272,31 @@ class ArtifactServer:
         artifact_id = _id(request)
         missing_count = await self._in_thread(self._uploads.commit, artifact_id)
         if missing_count:
-            return _refuse(409, f"{missing_count} chunks are missing. Put them, then commit")
+            return refuse(409, f"{missing_count} chunks are missing. Put them, then commit")
         return web.json_response({"id": artifact_id})
 
-    async def _read_body(self, request: web.Request, size_max_bytes: int) -> bytes:
-        """A request's body, within its size and time."""
-        announced_bytes = request.content_length or 0
-        if announced_bytes > size_max_bytes:
-            raise _too_large(size_max_bytes)
-        limit_s = self._request_timeout_s + announced_bytes / self._body_min_bytes_per_s
-        body = bytearray()
-        try:
-            async with asyncio.timeout(limit_s):
-                async for piece in request.content.iter_any():
-                    body += piece
-                    if len(body) > size_max_bytes:
-                        raise _too_large(size_max_bytes)
-        except TimeoutError:
-            raise web.HTTPRequestTimeout(
-                text=_error_text("the body came too slowly. Try again"),
-                content_type="application/json",
-            ) from None
-        return bytes(body)
+    async def _read_body(self, request: web.Request, size_max_bytes: int) -> bytes | None:
+        """A request's body; None when it isn't the one that was signed, or its sender left."""
+        body = await read_body(request, size_max_bytes, self._body_limits)
+        guard = self._guard
+        if guard is None:
+            return body
+        is_signed = await self._in_thread(guard.is_signed_body, request, body)
+        return body if is_signed and guard.may_go_on(request) else None
+
+    def _refuse_body(self) -> web.Response:
+        assert self._guard is not None
+        return self._guard.challenge(
+            "the body is not the one that was signed, or its sender is no member any more. "
+            "Send it again"
+        )
 
     # --- around all ---------------------------------------------------------
 
     @web.middleware
-    async def _limit_requests(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _limit_requests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._requests >= self._requests_max:
-            return _refuse(503, "too many requests at a time. Try again", {"Retry-After": "1"})
+            return refuse(503, "too many requests at a time. Try again", {"Retry-After": "1"})
         self._requests += 1
         try:
             return await handler(request)
@@ -296,15 +306,6 @@ class ArtifactServer:
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
-
-
-@web.middleware
-async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ArtifactError as error:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        return _refuse(status, str(error))
 
 
 def _id(request: web.Request) -> str:
@@ -319,20 +320,3 @@ def _index(request: web.Request, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise ArtifactError(f"a {name} goes by its index, a number counted from 0. Mend the URL")
     return int(text)
-
-
-def _refuse(status: int, why: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": why}, status=status, headers=headers)
-
-
-def _too_large(size_max_bytes: int) -> web.HTTPRequestEntityTooLarge:
-    return web.HTTPRequestEntityTooLarge(
-        max_size=size_max_bytes,
-        actual_size=0,
-        text=_error_text(f"the body has more than {size_max_bytes} bytes. Send less"),
-        content_type="application/json",
-    )
-
-
-def _error_text(why: str) -> str:
-    return json.dumps({"error": why})

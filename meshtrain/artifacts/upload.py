@@ -22,6 +22,7 @@ from meshtrain.artifacts.holder import (
     HttpTimeouts,
     new_session,
 )
+from meshtrain.artifacts.peers import Peer, Peers
 from meshtrain.artifacts.snapshot import snapshot_manifest
 from meshtrain.core.manifest import (
     ChunkNumbers,
@@ -31,9 +32,11 @@ from meshtrain.core.manifest import (
     canonical_bytes,
     digest_of,
 )
+from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.swarm import flags_of
 from meshtrain.errors import ArtifactError
 from meshtrain.ids import short
+from meshtrain.security.signing import HttpSecurity
 
 _NO_ROOM_STATUS = 507
 
@@ -58,6 +61,8 @@ async def upload_tree(
     connections: int = 4,
     retries: UploadRetries | None = None,
     timeouts: HttpTimeouts | None = None,
+    security: HttpSecurity | None = None,
+    node_id: str = MASTER_NODE_ID,
 ) -> str:
     """Uploads a folder; returns the id of the artifact.
 
@@ -69,6 +74,9 @@ async def upload_tree(
         connections: chunks sent at a time.
         retries: how often a request is made again.
         timeouts: how long the other side is waited for.
+        security: who uploads, and how the other side is known; None uploads without
+            keys, on loopback only.
+        node_id: whose server `url` is, with `security`.
 
     Raises:
         DiskFullError: when the other side has no room.
@@ -81,8 +89,10 @@ async def upload_tree(
     else:
         manifest = await asyncio.to_thread(snapshot_manifest, folder, files)
     name = artifact_id(manifest)
+    peer = _peer(security, node_id) if security is not None else None
     async with new_session(timeouts) as session:
-        upload = _Upload(folder, manifest, Holder(session, url, name), retries or UploadRetries())
+        holder = Holder(session, url, name, peer, timeouts)
+        upload = _Upload(folder, manifest, holder, retries or UploadRetries())
         try:
             await upload.run(connections)
         except HolderError as error:
@@ -94,6 +104,16 @@ async def upload_tree(
                 "try again: what has come there is kept"
             ) from error
     return name
+
+
+def _peer(security: HttpSecurity, node_id: str) -> Peer:
+    peer = Peers(security).of(node_id)
+    if peer is None:
+        raise ArtifactError(
+            f"nothing can be uploaded to {node_id}: it is not on this host's list of members. "
+            "Join the mesh with a token (`meshtrain token` where the master runs)"
+        )
+    return peer
 
 
 class _Upload:

@@ -22,6 +22,8 @@ class UploadLimits(msgspec.Struct, frozen=True):
     """Uploads that have begun and not ended."""
     chunks_max: int = 32
     """Chunks that are being received at a time; each is held in memory."""
+    manifests_max: int = 4
+    """Manifests, likewise."""
     size_max_bytes: int = 64 << 30
     """Of one artifact."""
     idle_max_s: float = 3600.0
@@ -45,6 +47,7 @@ class Uploads:
         self._lock = threading.Lock()
         self._open: dict[str, _Upload] = {}
         self._chunks = 0
+        self._manifests = 0
 
     def begin(self, artifact_id: str, manifest_bytes: bytes, now_s: float) -> Partial | None:
         """Begins an upload, or finds it; None when too many are open.
@@ -121,6 +124,19 @@ class Uploads:
         """A chunk was received, or given up."""
         with self._lock:
             self._chunks -= 1
+
+    def enter_manifest(self) -> bool:
+        """Whether one more manifest may be received now; `leave_manifest` ends it."""
+        with self._lock:
+            if self._manifests >= self._limits.manifests_max:
+                return False
+            self._manifests += 1
+            return True
+
+    def leave_manifest(self) -> None:
+        """A manifest was taken, or refused."""
+        with self._lock:
+            self._manifests -= 1
 
     def _clear(self, now_s: float) -> None:
         """Forgets what is whole or gone, and removes what nobody goes on with."""

@@ -17,6 +17,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from meshtrain.artifacts import chunking
+from meshtrain.artifacts.bodies import BodyLimits
 from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
@@ -212,9 +213,7 @@ async def test_a_peer_that_takes_nothing_is_cut_off(
             ended.set()
 
     monkeypatch.setattr(ArtifactServer, "_send_range", watched)
-    server = ArtifactServer(
-        store, "127.0.0.1", request_timeout_s=0.05, body_min_bytes_per_s=1 << 40
-    )
+    server = ArtifactServer(store, "127.0.0.1", body_limits=BodyLimits(0.05, 1 << 40))
     base = await server.start()
     port = int(base.rsplit(":", 1)[1])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
