@@ -204,8 +204,16 @@ class Master:
         path = self._settings.home / PORTS_FILE
         written = path.with_suffix(".tmp")
         told = {"host": self._settings.host, **msgspec.structs.asdict(self.ports)}
-        written.write_bytes(msgspec.json.encode(told))
-        written.replace(path)
+        try:
+            written.write_bytes(msgspec.json.encode(told))
+            written.replace(path)
+        except OSError as error:
+            # On a full disk, say. Commands find it all the same where they are told its address.
+            self._say(
+                f"{path} can't be written: {error.strerror}. Commands on this host don't find "
+                f"the master by its home: give them --master "
+                f"{self._settings.host}:{self.ports.control}"
+            )
 
     # --- control ---------------------------------------------------------------------------
 
