@@ -1,6 +1,6 @@
 """What a former daemon left in the folder of attempts: taken over, or ended and removed.
 
-A folder with a readable assignment, whose shim lives or has recorded an end,
+A folder with a readable assignment, whose shim has recorded a start or an end,
 is adopted: the attempt goes on as if this daemon had launched it. One whose
 end the master has may still have bytes of its log to ship. All else is fenced
 (fence.py), its processes are ended by their mark, and it is removed: the
@@ -9,7 +9,6 @@ master hears of no such attempt, and has it run again.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from meshtrain.errors import ProtocolError
 from meshtrain_daemon.worker import fence, frames, processes
 from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
-from meshtrain_daemon.worker.kept_shim import is_over, open_shim
 from meshtrain_daemon.worker.launch import (
     EndCause,
     Exited,
@@ -30,13 +28,17 @@ from meshtrain_daemon.worker.launch import (
     read_outcome,
     read_started,
 )
-from meshtrain_daemon.worker.orphans import sweep_orphans
+from meshtrain_daemon.worker.orphans import ORPHAN_GRACE_S, sweep_orphans
 from meshtrain_daemon.worker.stored_record import stored_before
 
 
 @dataclass(slots=True)
 class Adopted:
-    """An attempt that goes on: one of `started`, its shim living, and `outcome` is set."""
+    """An attempt that goes on: `started` is set, or `outcome`, when it is over already.
+
+    A shim that has recorded a start and no end may have been killed meanwhile: the
+    runner that adopts it finds that out.
+    """
 
     folder: AttemptFolder
     started: Started | None = None
@@ -53,7 +55,11 @@ class Found:
 
 
 def take_over(
-    attempts: Path, node_id: str, store: ArtifactStore, say: Callable[[str], None]
+    attempts: Path,
+    node_id: str,
+    store: ArtifactStore,
+    say: Callable[[str], None],
+    orphan_grace_s: float = ORPHAN_GRACE_S,
 ) -> Found:
     """Looks at what a former daemon left, and ends what can't be gone on with; blocks.
 
@@ -64,6 +70,7 @@ def take_over(
         node_id: whose attempts they are; their processes carry it in their mark.
         store: recovered, so that it holds what a crash left on its way there.
         say: shows a line to people.
+        orphan_grace_s: from SIGTERM to SIGKILL for what has no shim any more.
     """
     found = Found()
     fenced: list[Path] = []
@@ -74,13 +81,16 @@ def take_over(
             renamed = fence.fence(path)
             if renamed is not None:
                 fenced.append(renamed)
-    lost = [one.folder.assignment.attempt_id for one in found.adopted if _is_lost(one)]
     for path in fenced:
         fence.end_late_shim(path)
     ended = [fence.attempt_of(path) for path in fenced]
-    _sweep([f"{node_id}/{attempt_id}" for attempt_id in (*lost, *ended) if attempt_id], say)
+    marks = [f"{node_id}/{attempt_id}" for attempt_id in ended if attempt_id]
+    _sweep(marks, orphan_grace_s, say)
     for path in fenced:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return found
 
 
@@ -100,28 +110,16 @@ def _adopt(path: Path, attempts: Path, store: ArtifactStore, found: Found) -> bo
         found.forgotten.append(folder)
         return True
     started = read_started(path, attempt_id)
-    lives = started is not None and _lives(started)
-    # Looked for after its shim was: a shim that was gone had recorded the end, if ever.
     outcome = read_outcome(path, attempt_id)
     if outcome is not None:
         if not _can_be_believed(folder, started, outcome, store):
             outcome = Exited(attempt_id, EndCause.LOST)
     elif started is None:
         return False
-    elif not lives:
+    elif started.boot_id != processes.boot_id():
         outcome = Exited(attempt_id, EndCause.LOST)
     found.adopted.append(Adopted(folder, started, outcome))
     return True
-
-
-def _lives(started: Started) -> bool:
-    pidfd = open_shim(started)
-    if pidfd is None:
-        return False
-    try:
-        return not is_over(pidfd)
-    finally:
-        os.close(pidfd)
 
 
 def _can_be_believed(
@@ -140,21 +138,16 @@ def _can_be_believed(
     return stored_before(folder.path, attempt_id, store) is not None
 
 
-def _is_lost(one: Adopted) -> bool:
-    return isinstance(one.outcome, Exited) and one.outcome.lost
-
-
-def _sweep(marks: list[str], say: Callable[[str], None]) -> None:
-    """End what still carries one of these marks; nothing is told as over before."""
+def _sweep(marks: list[str], grace_s: float, say: Callable[[str], None]) -> None:
+    """End what still carries one of these marks."""
     entries = {f"{frames.ATTEMPT_VARIABLE}={mark}".encode(): mark for mark in marks}
     if not entries:
         return
     for entry in processes.marks_found(frozenset(entries)):
         mark = entries[entry]
-        while True:
-            try:
-                ended = sweep_orphans(mark)
-                break
-            except TimeoutError as error:
-                say(str(error))
-        say(f"ended {len(ended)} processes that {mark.rpartition('/')[2]} had left behind")
+        try:
+            ended = sweep_orphans(mark, grace_s)
+        except TimeoutError as error:
+            say(str(error))
+        else:
+            say(f"ended {len(ended)} processes that {mark.rpartition('/')[2]} had left behind")

@@ -233,6 +233,7 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._by_attempt.clear()
+        self._spawners.clear()
 
     async def _stop_starting(self) -> None:
         self._closing = True

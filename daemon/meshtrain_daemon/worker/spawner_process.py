@@ -165,7 +165,8 @@ class SpawnerProcess:
 
     async def leave(self) -> None:
         """Hands over what is written, has the spawner end, and lets its shims go on."""
-        self._loop.remove_reader(self._events_fd)
+        if not self._ended:
+            self._loop.remove_reader(self._events_fd)
         # What is waited for is a socket, and the loop that empties into it is this one.
         while self._unsent and self._socket is not None:  # noqa: ASYNC110
             await asyncio.sleep(_WRITTEN_AGAIN_S)
@@ -177,7 +178,9 @@ class SpawnerProcess:
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
             self._socket = None
-        os.close(self._events_fd)
+        if not self._ended:
+            self._ended = True
+            os.close(self._events_fd)
 
     def kill(self) -> None:
         """Kills a spawner that never got ready."""
