@@ -179,7 +179,7 @@ class Mesh:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MESHTRAIN_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "meshtrain.cli", role, *arguments],
+                [*self.command_prefix(name), sys.executable, "-m", "meshtrain.cli", role, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -187,6 +187,10 @@ class Mesh:
                 env={**inherited, **environment, MARK: self._mark},
             )
         self.daemons[name] = Daemon(name, process, log)
+
+    def command_prefix(self, name: str) -> list[str]:
+        """What a daemon's command is run by: nothing, where all are on one host."""
+        return []
 
     def processes(self) -> dict[int, str]:
         """Every living process of this mesh, by its id, with its command line."""
