@@ -16,6 +16,7 @@ from typing import Final
 import zmq
 
 from meshtrain.core.member import Member, MemberKind
+from meshtrain.errors import SettingsError
 from meshtrain.net.sockets import Socket
 from meshtrain.security.keys import Identity
 from meshtrain.security.membership import Roll
@@ -40,6 +41,20 @@ class ClientSecurity:
 
     identity: Identity
     master_key: bytes
+
+    @classmethod
+    def of(cls, identity: Identity, roll: Roll) -> ClientSecurity:
+        """For a member that has a list of members: it says which key is the master's.
+
+        Raises SettingsError when the list has no master.
+        """
+        if roll.master is None:
+            raise SettingsError(
+                f"{identity.member.kind.value} '{identity.name}' has keys but has not joined a "
+                "mesh with them: ask for a token (`meshtrain token` where the master runs) and "
+                "join"
+            )
+        return cls(identity, roll.master.curve_key.encode())
 
 
 def secure_server(socket: Socket, security: MasterSecurity) -> None:

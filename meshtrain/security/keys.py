@@ -252,7 +252,7 @@ def _damaged(path: Path, why: str) -> SettingsError:
 def _read_member(path: Path) -> Member:
     try:
         member = msgspec.json.decode(_read(path), type=Member)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if problem := problem_of(member):
         raise _damaged(path, problem)

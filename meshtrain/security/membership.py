@@ -238,7 +238,7 @@ def _read(path: Path) -> Members:
     try:
         members = msgspec.json.decode(data, type=Members)
         problem = problem_of_all(members)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)
     if problem:
         raise SettingsError(

@@ -128,7 +128,7 @@ class JoinToken(msgspec.Struct, frozen=True):
             raise TokenError(slip)
         try:
             fields = msgspec.msgpack.decode(data, type=_Fields)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise TokenError(f"this token holds nonsense ({error}): make a new one") from error
         return cls(
             fields.host,
@@ -271,7 +271,7 @@ def _read(path: Path) -> tuple[OpenToken, ...]:
     try:
         tokens = msgspec.json.decode(data, type=tuple[OpenToken, ...])
         problem = "" if len(tokens) <= TOKENS_MAX else f"it has {len(tokens)} tokens"
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)
     if problem:
         raise SettingsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ class Link:
 
     async def send(self, *frames: bytes) -> None:
         await self.socket.send_multipart(list(frames))
+
+    async def offer(self, *frames: bytes) -> None:
+        """Send, unless ZeroMQ has given the link up already, as it does with refused ones."""
+        with contextlib.suppress(zmq.Again):
+            await self.socket.send_multipart(list(frames), zmq.NOBLOCK)
 
     async def receive(self) -> bytes:
         return (await self.socket.recv_multipart())[-1]

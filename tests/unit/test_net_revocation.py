@@ -24,6 +24,7 @@ from meshtrain.net.zmq_feed import FeedClient, FeedSettings
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.net.zmq_worker import WorkerSockets
 from meshtrain.security.keys import Identity
+from meshtrain.security.membership import Roll
 from meshtrain.wire import messages as wire
 from meshtrain.wire.codec import Decoder, encode
 
@@ -446,6 +447,14 @@ async def test_p10_with_keys_other_addresses_are_used(tmp_path: Path) -> None:
     ada = keys.at_client(keys.member("ada", PERSON))
     with MasterClient("192.0.2.1:7470", security=ada):
         pass
+
+
+async def test_p10_the_list_of_members_says_which_master_is_trusted(mesh: Mesh) -> None:
+    ada = mesh.keys.member("ada", PERSON)
+    security = ClientSecurity.of(ada, mesh.keys.members.roll)
+    assert security == mesh.keys.at_client(ada)
+    with pytest.raises(SettingsError, match="person 'ada' has keys but has not joined"):
+        ClientSecurity.of(ada, Roll())
 
 
 async def test_every_direction_decodes_its_refusal() -> None:
