@@ -212,7 +212,8 @@ class Mesh:
                 self.kill(name)
                 return False
             await asyncio.sleep(POLL_S)
-        return daemon.process.returncode == 0
+        # One that has only just begun doesn't listen for signals yet.
+        return daemon.process.returncode in (0, -signal.SIGTERM)
 
     def ended_by_themselves(self) -> list[Daemon]:
         """The daemons that are down, and nobody took them down."""
