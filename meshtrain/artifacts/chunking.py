@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
 
 from meshtrain.artifacts.failures import disk_errors
-from meshtrain.core.manifest import FILES_MAX, Chunk, FileEntry, Manifest, check_manifest
+from meshtrain.core.manifest import (
+    DEPTH_MAX,
+    FILES_MAX,
+    Chunk,
+    FileEntry,
+    Manifest,
+    check_manifest,
+)
 from meshtrain.errors import ArtifactError
 
 CHUNK_SIZE_BYTES = 1 << 20
 """1 MiB: asking for it costs little beside sending it even at 10 Gbit/s (about 0.9 ms), a
 corrupt or lost one costs as little again, a model of some 100 MB has enough of them for several
 peers to share the work, and 32 in flight take 32 MiB."""
-
-_DEPTH_MAX = 100
 
 
 def build_manifest(folder: Path) -> Manifest:
@@ -56,10 +62,10 @@ def list_files(folder: Path) -> list[str]:
             neither a folder nor a regular file.
     """
     with disk_errors(f"listing {folder}"):
-        found = list(_walk(folder, "", 0))
+        found = list(islice(_walk(folder, "", 0), FILES_MAX + 1))
     if len(found) > FILES_MAX:
         raise ArtifactError(
-            f"{folder} has {len(found):,} files, the limit of an artifact is {FILES_MAX:,}. "
+            f"{folder} has more than {FILES_MAX:,} files, which is the limit of an artifact. "
             "Pack them into fewer files, such as one archive"
         )
     return sorted(found)
@@ -72,8 +78,8 @@ def cut_points(relpath: str, size_bytes: int) -> Sequence[int]:
 
 
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
-    if depth > _DEPTH_MAX:
-        raise ArtifactError(f"{folder} lies more than {_DEPTH_MAX} folders deep. Flatten the tree")
+    if depth > DEPTH_MAX:
+        raise ArtifactError(f"{folder} lies more than {DEPTH_MAX} folders deep. Flatten the tree")
     with os.scandir(folder) as entries:
         for entry in entries:
             relpath = prefix + entry.name

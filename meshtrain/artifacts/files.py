@@ -324,6 +324,11 @@ class ArtifactStore:
         if folder.is_symlink():
             raise ArtifactError(f"{folder} is a link, and can't be moved. Name the folder itself")
         before = _signature(folder)
+        if any(link_count > 1 for *_, link_count in before.values()):
+            # It could be written to by its other name: only a copy is the store's own.
+            copied = self._add_copied(folder, planned)
+            shutil.rmtree(folder)
+            return copied
         manifest = build_manifest(folder)
         name = id_of(manifest)
         planned(manifest)
@@ -442,10 +447,10 @@ class ArtifactStore:
         return self._folder(artifact_id) / FILES_NAME / files[file_index].path
 
 
-def _signature(folder: Path) -> dict[str, tuple[int, int]]:
-    """What tells, without reading them, that files were written to: sizes and times."""
+def _signature(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What tells, without reading files, that they were written to; and how many names each has."""
     found = {path: (folder / path).stat() for path in list_files(folder)}
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+    return {path: (stat.st_size, stat.st_mtime_ns, stat.st_nlink) for path, stat in found.items()}
 
 
 def _unknown(artifact_id: str) -> UnknownArtifactError:

@@ -32,12 +32,15 @@ TOTAL_BYTES_MAX = 1 << 40
 CHUNK_BYTES_MAX = 16 << 20
 """A chunk is held in memory whole until its digest is checked."""
 PATH_BYTES_MAX = 1024
+DEPTH_MAX = 100
+"""Folders around a file; with the next one it bounds what laying out a tree costs."""
+FOLDERS_MAX = 100_000
 NAME_BYTES_MAX = 255
 """What the usual file systems take for one name."""
 EMPTY_DIGEST = xxhash.xxh3_128_hexdigest(b"")
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -207,8 +210,13 @@ def check_manifest(manifest: Manifest) -> None:
         if index and file.path < before:
             raise _refused(index, file, f"it comes after {before!r}. Sort the files by path")
         before = file.path
-        parts = file.path.split("/")
-        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        _add_folders(folders, file.path)
+        if len(folders) > FOLDERS_MAX:
+            raise _refused(
+                index,
+                file,
+                f"with it there are more than {FOLDERS_MAX:,} folders. Pack them into an archive",
+            )
         _check_content(index, file)
     for index, file in enumerate(manifest.files):
         if file.path in folders:
@@ -234,11 +242,21 @@ def path_problem(path: str) -> str | None:
         return "its path holds a control character, such as NUL or a line break. Rename it"
     if "\\" in path:
         return "its path holds a backslash. Separate folders by `/`, or rename it"
+    if len(parts) - 1 > DEPTH_MAX:
+        return f"it lies {len(parts) - 1} folders deep, the limit is {DEPTH_MAX}. Flatten the tree"
     if size_bytes > PATH_BYTES_MAX:
         return f"its path has {size_bytes} bytes, the limit is {PATH_BYTES_MAX}. Shorten it"
     if any(len(part.encode()) > NAME_BYTES_MAX for part in parts):
         return f"its path has a name of more than {NAME_BYTES_MAX} bytes. Shorten it"
     return None
+
+
+def _add_folders(folders: set[str], path: str) -> None:
+    """The folders around a file; those around a known one are known."""
+    folder, _, _ = path.rpartition("/")
+    while folder and folder not in folders:
+        folders.add(folder)
+        folder, _, _ = folder.rpartition("/")
 
 
 def _check_totals(files: Sequence[FileEntry]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import stat
 import threading
 from collections.abc import Callable
@@ -103,6 +104,43 @@ def test_links_and_pipes_are_refused_with_their_path(tree: Path) -> None:
         build_manifest(tree)
 
 
+def test_p11_sockets_and_devices_are_refused_with_their_path(tree: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = os.open(tree, os.O_RDONLY)
+        try:
+            # By way of /proc: the path of a socket may have 108 bytes only.
+            listening.bind(f"/proc/self/fd/{here}/socket")
+        finally:
+            os.close(here)
+    with pytest.raises(ArtifactError, match=r"socket is a device, pipe or socket"):
+        build_manifest(tree)
+    with pytest.raises(ArtifactError, match=r"null is not a regular file"):
+        chunking.manifest_of([("null", Path(os.devnull))])
+
+
+def test_p11_a_file_that_is_replaced_by_a_link_is_not_followed(tree: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    (tree / "empty").unlink()
+    (tree / "empty").symlink_to(secret)
+    with pytest.raises(ArtifactError, match="reading"):
+        chunking.manifest_of([("empty", tree / "empty")])
+
+
+def test_p11_a_tree_of_too_many_files_is_not_listed_to_its_end(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunking, "FILES_MAX", 2)
+    with pytest.raises(ArtifactError, match="more than 2 files"):
+        build_manifest(tree)
+
+
+def test_p11_a_tree_too_deep_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "DEPTH_MAX", 0)
+    with pytest.raises(ArtifactError, match="folders deep"):
+        build_manifest(tree)
+
+
 def test_a_link_to_a_folder_is_refused_too(tree: Path) -> None:
     (tree / "more").symlink_to(tree / "models")
     with pytest.raises(ArtifactError, match="more is a link"):
@@ -195,6 +233,20 @@ def test_a_tree_that_changes_while_it_is_moved_goes_back(
         store.add_tree(tree, move=True)
     assert (tree / "run.sh").read_bytes() == b"changed"
     assert store.ids() == []
+    assert leftovers(store) == []
+
+
+def test_p4_a_file_with_another_name_elsewhere_is_copied_not_moved(
+    store: ArtifactStore, tree: Path, tmp_path: Path
+) -> None:
+    """Whoever has the other name may write to it: not to the store's file."""
+    other = tmp_path / "other-name"
+    other.hardlink_to(tree / "models" / "base.safetensors")
+    name = artifact_id(store.add_tree(tree, move=True))
+    other.chmod(0o644)
+    other.write_bytes(b"written by its other name")
+    assert store.verify(name)
+    assert not tree.exists()
     assert leftovers(store) == []
 
 
@@ -329,6 +381,23 @@ def test_only_verified_ranges_of_a_partial_are_opened(store: ArtifactStore, tree
             store.open_verified(coming.artifact_id, 1, start, stop)
     with pytest.raises(UnknownArtifactError):
         store.open_verified("0" * 32, 0, 0, 1)
+
+
+def test_p11_names_that_a_file_system_takes_for_one_are_told_and_leave_nothing(
+    store: ArtifactStore, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On disks that don't tell `A` from `a`, an artifact with both is refused, not mixed up."""
+    (tree / "EMPTY").write_bytes(b"other")
+    manifest = build_manifest(tree)
+    preallocate = partial.preallocate
+    monkeypatch.setattr(
+        partial,
+        "preallocate",
+        lambda path, size_bytes: preallocate(path.with_name(path.name.lower()), size_bytes),
+    )
+    with pytest.raises(ArtifactError, match="File exists"):
+        store.begin(manifest)
+    assert leftovers(store) == []
 
 
 def test_one_artifact_has_one_partial(store: ArtifactStore, tree: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +17,7 @@ from meshtrain.core.manifest import (
     Manifest,
     artifact_id,
     canonical_bytes,
+    check_manifest,
     digest_of,
     parse_manifest,
 )
@@ -87,10 +89,12 @@ def test_names_keep_their_case() -> None:
         ("a\0b", "control"),
         ("a\nb", "control"),
         ("a\x1b[2Jb", "control"),
+        ("a\x9b2Jb", "control"),
         ("a\\b", "backslash"),
         ("..\\b", "backslash"),
         ("x" * 256, "255"),
         ("/".join(["x" * 100] * 11), "1024"),
+        ("d/" * 101 + "x", "101 folders deep, the limit is 100"),
     ],
 )
 def test_a_path_that_could_do_harm_is_refused(path: str, words: str) -> None:
@@ -147,16 +151,31 @@ def test_content_that_does_not_add_up_is_refused(broken: Manifest, words: str) -
     [
         ("FILES_MAX", 1, "2 files, the limit is 1"),
         ("CHUNKS_MAX", 1, "2 chunks, the limit is 1"),
+        ("FOLDERS_MAX", 3, "more than 3 folders"),
+        ("DEPTH_MAX", 1, "2 folders deep, the limit is 1"),
         ("TOTAL_BYTES_MAX", 23, "24 bytes in all, the limit is 23"),
         ("MANIFEST_BYTES_MAX", 50, "the limit is 50"),
     ],
 )
 def test_limits_hold(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, words: str) -> None:
-    data = canonical_bytes(manifest_of("a", "b"))
+    paths = ("c/d/a", "e/f/b") if limit in ("FOLDERS_MAX", "DEPTH_MAX") else ("a", "b")
+    data = canonical_bytes(manifest_of(*paths))
     parse_manifest(data)
     monkeypatch.setattr(manifests, limit, value)
     with pytest.raises(ArtifactError, match=words):
         parse_manifest(data)
+
+
+def test_p11_a_bomb_of_folders_costs_no_memory() -> None:
+    """Each file brings as many folders as it may: what is kept of them stays bounded."""
+    bomb = manifest_of(*sorted(f"{n:04d}/" + "d/" * 99 + "f" for n in range(1500)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match="more than 100,000 folders"):
+            check_manifest(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def as_map(data: bytes) -> bytes:
