@@ -7,7 +7,7 @@ SEEDS ?= 2000
 FIRST ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sim log-exactness bench bench-peers bench-dispatch clean
+.PHONY: help demo test check format sim log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,15 @@ sim: $(READY) ## simulate SEEDS meshes from seed FIRST on
 
 log-exactness: $(READY) ## a million lines of a log through cut links and a master that dies
 	@MESHTRAIN_LOG_LINES=1000000 $(BIN)/python -m pytest -rP tests/e2e/test_e2e_logs.py
+
+failpoints: $(READY) ## kill a daemon at every point where a crash may part two steps (4 minutes)
+	@MESHTRAIN_FAILPOINTS=all $(BIN)/python -m pytest -n 2 tests/e2e/test_e2e_failpoints.py
+
+network: $(READY) ## cut a mesh of four hosts apart, each in a network namespace (needs root)
+	@$(BIN)/python -m pytest -rs tests/network
+
+chaos: $(READY) ## hurt a mesh for ten minutes while it works, and see that all holds
+	@$(BIN)/meshtrain chaos --for 10m
 
 bench: bench-dispatch ## measure what the README claims, beside the peers
 
