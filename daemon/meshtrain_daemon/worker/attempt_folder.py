@@ -246,6 +246,9 @@ class AttemptFolder:
                 user.own(folder)
         if self.assignment.checkpoint_every_s is not None:
             user.own(self.checkpoints)
+        for name in (STARTED_FILE, EXIT_FILE):
+            # Ours before the job can make them: nobody else can replace them then.
+            Path(self.path, name).touch()
         user.let_in(self.path)
 
     def fill(self, template: str, *, for_shell: bool) -> str:

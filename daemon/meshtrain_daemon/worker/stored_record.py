@@ -23,6 +23,7 @@ import msgspec
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import agent_io as io
 from meshtrain.errors import ArtifactError
+from meshtrain_daemon.worker.attempt_folder import open_plain
 
 STORED_FILE = "stored.json"
 _BYTES_MAX = 1 << 20
@@ -33,6 +34,7 @@ def note_stored(folder: str, stored: io.OutputStored) -> None:
     """Notes what an output is about to become, durably. Raises OSError."""
     path = Path(folder, STORED_FILE)
     making = Path(folder, f".{STORED_FILE}")
+    making.unlink(missing_ok=True)
     with making.open("wb") as file:
         file.write(msgspec.json.encode(stored))
         file.flush()
@@ -53,10 +55,12 @@ def is_noted(folder: str) -> bool:
 def stored_before(folder: str, attempt_id: str, store: ArtifactStore) -> io.OutputStored | None:
     """What an output has become already, as a former daemon noted; None when it has not."""
     try:
-        with Path(folder, STORED_FILE).open("rb") as file:
+        with open_plain(f"{folder}/{STORED_FILE}") as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                return None  # A job that runs as another account made it up.
             noted = _decoder.decode(file.read(_BYTES_MAX))
         if noted.attempt_id != attempt_id or noted.artifact_id is None:
             return None
         return noted if store.has(noted.artifact_id) else None
-    except (OSError, msgspec.DecodeError, ArtifactError):
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError, ArtifactError):
         return None
