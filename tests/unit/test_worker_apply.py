@@ -7,8 +7,9 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from worker_records import assignment
+from worker_records import assignment, made_folder
 
 from meshtrain.artifacts.fetch import FetchReport, Source
 from meshtrain.artifacts.files import ArtifactStore
@@ -20,7 +21,10 @@ from meshtrain.errors import FetchError
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import CommandWork
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.worker import outputs
+from meshtrain_daemon.worker.adoption import Adopted, Found
 from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.launch import EndCause, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.streams import Streamer
@@ -36,6 +40,7 @@ class Runner:
         self.launched: list[Launch] = []
         self.ended: list[str] = []
         self.graces: list[float | None] = []
+        self.adopted: list[tuple[str, str, Started]] = []
 
     def launch(self, launches: Sequence[Launch]) -> None:
         self.launched.extend(launches)
@@ -43,6 +48,9 @@ class Runner:
     def end(self, attempt_id: str, grace_s: float | None = None) -> None:
         self.ended.append(attempt_id)
         self.graces.append(grace_s)
+
+    def adopt(self, attempt_id: str, folder: str, started: Started) -> None:
+        self.adopted.append((attempt_id, folder, started))
 
     async def close(self) -> None:
         pass
@@ -231,3 +239,95 @@ async def test_messages_of_a_batch_travel_together_and_leaving_is_told(node: Nod
     assert isinstance(holds, msg.Holds) and holds.bytes_by_node == {"n2": 5}
     assert goodbye == msg.Goodbye("s/0")
     assert node.posted == [io.StopAsked(0.0)]
+
+
+# --- what a former daemon left -----------------------------------------------------------------
+
+
+async def test_p7_what_is_adopted_ends_as_if_it_was_launched_here(node: Node) -> None:
+    runs, over = (made_folder(node.attempts, name) for name in ("runs.1", "over.1"))
+    (Path(over.output) / "metrics.json").write_text('{"accuracy": 1}')
+    Path(over.log).write_text("printed")
+    started = Started("runs.1", 1, 2, 3, "boot", 4.0, 5)
+    ended = Exited("over.1", EndCause.FINISHED, 0, duration_s=3.0)
+    node.hands.adopt(Found([Adopted(runs, started), Adopted(over, started, ended)]))
+    assert node.runner.adopted == [("runs.1", runs.path, started)]
+    assert node.posted == [io.ProcessEnded("over.1", None, 3.0, {"log": 7})]
+    node.hands.apply([io.StoreOutput(over.assignment), io.EndProcess("runs.1", 2.5)])
+    await node.settle()
+    assert node.runner.ended == ["runs.1"] and node.runner.graces == [2.5]
+    stored = node.posted[-1]
+    assert isinstance(stored, io.OutputStored) and stored.metrics == {"accuracy": 1.0}
+    node.exit("runs.1", 3)
+    failed = node.posted[-1]
+    assert isinstance(failed, io.ProcessEnded) and failed.failure is not None
+    assert failed.failure.exit_code == 3
+
+
+async def test_p7_an_output_that_a_former_daemon_had_stored_is_told_and_not_stored_as_empty(
+    node: Node,
+) -> None:
+    folder = made_folder(node.attempts)
+    (Path(folder.output) / "model").write_text("x")
+    stored = outputs.store_output(folder, node.store, "n1")
+    assert not Path(folder.output).exists()
+    ended = Exited("j.1", EndCause.FINISHED, 0)
+    node.hands.adopt(Found([Adopted(folder, None, ended)]))
+    node.hands.apply([io.StoreOutput(folder.assignment)])
+    await node.settle()
+    assert node.posted[-1] == stored
+
+
+async def test_p6_bytes_of_forgotten_attempts_are_shipped_before_their_folders_go(
+    node: Node,
+) -> None:
+    silent, printed = (made_folder(node.attempts, name) for name in ("silent.1", "printed.1"))
+    Path(printed.log).write_text("printed")
+    node.hands.adopt(Found([], [silent, printed]))
+    assert node.posted == []
+    assert not Path(silent.path).exists() and Path(printed.path).exists()
+    node.streamer.stored(msg.StreamStored("printed.1", "log", 7))
+    assert not Path(printed.path).exists()
+
+
+async def test_p7_what_the_master_forgot_is_not_adopted_again(node: Node) -> None:
+    await node.run()
+    (node.attempts / "j.1" / "log").write_text("not shipped yet")
+    node.exit()
+    node.hands.apply([io.DropAttempt("j.1")])
+    record = read_assignment(str(node.attempts / "j.1"))
+    assert record == (assignment(), Stage.FORGOTTEN)
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+async def test_a_checkpoint_is_kept_beside_the_event_loop_and_removed_on_word(
+    node: Node,
+) -> None:
+    one = msgspec.structs.replace(assignment(), checkpoint_every_s=60.0)
+    node.hands.apply([io.LaunchProcess(one)])
+    (node.attempts / "j.1" / "checkpoint" / "step-1").write_text("weights")
+    node.hands.apply([io.StoreCheckpoint(one)])
+    await node.settle()
+    kept = node.posted[-1]
+    assert isinstance(kept, io.CheckpointStored) and kept.artifact_id is not None
+    assert node.store.ids() == [kept.artifact_id]
+    node.hands.apply([io.StoreCheckpoint(one)])
+    await node.settle()
+    assert node.posted[-1] == io.CheckpointStored("j.1", None)
+    node.hands.apply([io.RemoveArtifact(kept.artifact_id), io.RemoveArtifact("no id")])
+    await node.settle()
+    assert node.store.ids() == []
+    node.hands.apply([io.DropAttempt("j.1"), io.StoreCheckpoint(one)])
+    assert node.posted[-1] == io.CheckpointStored("j.1", None)
+
+
+async def test_an_account_that_is_not_allowed_is_the_jobs_error(node: Node) -> None:
+    one = msgspec.structs.replace(assignment(), user="no-such-account")
+    node.hands.apply([io.LaunchProcess(one)])
+    await node.settle()
+    (ended,) = node.posted
+    assert isinstance(ended, io.ProcessEnded) and ended.failure is not None
+    assert ended.failure.failure_class is FailureClass.USER_ERROR
+    assert "job_users" in ended.failure.message and not node.runner.launched
