@@ -89,7 +89,7 @@ def read_manifest(archive: tarfile.TarFile, path: Path) -> Manifest:
     data = _opened(archive, first, path).read(first.size)
     try:
         manifest = _decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise no_backup(path, f"its manifest makes no sense: {error}") from error
     if manifest.format > FORMAT:
         raise BackupError(

@@ -67,7 +67,7 @@ def finish(state: Path) -> Path | None:
             (ready / left).unlink(missing_ok=True)
         shutil.rmtree(ready)
         fsync(state)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(
             f"a restore that was begun can't be finished: {error}. What is to be put in place "
             f"lies in {ready}, what was there before beside {state}. "

@@ -10,7 +10,8 @@ from pathlib import Path
 from meshtrain.errors import StoreError
 from meshtrain.store.failures import StoreInUseError
 
-_PID_BYTES_MAX = 32
+_CONTENT_BYTES_MAX = 64
+_MADE = b"a store was made here\n"
 
 
 class StoreLock:
@@ -34,7 +35,8 @@ class StoreLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._folder_fd = _locked_folder(path.parent)
         except BlockingIOError:
-            holder = os.pread(self._fd, _PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
+            told = os.pread(self._fd, _CONTENT_BYTES_MAX, 0).decode("ascii", "replace")
+            holder = told.partition("\n")[0]
             os.close(self._fd)
             raise StoreInUseError(
                 f"the job store in {path.parent} is in use by another master, "
@@ -47,10 +49,23 @@ class StoreLock:
                 f"{path} can't be locked: {error.strerror}. "
                 "Put the master's home on a local file system that has flock"
             ) from error
+        known = os.pread(self._fd, _CONTENT_BYTES_MAX, 0)
+        #: whether a store was made here once: then it must be there
+        self.had_store = _MADE in known
+        self._write(_MADE if self.had_store else b"")
+
+    def note_store(self) -> None:
+        """There is a store now; should it be gone one day, none is made in its place."""
+        if not self.had_store:
+            self.had_store = True
+            self._write(_MADE)
+
+    def _write(self, made: bytes) -> None:
         # On a full disk the lock holds all the same; only its holder can't be told.
         with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+            content = b"%d\n%s" % (os.getpid(), made)
+            os.pwrite(self._fd, content, 0)
+            os.ftruncate(self._fd, len(content))
 
     def release(self) -> None:
         """Lets another process have it; harmless when done twice."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sqlite3
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -32,7 +32,9 @@ _decode_job_spec = msgspec.msgpack.Decoder(JobSpec).decode
 _decode_base_spec = msgspec.msgpack.Decoder(BaseSpec).decode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 _decode_metrics = msgspec.msgpack.Decoder(dict[str, float]).decode
-_decode_placements = msgspec.msgpack.Decoder(tuple[Placement, ...]).decode
+_decode_placements = msgspec.msgpack.Decoder(
+    Annotated[tuple[Placement, ...], msgspec.Meta(min_length=1)]
+).decode
 _decode_results = msgspec.msgpack.Decoder(ResultsSpec).decode
 _decode_names = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 

@@ -112,7 +112,7 @@ class SqliteReader:
                 raise sqlite_failure(self.path, error, "read") from error
             except LookupError as error:
                 raise damaged(self.path, f"rows are missing, or make no sense: {error}") from error
-            except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
                 raise damaged(self.path, f"a row makes no sense ({error})") from error
 
 
@@ -148,7 +148,12 @@ class SqliteStore:
         self._lock = StoreLock(folder / LOCK_NAME)
         try:
             cutover.finish(folder)
-            self._connection = _open_writer(self.path, migrations or migrate.known_migrations())
+            self._connection = _open_writer(
+                self.path,
+                migrations or migrate.known_migrations(),
+                had_store=self._lock.had_store,
+            )
+            self._lock.note_store()
             try:
                 self._reader = SqliteReader(folder)
                 self._sweep_rows: dict[str, int] = dict(
@@ -338,8 +343,14 @@ def _not_there(statement: str, count: int) -> str:
     return f"{count} of the rows that it is about are not there: {' '.join(statement.split())}"
 
 
-def _open_writer(path: Path, migrations: Sequence[migrate.Migration]) -> sqlite3.Connection:
+def _open_writer(
+    path: Path, migrations: Sequence[migrate.Migration], *, had_store: bool
+) -> sqlite3.Connection:
     if not path.exists():
+        if path.is_symlink():
+            raise damaged(path, f"it is a link to {path.readlink()}, which is gone")
+        if had_store:
+            raise damaged(path, "it is gone")
         log = Path(f"{path}-wal")
         if log.exists():
             raise damaged(path, f"it is gone, but {log.name}, which belongs to it, is there")

@@ -31,7 +31,7 @@ from meshtrain import failpoints
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.snapshot import snapshot_files
 from meshtrain.core.manifest import artifact_id
-from meshtrain.errors import ArtifactError, MeshtrainError, UserError
+from meshtrain.errors import ArtifactError, MeshtrainError, SettingsError, UserError
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import CodeDigests
 from meshtrain_daemon.master.dropped import (
@@ -106,9 +106,18 @@ class Inbox:
         self._changed = asyncio.Event()
 
     def prepare(self) -> None:
-        """Make the folders, and remove snapshots that a killed master left half copied."""
+        """Make the folders, and remove snapshots that a killed master left half copied.
+
+        Raises SettingsError when they can't be made.
+        """
         for folder in (self._folder, self._folder / ACCEPTED, self._folder / REJECTED):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"the inbox folder {folder} can't be made: {error.strerror}. "
+                    "Move away what lies there, or name another inbox in the settings"
+                ) from error
         for left in self._folder.glob(f"{SNAPSHOT_PREFIX}*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -180,7 +189,11 @@ class Inbox:
         found = []
         if not self._folder.is_dir():
             # Somebody removed it: what is dropped next needs it again.
-            self.prepare()
+            try:
+                self.prepare()
+            except SettingsError as error:
+                self._say(str(error))
+                return []
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 name = entry.name

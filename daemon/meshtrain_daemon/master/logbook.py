@@ -12,14 +12,16 @@ never confirmed: it is cut off at the start, and sent again.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from meshtrain import failpoints
+from meshtrain.errors import MeshtrainError
 from meshtrain.store.base import StreamSize
 from meshtrain.wire.messages import BulkToMaster, StreamHole, StreamStored
-from meshtrain_daemon.master.holes import HOLES_MAX, Hole, read_holes, write_holes
+from meshtrain_daemon.master.holes import HOLES_MAX, Hole, cut_holes, read_holes, write_holes
 
 LOG = "log"
 STREAMS = (LOG, "metrics")
@@ -36,12 +38,19 @@ class LogPiece(NamedTuple):
     next_offset: int
 
 
+class LogbookError(MeshtrainError):
+    """Raised when the files of logs can't be taken up."""
+
+
 class Logbook:
     """The files of all streams, and how much of each is stored for good.
 
     Args:
         folder: where they lie.
         sizes: what the store has counted.
+
+    Raises LogbookError when something that is no log lies in the place of one, or the
+    disk refuses.
     """
 
     def __init__(self, folder: Path, sizes: Iterable[StreamSize]) -> None:
@@ -52,10 +61,8 @@ class Logbook:
         for entry in sizes:
             self._sizes[entry.attempt_id, entry.stream] = entry.size_bytes
             path = self.path(entry.job_id, entry.attempt_id, entry.stream)
-            size_bytes = path.stat().st_size if path.exists() else 0
-            if size_bytes > entry.size_bytes:
-                os.truncate(path, entry.size_bytes)
-            elif size_bytes < entry.size_bytes:
+            size_bytes = _cut(path, entry.size_bytes)
+            if size_bytes < entry.size_bytes:
                 # Somebody removed or cut it: the node sends again what it still has.
                 self._sizes[entry.attempt_id, entry.stream] = size_bytes
 
@@ -127,6 +134,7 @@ class Logbook:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 made.add(path.parent.parent)
             made.add(path.parent)
+        cut_holes(path, size)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             if os.fstat(fd).st_size > size:
@@ -210,3 +218,24 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _cut(path: Path, size_bytes: int) -> int:
+    """Cuts off what was never counted; how many bytes the file then has, 0 where there is none."""
+    try:
+        info = path.lstat()
+        if not stat.S_ISREG(info.st_mode):
+            raise LogbookError(
+                f"{path} is no plain file, but the log of a job belongs there. "
+                "Move it away: what its node still has is sent again"
+            )
+        if info.st_size > size_bytes:
+            os.truncate(path, size_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise LogbookError(
+            f"the log {path} can't be taken up: {error.strerror}. "
+            "See that it may be written by this user, and that its disk is healthy"
+        ) from error
+    return min(info.st_size, size_bytes)
