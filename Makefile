@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SEEDS ?= 2000
 FIRST ?= 0
+RUNS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sim log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
+.PHONY: help demo test check format sim fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +31,11 @@ format: $(READY) ## put the code into its form
 
 sim: $(READY) ## simulate SEEDS meshes from seed FIRST on
 	@MESHTRAIN_SIM_SEEDS=$(SEEDS) MESHTRAIN_SIM_FIRST=$(FIRST) $(BIN)/python -m pytest -n 2 --timeout 3600 tests/sim
+
+fuzz: $(READY) ## give RUNS inputs to all that reads bytes from outside, guided by coverage
+	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	  $(BIN)/python -m pip install -q -e '.[fuzz]'
+	@$(BIN)/python tests/fuzz/fuzz_run.py --runs $(RUNS)
 
 log-exactness: $(READY) ## a million lines of a log through cut links and a master that dies
 	@MESHTRAIN_LOG_LINES=1000000 $(BIN)/python -m pytest -rP tests/e2e/test_e2e_logs.py

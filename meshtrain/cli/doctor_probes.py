@@ -324,7 +324,7 @@ def membership(own_file: Path, members_file: Path) -> Membership:
     try:
         own = _record(own_file, Member)
         members = _record(members_file, Members)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return Membership(None, None, f"{own_file.parent.parent}: {error}")
     return Membership(own, members)
 

@@ -130,7 +130,7 @@ class LocalMesh:
     def _ports(self) -> dict[str, int]:
         try:
             return dict(msgspec.json.decode((self.home / "master" / "master.json").read_bytes()))
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, ValueError, TypeError, RecursionError):
             return {}
 
     def _wait_for(self, what: str, condition: Callable[[], bool]) -> None:

@@ -167,7 +167,7 @@ def from_folder(folder: Path) -> Merged | None:
         if path.stat().st_size > RECORD_BYTES_MAX:
             raise UserError(f"{path} is larger than {RECORD_BYTES_MAX:,} bytes")
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}; have the sweep written again") from error
     subject = document.header.removeprefix(document.table.metric).removeprefix(" on ")
     return Merged(

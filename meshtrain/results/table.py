@@ -121,7 +121,7 @@ def read_results(folder: Path) -> TableDocument:
         raise ResultsError(f"{path} is larger than {TABLE_JSON_SIZE_MAX_BYTES} bytes")
     try:
         document = msgspec.json.decode(data, type=TableDocument)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ResultsError(f"{path} is no results table: {error}; have it written again") from error
     if document.version != TABLE_JSON_VERSION:
         raise ResultsError(

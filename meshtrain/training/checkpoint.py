@@ -109,7 +109,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], bytes]:
             )
         envelope = msgspec.json.decode(described, type=_Envelope)
         content = (path / TENSORS_FILE).read_bytes()
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is no whole checkpoint: {error}") from None
     state = bytes(envelope.state)
     for name, found, promised in (

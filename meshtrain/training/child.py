@@ -155,7 +155,7 @@ def run_file(path: Path) -> int:
         if len(content) > REQUEST_SIZE_BYTES_MAX:
             raise UserError(f"above the limit of {REQUEST_SIZE_BYTES_MAX} bytes")
         request = msgspec.json.decode(content, type=TrainingRequest)
-    except (OSError, msgspec.DecodeError, UserError) as error:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError, UserError) as error:
         print(f"the training request {path} can't be used: {error}", file=sys.stderr, flush=True)
         return 1
     return run(request)

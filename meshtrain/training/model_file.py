@@ -106,7 +106,7 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo | None]:
         return tensors, None
     try:
         return tensors, msgspec.json.decode(described, type=ModelInfo)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"the metadata of {path} can't be read: {error}. It was written by another "
             "release of meshtrain: rebuild the base, or use that release."

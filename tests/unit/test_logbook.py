@@ -251,8 +251,9 @@ def test_P6_a_hole_that_was_not_counted_is_forgotten(tmp_path: Path) -> None:
     book.write([hole(7, 50), chunk(57, b"lost")])
     book = Logbook(tmp_path, counted)
     assert content(book) == b"abc" + bytes(4)
-    store(book, chunk(7, b"printed instead"))
-    assert read_all(book) == b"abcprinted instead"
+    printed = b"printed instead, and longer than the hole that was forgotten, by far"
+    store(book, chunk(7, printed))
+    assert read_all(book) == b"abc" + printed
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def read_recording(path: Path) -> list[Moment]:
     """The moments of a recording, in order. Raises UserError when it is none."""
     try:
         return [msgspec.json.decode(line, type=Moment) for line in path.open("rb")]
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path} can't be read as a recorded feed: {error}; "
             "record one with docs/make_images.py --record HOST:PORT"

@@ -4,8 +4,8 @@
 
 A hole is a pair of numbers, its offset and its size, 8 bytes each, little
 endian. It is on disk before the bytes after it are counted. One that lies
-beyond the counted size was never confirmed: it is passed over, and written anew
-when it comes again.
+beyond the counted size was never confirmed: it is cut off before anything is
+written in its place.
 """
 
 from __future__ import annotations
@@ -49,6 +49,17 @@ def read_holes(log: Path, size_bytes: int) -> list[Hole]:
             break
         holes.append(Hole(begin, begin + size))
     return holes
+
+
+def cut_holes(log: Path, size_bytes: int) -> None:
+    """Forget the holes beyond the stored bytes of a log. Raises OSError."""
+    try:
+        known_bytes = holes_path(log).stat().st_size
+    except FileNotFoundError:
+        return
+    holes = read_holes(log, size_bytes)
+    if known_bytes != len(holes) * _RECORD.size:
+        write_holes(log, holes)
 
 
 def write_holes(log: Path, holes: Iterable[Hole]) -> None:

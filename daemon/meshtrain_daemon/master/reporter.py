@@ -195,7 +195,7 @@ class Reporter:
         attempt_id = job.attempt.attempt_id if job.attempt is not None else None
         try:
             known = msgspec.json.decode((cell / "job.json").read_bytes())
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return False
         return isinstance(known, dict) and known.get("attempt") == attempt_id
 

@@ -65,5 +65,5 @@ def read_assignment(folder: str) -> tuple[AssignAttempt, Stage] | None:
         if len(content) != size_bytes or zlib.crc32(content) != checksum:
             return None
         return _decoder.decode(content), Stage(stage)
-    except (OSError, struct.error, ValueError, msgspec.DecodeError):
+    except (OSError, struct.error, ValueError, RecursionError, msgspec.DecodeError):
         return None

@@ -133,7 +133,7 @@ def read_outcome(folder: Path | str, attempt_id: str) -> Outcome | None:
     try:
         with (Path(folder) / frames.EXIT_FILE).open("rb") as file:
             outcome = _outcome_decoder.decode(file.read(_EXIT_BYTES_MAX))
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None
     return outcome if outcome.attempt_id == attempt_id else None
 
@@ -146,7 +146,7 @@ def read_started(folder: Path | str, attempt_id: str) -> Started | None:
     try:
         with (Path(folder) / frames.STARTED_FILE).open("rb") as file:
             started = _started_decoder.decode(file.read(_EXIT_BYTES_MAX))
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None
     return started if started.attempt_id == attempt_id else None
 

@@ -240,7 +240,7 @@ class LogSpool:
         try:
             with open_plain(self._note_path) as file:
                 note = _note_decoder.decode(file.read(_NOTE_BYTES_MAX))
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return None
         offset = 0
         for lost in note.lost:

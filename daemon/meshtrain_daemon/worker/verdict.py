@@ -113,7 +113,7 @@ def _read_record(path: str) -> FailureRecord | None:
     try:
         with open_plain(path) as file:
             return _record_decoder.decode(file.read(FAILURE_BYTES_MAX))
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 

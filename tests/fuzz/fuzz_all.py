@@ -1,0 +1,11 @@
+"""All fuzz targets, by their names."""
+
+from __future__ import annotations
+
+import fuzz_files
+import fuzz_http
+import fuzz_logbook
+import fuzz_wire
+
+TARGETS = (*fuzz_wire.TARGETS, *fuzz_files.TARGETS, *fuzz_logbook.TARGETS, *fuzz_http.TARGETS)
+BY_NAME = {target.name: target for target in TARGETS}
