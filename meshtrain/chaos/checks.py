@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshtrain.artifacts.tree import read_manifest
 from meshtrain.chaos.jobs import BASE_FILE, TOKEN_FILE, Submission
-from meshtrain.chaos.mesh import Process
+from meshtrain.chaos.mesh import MASTER, Process
 from meshtrain.chaos.verdict import Check, Verdict
 from meshtrain.clock import lease_now_s
 from meshtrain.core.invariants import InvariantError, check
 from meshtrain.core.job import AttemptState, JobKind, JobState
+from meshtrain.core.manifest import artifact_id
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.errors import MeshtrainError
@@ -29,12 +31,8 @@ Ask = Callable[..., list[Any]]
 
 PAGE_ROWS = 1000
 LOG_PART_BYTES = 1 << 20
-TEMPORARY = (
-    ("temp", "artifacts/temp"),
-    ("partial", "artifacts/partial"),
-    ("trash", "artifacts/trash"),
-    ("attempts", "attempts"),
-)
+TEMPORARY = ("artifacts/temp", "artifacts/trash", "attempts")
+PARTIAL = "artifacts/partial"
 TEMPORARY_PATTERNS = ("state/*.new*", "results/**/*.tmp", "inbox/.*", "*.tmp", "logs/**/*.tmp")
 
 
@@ -263,14 +261,25 @@ def check_folders(verdict: Verdict, homes: Iterable[Path]) -> None:
     """No temporary file is left in any home."""
     found = verdict.check("files", "P4: no temporary file is left")
     for home in homes:
-        for what, folder in TEMPORARY:
-            left = sorted((home / folder).iterdir()) if (home / folder).is_dir() else []
+        for folder in TEMPORARY:
+            left = _entries(home / folder)
+            found.demand(not left, f"{folder} of {home.name} holds {left[:5]}")
+        for name in _entries(home / PARTIAL):
+            # A node that was killed while it fetched keeps what came, to go on with it.
+            # The master has gone on by now: it keeps a copy of all.
+            manifest = read_manifest(home / PARTIAL / name)
+            can_be_gone_on_with = manifest is not None and artifact_id(manifest) == name
             found.demand(
-                not left, f"{what} of {home.name} holds {[path.name for path in left[:5]]}"
+                home.name != MASTER and can_be_gone_on_with,
+                f"{PARTIAL} of {home.name} holds {name}, which nobody goes on with",
             )
         for pattern in TEMPORARY_PATTERNS:
             stray = sorted(home.glob(pattern))
             found.demand(not stray, f"{home.name} holds {[str(p.name) for p in stray[:5]]}")
+
+
+def _entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def check_inbox(verdict: Verdict, inbox: Path, dropped: Iterable[Submission]) -> None:

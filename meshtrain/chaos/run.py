@@ -297,6 +297,13 @@ class ChaosRun:
         if open_jobs:
             job = open_jobs[0]
             return f"{len(open_jobs)} jobs: {job['name']} is {job['state']}, {job['reason']}"
+        thin = [
+            row["job"]
+            for row in checks.all_rows(self._ask, "bases")
+            if row["state"] == "committed" and MASTER not in row["holders"]
+        ]
+        if thin:
+            return f"the copy of {len(thin)} bases: {thin[0]}"
         return self._unwritten()
 
     def _unwritten(self) -> str:

@@ -138,7 +138,7 @@ class Survivor:
 
 
 def submissions(ledger: Path) -> tuple[Submission, Submission]:
-    """A sweep on one base, and a plain one."""
+    """A sweep on one base, whose cells last so long that both nodes get some, and a plain one."""
     end = (
         "echo $MESHTRAIN_ATTEMPT > {output}/token; "
         f"echo $MESHTRAIN_JOB $MESHTRAIN_ATTEMPT >> {ledger}"
@@ -151,7 +151,7 @@ def submissions(ledger: Path) -> tuple[Submission, Submission]:
     sweep = {
         "name": "sweep",
         "base": {"command": base},
-        "command": f"cp {{base}}/made {{output}}/base; {lines}; {end}",
+        "command": f"cp {{base}}/made {{output}}/base; {lines}; sleep 0.3; {end}",
         "matrix": {"number": list(range(CELLS))},
     }
     plain = {"name": "plain", "command": f"{lines}; {end}"}
@@ -188,6 +188,8 @@ def test_p1_to_p8_hold_when_a_daemon_dies_between_two_steps(
     def all_done() -> bool:
         rows = survivor.ask("jobs")
         if len(rows) < CELLS + 2 or any(row["state"] not in TERMINAL for row in rows):
+            return False
+        if not all("master" in base["holders"] for base in survivor.ask("bases")):
             return False
         return all(_is_whole(survivor, row, results) for row in rows if row["sweep_id"])
 
