@@ -204,6 +204,24 @@ async def test_p10_a_source_that_is_no_member_is_skipped_with_a_reason(
     assert host.requests == []
 
 
+async def test_p10_a_node_that_is_back_with_other_keys_is_known_by_those(
+    start: Start, tree: Path, name: str, tmp_path: Path
+) -> None:
+    of_roll = roll()
+    renewed = identity(MemberKind.NODE, "gpu2", 1)
+    hosts = [await start(security(OTHER_NODE)), await start(security(renewed, of_roll))]
+    store = ArtifactStore(tmp_path / "fetched")
+    fetcher = Fetcher(store, limits=QUICK, security=security(NODE, of_roll), seed=0)
+    await fetcher.start()
+    for host in hosts:
+        await fetcher.fetch(name, [Source("gpu2", host.url)])
+        store.remove(name)
+        of_roll.update(members(MASTER, NODE, renewed, version=2))
+    with pytest.raises(FetchError, match="another server"):
+        await fetcher.fetch(name, [Source("gpu2", hosts[0].url)])
+    await fetcher.close()
+
+
 async def test_p10_no_node_passes_for_the_master(start: Start, fetch: Fetch) -> None:
     host = await start(security(OTHER_NODE))
     with pytest.raises(FetchError, match="another server"):
