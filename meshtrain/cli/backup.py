@@ -46,6 +46,6 @@ def command(
         )
         return
     files = len(manifest.files) - 1
-    others = f", and {files} files of members, tokens and keys" if files else ""
+    others = f"; files of members, tokens and keys: {files}" if files else ""
     say(f"{made.path}: {made.size_bytes:,} bytes, {manifest.jobs} jobs{others}")
     tell("logs, artifacts and results are not in it: copy their folders beside it")

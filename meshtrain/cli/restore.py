@@ -51,6 +51,6 @@ def command(
     made = datetime.fromtimestamp(manifest.made_wall_s)
     say(f"restored {file}: {manifest.jobs} jobs, as of {made:%Y-%m-%d %H:%M:%S}")
     say(f"what was there before lies in {done.aside}")
-    if not done.members_restored:
+    if len(manifest.files) > 1 and not done.members_restored:
         say("members, tokens and keys stay as the home has them")
     say("now start the master; sweeps that came later are to be submitted again")

@@ -73,6 +73,7 @@ class BulkIntake:
 
     async def run(self) -> None:
         """Write, fsync, count, confirm, for ever: what came meanwhile goes together."""
+        told = False
         while True:
             if not self._waiting:
                 self._came.clear()
@@ -96,9 +97,14 @@ class BulkIntake:
                 sizes = await self._writer.count(partial(self._logbook.write, streams))
             except (OSError, StoreFullError) as error:
                 # Not confirmed, they are sent again.
-                self._say(f"bytes of logs can't be stored: {error}")
+                if not told:
+                    self._say(f"bytes of logs can't be stored, and wait on their nodes: {error}")
+                told = True
                 await asyncio.sleep(FULL_RETRY_S)
                 continue
+            if told:
+                self._say("bytes of logs are stored again")
+            told = False
             failpoints.reach("log.counted")
             self._logbook.counted(sizes)
             for size in sizes:
