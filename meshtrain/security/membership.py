@@ -74,7 +74,7 @@ class Roll:
 
 
 class MembersFile:
-    """A list of members on disk, read at start; the only writer of its file.
+    """A list of members on disk, read at start; one process alone may write it, any may read.
 
     `roll` follows each change; so do listeners, which are called one change after
     the other by the thread that made it, after the list is on the disk.
@@ -86,6 +86,7 @@ class MembersFile:
 
     def __init__(self, path: Path, *, now_s: Callable[[], float] = wall_now_s) -> None:
         self._path = path
+        self._tidied = False
         self._now_s = now_s
         self._lock = threading.RLock()
         self._listeners: list[Callable[[Members], None]] = []
@@ -222,6 +223,10 @@ class MembersFile:
     def _put(self, members: Members) -> None:
         data = msgspec.json.format(msgspec.json.encode(members)) + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._tidied:
+            # Not at the reading: others read too, while the one that writes is at it.
+            remove_leftovers(self._path)
+            self._tidied = True
         write_private(self._path, data)
         self._members = members
         self.roll.update(members)
@@ -230,7 +235,6 @@ class MembersFile:
 
 
 def _read(path: Path) -> Members:
-    remove_leftovers(path)
     try:
         data = read_private(path, _FILE_BYTES_MAX)
     except FileNotFoundError:

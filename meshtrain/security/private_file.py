@@ -121,7 +121,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes temporary files that a crash left beside `path`; for its only writer."""
+    """Removes temporary files that a crash left beside `path`.
+
+    For its only writer: another one may just be writing.
+    """
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()

@@ -150,13 +150,14 @@ class OpenToken(msgspec.Struct, frozen=True):
 
 
 class TokensFile:
-    """The master's tokens on disk, read at start; the only writer of its file.
+    """The master's tokens on disk, read at start; one process alone may write it, any may read.
 
     Raises SettingsError when the file is damaged or others may touch it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._tidied = False
         self._lock = threading.Lock()
         self._tokens = _read(path)
         self._tries_left = float(WRONG_TRIES_AT_ONCE_MAX)
@@ -239,6 +240,10 @@ class TokensFile:
 
     def _put(self, tokens: tuple[OpenToken, ...]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._tidied:
+            # Not at the reading: others read too, while the one that writes is at it.
+            remove_leftovers(self._path)
+            self._tidied = True
         write_private(self._path, msgspec.json.format(msgspec.json.encode(tokens)) + b"\n")
         self._tokens = tokens
 
@@ -263,7 +268,6 @@ def _check(data: bytes) -> bytes:
 
 
 def _read(path: Path) -> tuple[OpenToken, ...]:
-    remove_leftovers(path)
     try:
         data = read_private(path, _FILE_BYTES_MAX)
     except FileNotFoundError:

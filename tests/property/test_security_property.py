@@ -59,7 +59,8 @@ class MembershipMachine(RuleBasedStateMachine):
             return
         assert changed == (known != key)
         self.valid[kind, name] = key
-        self.sent.append(self.file.members)
+        if changed:
+            self.sent.append(self.file.members)
 
     @rule(name=NAMES, kind=KINDS)
     def revoke(self, name: str, kind: MemberKind) -> None:
@@ -70,7 +71,8 @@ class MembershipMachine(RuleBasedStateMachine):
             return
         assert changed == ((kind, name) in self.valid)
         self.valid.pop((kind, name), None)
-        self.sent.append(self.file.members)
+        if changed:
+            self.sent.append(self.file.members)
 
     @rule(seconds=st.integers(-100, 100))
     def clock_moves(self, seconds: int) -> None:

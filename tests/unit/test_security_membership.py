@@ -302,10 +302,16 @@ def test_p12_a_change_that_can_t_be_written_is_no_change(
     assert members.revoke(NODE, "gpu1")
 
 
-def test_what_a_crash_left_is_cleared_away(members: MembersFile, path: Path) -> None:
-    (path.parent / ".members.json.0a0b0c0d.tmp").write_bytes(b"half")
+def test_the_one_that_writes_clears_away_what_a_crash_left(
+    members: MembersFile, path: Path
+) -> None:
+    half = path.parent / ".members.json.0a0b0c0d.tmp"
+    half.write_bytes(b"half")
     (path.parent / "other.tmp").write_bytes(b"")
-    assert MembersFile(path).members == members.members
+    reader = MembersFile(path)
+    assert reader.members == members.members
+    assert half.exists()
+    reader.add(member("gpu1"))
     assert sorted(each.name for each in path.parent.iterdir()) == ["members.json", "other.tmp"]
 
 
