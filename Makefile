@@ -8,7 +8,7 @@ FIRST ?= 0
 RUNS ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sim fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
+.PHONY: help demo test check format boot-test sim fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ check: $(READY) ## lint, types, layers
 format: $(READY) ## put the code into its form
 	@$(BIN)/ruff check --fix -q . || true
 	@$(BIN)/ruff format .
+
+boot-test: $(READY) ## boot a container with the systemd units, and hurt it (root, 3 minutes)
+	@$(BIN)/python tests/boot/boot.py
 
 sim: $(READY) ## simulate SEEDS meshes from seed FIRST on
 	@MESHTRAIN_SIM_SEEDS=$(SEEDS) MESHTRAIN_SIM_FIRST=$(FIRST) $(BIN)/python -m pytest -n 2 --timeout 3600 tests/sim

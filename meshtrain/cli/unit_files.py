@@ -13,21 +13,24 @@ import msgspec
 import meshtrain
 from meshtrain.errors import UserError
 
+
+class Role(StrEnum):
+    MASTER = "master"
+    WORKER = "worker"
+
+
 UNITS = "usr/local/lib/systemd/system"
 """Where units of what isn't a package of the system go; `systemctl edit` lays its own over them."""
 SYSUSERS = "usr/local/lib/sysusers.d"
 TMPFILES = "usr/local/lib/tmpfiles.d"
 SETTINGS = "etc/meshtrain"
 STATE = "var/lib/meshtrain"
+SWITCHED_ON = {Role.MASTER: "secure = true", Role.WORKER: 'jobs_on_stop = "leave"'}
+"""What keeps strangers out, and jobs over a restart: in plain sight in an installed file."""
 PROGRAM_MARK = "@MESHTRAIN@"
 _HIDDEN_FROM_MASTER = ("/home", "/root", "/run/user")
 """Folders that the master's unit can't see (ProtectHome)."""
 _UNFIT_FOR_UNITS = re.compile(r"[\x00-\x1f\x7f\"'\\]")
-
-
-class Role(StrEnum):
-    MASTER = "master"
-    WORKER = "worker"
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -82,8 +85,12 @@ def settings_text(template: str, role: Role) -> str:
     text, found = re.subn(r"(?m)^# home = .*$", lambda _: home, template, count=1)
     if not found:
         raise UserError(f"the shipped {role}.toml has no line for `home`: install meshtrain anew")
-    # What keeps strangers out is switched on in plain sight, not only by default.
-    return re.sub(r"(?m)^# secure = .*$", "secure = true", text, count=1)
+    line = SWITCHED_ON[role]
+    key = line.split(" = ")[0]
+    commented = re.compile(rf"(?m)^# {key} = .*\n(# {key} = .*\n)*")
+    if commented.search(text):
+        return commented.sub(f"{line}\n", text, count=1)
+    return text.replace(f"{home}\n", f"{home}\n{line}\n", 1)
 
 
 def check_program(program: Path, roles: Iterable[Role], *, also: Iterable[Path] = ()) -> None:

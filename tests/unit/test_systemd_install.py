@@ -62,8 +62,10 @@ def test_the_installed_settings_are_read_by_the_daemons(tmp_path: Path) -> None:
     settings = tmp_path / "root/etc/meshtrain"
     master = master_settings(settings / "master.toml")
     assert master.home == Path("/var/lib/meshtrain/master")
-    assert worker_settings(settings / "worker.toml").home == Path("/var/lib/meshtrain/worker")
-    assert getattr(master, "secure", True) is True
+    worker = worker_settings(settings / "worker.toml")
+    assert worker.home == Path("/var/lib/meshtrain/worker")
+    assert worker.jobs_on_stop == "leave"
+    assert master.secure is True
 
 
 def test_running_it_again_changes_nothing(tmp_path: Path) -> None:
@@ -185,6 +187,6 @@ def test_a_program_that_units_can_t_reach_is_refused(
 def test_settings_without_a_home_line_are_refused() -> None:
     with pytest.raises(MeshtrainError, match="no line for `home`"):
         settings_text("# nothing\n", Role.MASTER)
-    assert settings_text('# home = "/x"\n# secure = false\n', Role.MASTER) == (
-        'home = "/var/lib/meshtrain/master"\nsecure = true\n'
-    )
+    on = 'home = "/var/lib/meshtrain/master"\nsecure = true\n'
+    assert settings_text('# home = "/x"\n# secure = false\n', Role.MASTER) == on
+    assert settings_text('# home = "/x"\n', Role.MASTER) == on

@@ -293,6 +293,16 @@ def _threads_after_fork() -> int:
     return len(os.listdir("/proc/self/task"))  # noqa: PTH208
 
 
+def _be_ended_before_the_daemon() -> None:
+    """Out of memory, the kernel takes jobs first: they don't inherit the daemon's protection."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    try:
+        if int(os.read(fd, 16)) < 0:
+            os.pwrite(fd, b"0", 0)
+    finally:
+        os.close(fd)
+
+
 def main() -> None:
     """Runs the spawner: `commands_fd events_fd [module]` are its arguments."""
     commands_fd, events_fd = int(sys.argv[1]), int(sys.argv[2])
@@ -307,6 +317,7 @@ def main() -> None:
         kernel = Kernel()
         kernel.adopt_orphans()
         kernel.name(b"meshtrain-spawn")
+        _be_ended_before_the_daemon()
         if module_name:
             from meshtrain_daemon.worker.call import reserve_mark
 
