@@ -8,7 +8,9 @@
     │   ├── MissingExtraError   an optional part that is not installed
     │   ├── LaunchError         a launch that can't be carried out as it is written
     │   ├── MembershipError     a membership that can't be given or ended as asked
-    │   └── TokenError          a join token that lets nobody in
+    │   ├── TokenError          a join token that lets nobody in
+    │   └── EnrolmentError      a host or a person that can't join the mesh
+    ├── NotSignedError          a request whose signature is missing or doesn't count
     ├── RecipeMismatchError     the configuration parsed is not the one that was hashed
     ├── ProtocolError           a message that breaks the wire's rules
     │   └── BadMessageError     bytes that are no message, by what is wrong with them

@@ -27,7 +27,7 @@ from meshtrain.artifacts.bodies import BodyLimits, read_body
 from meshtrain.artifacts.holder import HttpTimeouts, error_in, new_session
 from meshtrain.clock import wall_now_s
 from meshtrain.core.member import Member, MemberKind, Members
-from meshtrain.errors import UserError
+from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.security.keys import Identity
 from meshtrain.security.member_check import problem_of, problem_of_all
 from meshtrain.security.membership import MembershipError
@@ -112,11 +112,11 @@ class Enrolment:
             return refuse(403, str(error))
         except MembershipError as error:
             return refuse(409, str(error))
-        except OSError as error:
+        except (MeshtrainError, OSError) as error:
             return refuse(
                 507,
-                f"the master could not write its list of members: {error.strerror or error}. "
-                "Mend its disk, and join again",
+                f"the master could not write its list of members: {error}. Mend its disk, and "
+                "join again",
             )
         return web.Response(body=msgspec.json.encode(members), content_type="application/json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -319,13 +320,16 @@ async def test_p10_a_host_that_is_not_the_master_takes_nobody_in(tmp_path: Path)
 async def test_p12_a_full_disk_is_told_and_those_who_wait_are_bounded(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(secret: bytes, member: Member) -> Members:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    token = master.token()
     with monkeypatch.context() as patch:
-        patch.setattr(master, "admit", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(EnrolmentError, match=r"507: .*No space left"):
-            await enrol(master.token(), PERSON)
+            await enrol(token, PERSON)
+    assert master.names() == ["master", "gpu1"]
+    await enrol(token, PERSON)
     monkeypatch.setattr(enrolling, "WAITING_MAX", 0)
     with pytest.raises(EnrolmentError, match="503: too many ask"):
         await enrol(master.token(), PERSON)
