@@ -191,12 +191,13 @@ def check_results(
         if submission is None or not submission.writes_token or row["state"] != JobState.SUCCEEDED:
             continue
         job = ask("job", row["job_id"])[0]
-        deciding = [a for a in job["attempts"] if a["state"] == AttemptState.SUCCEEDED][-1]
+        won = [a["attempt_id"] for a in job["attempts"] if a["state"] == AttemptState.SUCCEEDED]
+        deciding = won[-1] if won else None
         cell = cell_folder(results, sweep_name, row["name"])
         told = attempt_of_mark(_text(cell / TOKEN_FILE))
         found.demand(
-            told == deciding["attempt_id"],
-            f"{row['name']} was decided by {deciding['attempt_id']}, its result is of "
+            told == deciding,
+            f"{row['name']} was decided by {deciding or 'nobody'}, its result is of "
             f"{told or 'nobody'}",
         )
         recipe_hash = row.get("recipe_hash")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from meshtrain.cli import words
@@ -73,9 +74,8 @@ def command(
     from meshtrain.chaos.jobs import Kind, kinds_here
     from meshtrain.chaos.run import ChaosRun, Plan
 
-    home = Path(tempfile.mkdtemp(prefix="meshtrain-chaos-"))
     plan = Plan(
-        home=home,
+        home=Path(),
         for_s=_seconds(for_, "--for"),
         seed=random.randrange(SEED_MAX) if seed is None else seed,
         nodes=workers,
@@ -86,6 +86,9 @@ def command(
         kinds=tuple(Kind(name) for name in _listed(kinds, "--kinds", list(kinds_here()))),
         settle_timeout_s=_seconds(settle, "--settle"),
     )
+    # Last of all: what is refused leaves nothing.
+    home = Path(tempfile.mkdtemp(prefix="meshtrain-chaos-"))
+    plan = msgspec.structs.replace(plan, home=home)
     tell(f"a mesh of 1 master and {workers} workers in {home}, seed {plan.seed}")
     with (home / "chaos.log").open("w", encoding="utf-8") as log:
         began_s = time.monotonic()
