@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import uuid
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from meshtrain_daemon.worker import frames, processes
+from meshtrain_daemon.worker import control, frames, processes
 from meshtrain_daemon.worker.command_line import argv_of
 from meshtrain_daemon.worker.launch import (
     EndCause,
@@ -641,6 +642,23 @@ class TestLosses:
         exited = await mesh.exited("a")
         assert (exited.code, exited.cause) == (4, EndCause.FINISHED)
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+    async def test_a_person_can_have_a_shim_end_its_job(self, mesh: Mesh, number: int) -> None:
+        mesh.launch("a", "trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done")
+        await mesh.log_has("a", b"up")
+        os.kill((await mesh.started("a")).shim_pid, number)
+        exited = await mesh.exited("a")
+        assert exited.cause is EndCause.REQUESTED
+        assert exited.code == (3 if number == signal.SIGTERM else None)
+        # What came for one job is not kept for the next one.
+        mesh.launch("b", "exit 4")
+        assert (await mesh.exited("b")).cause is EndCause.FINISHED
+
+    async def test_a_job_that_kills_its_parent_ends_by_itself(self, mesh: Mesh) -> None:
+        mesh.launch("a", "kill -TERM $PPID; kill -USR1 $PPID; (kill -TERM $PPID &); exit 5")
+        exited = await mesh.exited("a")
+        assert (exited.cause, exited.code) == (EndCause.FINISHED, 5)
+
     async def test_close_ends_what_runs(self, tmp_path: Path) -> None:
         mesh = Mesh(tmp_path)
         await mesh.runner.start()
@@ -724,7 +742,8 @@ class TestWarm:
 class TestSmallPrograms:
     def test_the_spawner_imports_little(self) -> None:
         code = (
-            f"import sys; before = set(sys.modules); sys.path += {[DAEMON_FOLDER, PROJECT_FOLDER]!r}\n"
+            "import sys; before = set(sys.modules)\n"
+            f"sys.path += {[DAEMON_FOLDER, PROJECT_FOLDER]!r}\n"
             "import meshtrain_daemon.worker.spawner\n"
             "print(*sorted(set(sys.modules) - before))"
         )
@@ -756,6 +775,35 @@ class TestSmallPrograms:
             assert first + second == messages and empty == b""
         with pytest.raises(ValueError, match="limit"):
             frames.take_messages(b"\xff\xff\xff\xff")
+
+
+class TestSignalsOfAShim:
+    def record(self, kind: int, code: int, sender: int, number: int) -> bytes:
+        head = struct.pack("<iiiii", kind, 0, code, sender, 0)
+        return (head.ljust(44, b"\0") + struct.pack("<i", number)).ljust(128, b"\0")
+
+    def test_each_comes_to_the_order_that_it_stands_for(self) -> None:
+        def of(grace: bytes) -> bytes:
+            return b"%c\0%b\0requested" % (frames.END, grace)
+
+        queued = control.SI_QUEUE
+        records = [
+            self.record(signal.SIGCHLD, 1, 5, 0),
+            self.record(control.END, 0, 7, 0),
+            self.record(control.END_AT_ONCE, 0, 7, 0),
+            self.record(control.END_WITHIN, queued, 7, 2500),
+            self.record(control.END_WITHIN, queued, 7, control.GRACE_OF_LAUNCH),
+            self.record(control.END_WITHIN, queued, 7, -5),
+            self.record(control.PASS_ON, queued, 7, signal.SIGUSR2),
+        ]
+        orders = control.orders_of(b"".join(records), lambda pid: False)
+        assert orders == [
+            *(of(b""), of(b"0.0"), of(b"2.5"), of(b""), of(b"0.0")),
+            b"%c\0%d" % (frames.SIGNAL, signal.SIGUSR2),
+        ]
+        from_job = control.orders_of(b"".join(records), lambda pid: pid == 7)
+        assert from_job == [of(b"2.5"), of(b""), of(b"0.0"), orders[-1]]
+        assert control.orders_of(records[1][:100], lambda pid: False) == []
 
 
 class TestCommandLine:

@@ -13,8 +13,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from meshtrain_daemon.worker import control
-from meshtrain_daemon.worker.kept_shim import is_over, open_shim, send
+from meshtrain_daemon.worker.kept_shim import end, is_over, open_shim
 from meshtrain_daemon.worker.launch import read_outcome, read_started
 from meshtrain_daemon.worker.orphans import sweep_orphans
 
@@ -52,7 +51,7 @@ def end_late_shim(fenced: Path) -> None:
     if pidfd is None:
         return
     try:
-        send(pidfd, control.END_AT_ONCE)
+        end(pidfd, 0.0)
         is_over(pidfd, SHIM_ENDS_WITHIN_S)
     finally:
         os.close(pidfd)

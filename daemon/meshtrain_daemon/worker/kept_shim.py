@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import select
-import signal
 import struct
 from collections.abc import Callable
 
+from meshtrain.errors import MeshtrainError
 from meshtrain_daemon.worker import control, processes
 from meshtrain_daemon.worker.launch import Started
 
 _PIDFD_SEND_SIGNAL = 424
 """The system call's number, the same on each architecture."""
-_SI_QUEUE = -1
 _SIGINFO_BYTES = 128
 
 
 def open_shim(started: Started) -> int | None:
     """A descriptor of the shim of an attempt, or None when it is gone.
 
-    Raises OSError where the kernel has no such descriptors (before Linux 5.3).
+    Raises MeshtrainError where the kernel has no such descriptors.
     """
     if started.boot_id != processes.boot_id():
         return None
@@ -35,6 +35,11 @@ def open_shim(started: Started) -> int | None:
         pidfd = os.pidfd_open(started.shim_pid)
     except ProcessLookupError:
         return None
+    except OSError as error:
+        raise MeshtrainError(
+            f"can't watch process {started.shim_pid}, which supervises a job: {error.strerror}; "
+            "a worker needs Linux 5.3 or later, and descriptors left to open (ulimit -n)"
+        ) from error
     try:
         # Looked at after it was opened: it can't become another process any more.
         if processes.start_ticks(started.shim_pid) == started.shim_start_ticks:
@@ -52,30 +57,34 @@ def is_over(pidfd: int, timeout_s: float = 0.0) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-def send(pidfd: int, signal_number: int, number: int | None = None) -> None:
-    """Sends a signal to the process of a descriptor, with a number if one is given.
+def send(pidfd: int, signal_number: int, number: int = 0) -> None:
+    """Sends a signal to the process of a descriptor, with a number.
 
     A process that is gone is no error.
     """
-    try:
-        if number is None:
-            signal.pidfd_send_signal(pidfd, signal_number)
-        else:
-            _queue(pidfd, signal_number, number)
-    except ProcessLookupError:
-        return
-
-
-def _queue(pidfd: int, signal_number: int, number: int) -> None:
     # siginfo_t of a 64-bit Linux: signal, error, code, a gap, pid, uid, value.
     header = struct.pack(
-        "<iiiiiIi", signal_number, 0, _SI_QUEUE, 0, os.getpid(), os.getuid(), number
+        "<iiiiiIi", signal_number, 0, control.SI_QUEUE, 0, os.getpid(), os.getuid(), number
     )
     info = ctypes.create_string_buffer(header, _SIGINFO_BYTES)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(_PIDFD_SEND_SIGNAL, pidfd, signal_number, info, 0) < 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        if code != errno.ESRCH:
+            raise OSError(code, os.strerror(code))
+
+
+def end(pidfd: int, grace_s: float | None) -> None:
+    """Has the shim of a descriptor end its job's tree; `grace_s` None takes its launch's."""
+    if grace_s is None:
+        number = control.GRACE_OF_LAUNCH
+    else:
+        number = 0 if grace_s <= 0 else min(int(grace_s * 1000) + 1, control.NUMBER_MAX)
+    try:
+        send(pidfd, control.END_WITHIN, number)
+    except BlockingIOError:
+        # The host's queue of signals is full (ulimit -i): one of these needs no room there.
+        send(pidfd, control.END if number else control.END_AT_ONCE)
 
 
 class KeptShim:
@@ -94,13 +103,7 @@ class KeptShim:
 
     def end(self, grace_s: float | None) -> None:
         """Has it end its job's tree; `grace_s` None takes the grace of its launch."""
-        if grace_s is None:
-            send(self._pidfd, control.END)
-        elif grace_s <= 0:
-            send(self._pidfd, control.END_AT_ONCE)
-        else:
-            milliseconds = min(int(grace_s * 1000) + 1, control.NUMBER_MAX)
-            send(self._pidfd, control.END_WITHIN, milliseconds)
+        end(self._pidfd, grace_s)
 
     def pass_on(self, signal_number: int) -> None:
         """Has it send a signal to its job's process group."""

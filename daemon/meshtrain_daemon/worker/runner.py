@@ -326,7 +326,7 @@ class Runner:
         self._spawners.discard(spawner)
         for attempt_id, attempt in list(self._by_attempt.items()):
             if attempt.spawner is spawner and attempt.shim is None:
-                self._look_for_outcome(attempt_id, attempt)
+                self._look_for_outcome(attempt_id, attempt, shim_lost=False)
 
     def hear(self, spawner: SpawnerProcess, news: list[News]) -> None:
         """Hands on what a spawner's shims told, each outcome once."""
@@ -385,19 +385,21 @@ class Runner:
                 outcome = LaunchFailed(attempt_id, NEVER_STARTED)
             self._settle(outcome)
 
-    def _look_for_outcome(self, attempt_id: str, attempt: _Attempt) -> None:
+    def _look_for_outcome(
+        self, attempt_id: str, attempt: _Attempt, *, shim_lost: bool = True
+    ) -> None:
         if not attempt.settling:
             attempt.settling = True
-            self._run(self._find_outcome(attempt_id, attempt))
+            self._run(self._find_outcome(attempt_id, attempt, shim_lost))
 
-    async def _find_outcome(self, attempt_id: str, attempt: _Attempt) -> None:
+    async def _find_outcome(self, attempt_id: str, attempt: _Attempt, shim_lost: bool) -> None:
         outcome = read_outcome(attempt.folder, attempt_id)
         if outcome is None:
             started = attempt.started or read_started(attempt.folder, attempt_id)
             await self._in_thread(sweep_orphans, self.mark_of(attempt_id))
             outcome = (
                 Exited(attempt_id, EndCause.LOST)
-                if started is not None
+                if shim_lost or started is not None
                 else LaunchFailed(attempt_id, NEVER_STARTED)
             )
         self._settle(outcome)

@@ -203,9 +203,16 @@ class Shim:
 
     def _take_signals(self) -> list[bytes]:
         try:
-            return control.orders_of(os.read(self._signals_fd, _SIGNALS_READ_BYTES))
+            read = os.read(self._signals_fd, _SIGNALS_READ_BYTES)
         except BlockingIOError:
             return []
+        return control.orders_of(read, self._is_of_job)
+
+    def _is_of_job(self, pid: int) -> bool:
+        """Whether a process that sent a signal is below this one, or was: it can't be asked."""
+        if pid <= 0:
+            return False  # From outside of this container.
+        return pid in processes.descendants(self._pid) or not os.path.exists(f"/proc/{pid}")  # noqa: PTH110
 
     def _read_link(self) -> bytes:
         """The next order, or nothing once the spawner is gone."""
