@@ -13,8 +13,10 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import CodeType, FrameType
@@ -87,15 +89,23 @@ def run_all(names: list[str], runs: int, seed: int) -> int:
 
 
 def _again(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, __file__, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    """This program once more, in a process that may die."""
+    from fuzz_scratch import SCRATCH_VARIABLE, new_scratch
+
+    scratch = new_scratch()
+    try:
+        return subprocess.run(
+            [sys.executable, __file__, *arguments],
+            cwd=ROOT,
+            env={**os.environ, SCRATCH_VARIABLE: str(scratch)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def fuzz(name: str, runs: int, seed: int) -> int:
@@ -162,8 +172,9 @@ def cover(name: str) -> int:
         lines.add(frame.f_lineno)
         return trace
 
-    inputs = [*target.seeds(), *(path.read_bytes() for path in (LEARNT / name).glob("*"))]
+    threading.settrace(trace)
     sys.settrace(trace)
+    inputs = [*target.seeds(), *(path.read_bytes() for path in (LEARNT / name).glob("*"))]
     try:
         for data in inputs:
             target.one(data)

@@ -9,14 +9,26 @@ import shutil
 import tempfile
 from pathlib import Path
 
+SCRATCH_VARIABLE = "FUZZ_SCRATCH"
 _IN_MEMORY = Path("/dev/shm")
+
+
+def new_scratch() -> Path:
+    """A new folder; whoever asks removes it."""
+    parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
+    return Path(tempfile.mkdtemp(prefix="meshtrain-fuzz-", dir=parent))
 
 
 @functools.cache
 def scratch_folder() -> Path:
-    """Removed when the process ends."""
-    parent = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="meshtrain-fuzz-", dir=parent))
+    """The folder of this process, removed when it ends.
+
+    A process that the fuzzer ends runs no such code: its parent gives it a folder.
+    """
+    given = os.environ.get(SCRATCH_VARIABLE)
+    if given:
+        return Path(given)
+    folder = new_scratch()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

@@ -7,6 +7,7 @@ attempts/<attempt id>/
     checkpoint/      where the job puts its checkpoints, if it is to make any
     resume/          the checkpoint that it goes on from
     log              all that the job prints
+    log.spool        what of the log was given back to the disk, see the spool module
     metrics.jsonl    a line for each measurement, streamed to the master
     failure.json     why it failed, as the job itself says
     request.json     what the built-in training is to do
