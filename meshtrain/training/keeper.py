@@ -142,8 +142,8 @@ class Keeper:
         if wait_s > self._every_s and not self._stretched:
             self._stretched = True
             self._say(
-                f"a checkpoint takes {took_s:.2f} s to write: there is one each {wait_s:.0f} s, "
-                f"not each {self._every_s:g} s, so that they cost {COST_SHARE_MAX:.0%} at most"
+                f"a checkpoint takes {took_s:.2f} s to write: there is one each {wait_s:.1f} s, "
+                f"not each {self._every_s:.1f} s, so that they cost {COST_SHARE_MAX:.0%} at most"
             )
 
 
@@ -180,7 +180,7 @@ def resume(
 def _decode(path: Path, described: bytes) -> _Saved:
     try:
         return msgspec.json.decode(described, type=_Saved)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} was written by another release: {error}") from None
 
 

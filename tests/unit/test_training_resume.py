@@ -372,8 +372,8 @@ class SlowDisk:
             3.0,
             [30, 90, 150],
             [
-                "a checkpoint takes 3.00 s to write: there is one each 57 s, not each 30 s, so "
-                "that they cost 5% at most"
+                "a checkpoint takes 3.00 s to write: there is one each 57.0 s, not each 30.0 s, "
+                "so that they cost 5% at most"
             ],
         ),
     ],
