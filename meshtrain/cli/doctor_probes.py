@@ -175,7 +175,7 @@ def holder_of(lock: Path) -> int | None:
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                text = file.read(32).decode("ascii", "replace").strip()
+                text = file.readline(32).decode("ascii", "replace").strip()
                 return int(text) if text.isdecimal() else None
     except OSError:
         return None

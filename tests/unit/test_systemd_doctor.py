@@ -198,6 +198,8 @@ def test_a_running_daemon_is_known_by_its_lock(tmp_path: Path) -> None:
     assert doctor_probes.holder_of(path) is None
     lock = StoreLock(path)
     assert doctor_probes.holder_of(path) == os.getpid()
+    lock.note_store()
+    assert doctor_probes.holder_of(path) == os.getpid(), "the file may say more below"
     limits = doctor_probes.limits(os.getpid())
     assert limits.whose == f"daemon {os.getpid()}"
     assert limits.nofile != 0
