@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 FEED_GREETING = Feed(incarnation=0, seq=0)
 """What a dashboard hears first when its link to the feed stands; no real feed is number 0."""
-LAST_WORDS_MS = 500
+LAST_WORDS_MS = 1000
 """How long links that are cut by `rebind` may take to send what was said before."""
 
 
@@ -189,9 +189,10 @@ class MasterSockets:
 
         To be called at once when a membership was ended: ZeroMQ can't cut one link
         alone. The others come back by themselves, known by the same names. What was
-        sent to them before still leaves; what is in flight to us, and what is sent
-        before they are back, is lost, and is repeated by whoever said it. Dashboards
-        see a gap. Only answers to questions are never repeated: give them first.
+        sent to them before still leaves, unless their links were choked; what is in
+        flight to us, and what is sent before they are back, is lost, and is repeated
+        by whoever said it. Dashboards see a gap. Only answers to questions are never
+        repeated: give them first.
         """
         if self._closed:
             return
