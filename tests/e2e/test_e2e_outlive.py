@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e_outlive")]
 
 NODE = "n1"
 SLOTS = 4
+LINES = 2_000_000
 GRACE = {"MESHTRAIN_KILL_GRACE_S": "0.3"}
 
 STUBBORN = """
@@ -213,3 +214,65 @@ def test_p7_a_daemon_that_leaves_its_jobs_ends_at_once_and_the_next_takes_them_o
     (row,) = mesh.wait_jobs(sweep, "failed")
     assert row["failure"].startswith("user error: exit code 4")
     assert gate.starts == 1
+
+
+def test_p6_p7_what_a_job_printed_is_whole_though_its_daemon_died_after_its_end_was_told(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    script = tmp_path / "print.sh"
+    script.write_text(f"{gate.wait_command}\nseq -f '%08.0f' 1 {LINES}\n")
+    sweep = mesh.submit(f"name: printing\ncommand: sh {script}\n")
+    mesh.wait_until(lambda: gate.starts == 1, "the job runs")
+    gate.open()
+    mesh.wait_job_state(sweep, "succeeded", "collecting")
+    mesh.kill(NODE)
+    start_again(mesh)
+    mesh.wait_jobs(sweep)
+    mesh.wait_log(sweep, "".join(f"{number:08d}\n" for number in range(1, LINES + 1)).encode())
+    assert gate.starts == 1
+
+    def cleared() -> bool:
+        attempts = mesh.folder / NODE / "attempts"
+        return not any(path.read_bytes() for path in attempts.glob("*/log"))
+
+    mesh.wait_until(cleared, "its folder is removed")
+
+
+def test_p7_an_adopted_job_is_handed_back_by_a_daemon_that_is_stopped(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    sweep = mesh.submit(job("handed", gate, "true"))
+    mesh.wait_until(lambda: gate.starts == 1, "the job runs")
+    mesh.wait_job_state(sweep, "running")
+    mesh.kill(NODE)
+    start_again(mesh)
+    mesh.wait_connected(NODE)
+    mesh.ask_to_hand_back(NODE)
+    assert mesh.wait_stopped(NODE) == 0
+    assert gone(gate.pids)
+    (row,) = mesh.jobs(sweep)
+    assert row["state"] == "waiting"
+    start_again(mesh)
+    mesh.wait_until(lambda: gate.starts == 2, "it runs again")
+    gate.open()
+    mesh.wait_jobs(sweep)
+
+
+def test_p6_p7_a_daemon_that_is_killed_again_and_again_loses_no_short_job(mesh: Mesh) -> None:
+    sweep = mesh.submit(
+        f"name: many\nretries: 0\ncommand: echo {{number}}\nmatrix: {{number: {list(range(60))}}}\n"
+    )
+    for done in (1, 20, 40):
+        mesh.wait_until(
+            lambda done=done: sum(row["state"] == "succeeded" for row in mesh.jobs(sweep)) >= done,
+            f"{done} are done",
+        )
+        mesh.kill(NODE)
+        start_again(mesh)
+    rows = mesh.wait_jobs(sweep)
+    assert len(rows) == 60
+    for row in rows:
+        number = row["name"].rpartition("=")[2]
+        mesh.wait_log(row["job_id"], f"{number}\n".encode())
