@@ -103,7 +103,18 @@ class Mesh:
         self.wait_connected(*nodes)
 
     def start_master(self, **environment: str) -> None:
-        """Start the master, always on the same ports."""
+        """Start the master, always on the same ports, and wait until it listens."""
+        self.begin_master(**environment)
+
+        def listening() -> bool:
+            return (self.home / "master.json").exists()
+
+        self.wait_until(listening, "the master listens")
+        told = json.loads((self.home / "master.json").read_bytes())
+        assert {port: told[port] for port in PORTS} == self.ports
+
+    def begin_master(self, **environment: str) -> None:
+        """Start the master's process; it may never get as far as to listen."""
         (self.home / "master.json").unlink(missing_ok=True)
         arguments = [
             *("--home", str(self.home)),
@@ -113,13 +124,6 @@ class Mesh:
         for port in PORTS:
             arguments += [f"--{port}-port", str(self.ports[port])]
         self._start("master", "master", arguments, environment)
-
-        def listening() -> bool:
-            return (self.home / "master.json").exists()
-
-        self.wait_until(listening, "the master listens")
-        told = json.loads((self.home / "master.json").read_bytes())
-        assert {port: told[port] for port in PORTS} == self.ports
 
     def start_worker(
         self, name: str, *, cpu_slots: int = 1, through: str = "127.0.0.1", **environment: str
