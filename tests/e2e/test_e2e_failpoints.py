@@ -89,7 +89,7 @@ class Survivor:
     def _begin(self, name: str) -> None:
         environment = self._armed.get(name, {})
         if name == "master":
-            self.mesh.start_master_anyhow(**environment)
+            self.mesh.begin_master(**environment)
         else:
             self.mesh.start_worker(name, **environment)
         self.mesh.daemons[name].expected_to_end = True
@@ -262,7 +262,7 @@ def test_the_days_parts_make_the_whole() -> None:
 
 def test_a_daemon_refuses_a_point_that_nobody_knows(new_mesh: NewMesh) -> None:
     mesh = new_mesh()
-    mesh.start_master_anyhow(**{VARIABLE: "store.comitted"})
+    mesh.begin_master(**{VARIABLE: "store.comitted"})
     daemon = mesh.daemons["master"]
     daemon.expected_to_end = True
     assert mesh.wait_stopped("master") == 2
