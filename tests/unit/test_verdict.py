@@ -12,7 +12,7 @@ import pytest
 from worker_records import assignment, made_folder
 
 from meshtrain.core.job import FailureClass
-from meshtrain_daemon.worker import program, runner, spawner
+from meshtrain_daemon.worker import gpu_lock, program, runner, spawner
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
 from meshtrain_daemon.worker.launch import EndCause, Exited, LaunchFailed
 from meshtrain_daemon.worker.verdict import (
@@ -139,6 +139,7 @@ def test_the_timeout_is_told(tmp_path: Path) -> None:
     ("reason", "expected"),
     [
         ("command not found: pyhton; install it on this node", FailureClass.USER_ERROR),
+        ("can't get GPU 0: after 10 s it was still held by attempt a.1", FailureClass.HOST_LOST),
         ("can't fork a shim: no; too many processes or too little memory", FailureClass.HOST_LOST),
         ("the spawner was not ready after 120 s; its", FailureClass.HOST_LOST),
         ("the runner was closed", FailureClass.HOST_LOST),
@@ -153,6 +154,6 @@ def test_what_keeps_a_process_from_starting_is_not_always_the_jobs_fault(
 
 
 def test_the_reasons_known_by_their_words_are_still_worded_so() -> None:
-    source = "".join(inspect.getsource(module) for module in (program, runner, spawner))
+    source = "".join(inspect.getsource(module) for module in (program, runner, spawner, gpu_lock))
     for words in (*NOT_OF_THE_JOB, *HOST_IS_FULL, DISK_IS_FULL):
         assert words in source, words

@@ -26,6 +26,7 @@ SAID_BY_JOBS = (
 """What a job may say of itself; whether a host is lost, or a base, the mesh alone knows."""
 NOT_OF_THE_JOB = (
     "can't fork a shim",
+    "can't get GPU",
     "can't start the spawner",
     "the spawner ",
     "the runner was closed",
