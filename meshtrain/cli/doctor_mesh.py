@@ -205,7 +205,7 @@ def check_keys(keys: Keys, *, master: bool) -> Finding:
         return warn(
             name,
             f"{keys.path} isn't there: this host belongs to no mesh with keys",
-            "meshtrain token on the master's host, then meshtrain worker --join … here",
+            "meshtrain token on the master's host, then meshtrain join --node … here",
         )
     if keys.mode & 0o077:
         return fail(
@@ -258,7 +258,7 @@ def check_membership(membership: Membership) -> Finding:
             name, membership.trouble, "restore the file from a backup, or move it away and rejoin"
         )
     own, members = membership.own, membership.members
-    join = "meshtrain token on the master's host, then meshtrain worker --join … here"
+    join = "meshtrain token on the master's host, then meshtrain join --node … here"
     if own is None:
         return warn(name, "this host has not been enrolled", join)
     who = f"{own.kind.value} {own.name}"

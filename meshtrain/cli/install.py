@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
@@ -102,21 +102,21 @@ def command(
         check_program(program, roles, also=(interpreter, Path(meshtrain.__file__)))
     if here and not dry_run and os.geteuid() != 0:
         raise UserError("only root may put units in place: run it with sudo, or try --dry-run")
-    before, steps, after = (
-        _uninstallation(prefix, roles) if uninstall else _installation(prefix, roles, program)
-    )
-    for line in before:
-        _run(line, really=here and not dry_run)
-    for step in steps:
+    work = _uninstallation(prefix, roles) if uninstall else _installation(prefix, roles, program)
+    for line in work.before if here else []:
+        _run(line, really=not dry_run)
+    for step in work.steps:
         say(f"{step.path}  {step.action.value}")
         if not dry_run:
             carry_out(step)
-    if start or (uninstall and here):
-        for line in after:
+    for line in work.after if here else []:
+        _run(line, really=not dry_run)
+    if start:
+        for line in work.start:
             _run(line, really=not dry_run)
-    elif here and after:
+    elif here and work.start:
         say("\nThen run:")
-        for line in after:
+        for line in work.start:
             say("  " + " ".join(line))
         say(f"\nSettings: /etc/meshtrain. How this host does: meshtrain doctor --as {roles[0]}")
     if uninstall:
@@ -140,15 +140,23 @@ def own_program() -> Path:
 _Commands = list[list[str]]
 
 
-def _installation(
-    prefix: Path, roles: Sequence[Role], program: Path
-) -> tuple[_Commands, list[Step], _Commands]:
+class _Work(NamedTuple):
+    steps: list[Step]
+    before: _Commands
+    after: _Commands
+    start: _Commands
+    """What people may want to do themselves, after a look at the settings."""
+
+
+def _installation(prefix: Path, roles: Sequence[Role], program: Path) -> _Work:
     steps = [step_for(prefix, placed) for placed in files_of(roles, program)]
     services = [service(role) for role in roles]
     folders = [f"/{TMPFILES}/meshtrain-{role}.conf" for role in roles]
     after = [
         ["systemd-sysusers", f"/{SYSUSERS}/meshtrain.conf"],
         ["systemd-tmpfiles", "--create", *folders],
+    ]
+    start = [
         ["systemctl", "daemon-reload"],
         ["systemctl", "enable", TARGET, *services],
         # Starts what is stopped, and has what runs use the newest version.
@@ -156,10 +164,10 @@ def _installation(
         # So that stopping the target stops them.
         ["systemctl", "start", TARGET],
     ]
-    return [], steps, after
+    return _Work(steps, [], after, start)
 
 
-def _uninstallation(prefix: Path, roles: Sequence[Role]) -> tuple[_Commands, list[Step], _Commands]:
+def _uninstallation(prefix: Path, roles: Sequence[Role]) -> _Work:
     paths: list[str] = []
     for role in roles:
         paths += [f"{UNITS}/{service(role)}", f"{TMPFILES}/meshtrain-{role}.conf"]
@@ -173,7 +181,7 @@ def _uninstallation(prefix: Path, roles: Sequence[Role]) -> tuple[_Commands, lis
     steps = [Step(Action.REMOVE, path) for path in present]
     there = [unit for unit in units if (prefix / UNITS / unit).exists()]
     before = [["systemctl", "disable", "--now", *there]] if there else []
-    return before, steps, [["systemctl", "daemon-reload"]]
+    return _Work(steps, before, [["systemctl", "daemon-reload"]], [])
 
 
 def step_for(prefix: Path, placed: Placed) -> Step:
