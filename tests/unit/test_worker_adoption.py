@@ -194,6 +194,36 @@ async def test_an_end_with_a_long_grace_lets_the_job_end_itself(host: Host) -> N
     assert (exited.code, exited.cause) == (9, EndCause.REQUESTED)
 
 
+async def test_p7_a_forked_call_goes_on_and_is_found_by_its_mark(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "call_module_of_test.py").write_text(
+        "import signal\ndef preload(): pass\n"
+        "def run(argument):\n    print('up', flush=True)\n    signal.pause()\n    return 0\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    await host.runner.close()
+    host.runner = Runner(
+        host.events.extend, preload="call_module_of_test", mark_prefix=f"{host.node_id}/"
+    )
+    await host.runner.start()
+    for name in ("ended.1", "lost.1"):
+        folder = host.folder(name)
+        folder.make()
+        launch = msgspec.structs.replace(folder.launch(HostRules()), argv=(), call="x")
+        host.runner.launch([launch])
+        await host.up(name)
+    shim = (await host.up("lost.1")).shim_pid
+    await host.next_daemon()
+    host.runner.end("ended.1")
+    exited = await host.outcome("ended.1")
+    assert isinstance(exited, Exited)
+    assert (exited.cause, exited.signal) == (EndCause.REQUESTED, signal.SIGTERM)
+    os.kill(shim, signal.SIGKILL)
+    assert await host.outcome("lost.1") == Exited("lost.1", EndCause.LOST)
+    assert host.marked("ended.1") == host.marked("lost.1") == []
+
+
 async def test_p7_what_ends_once_adopted_by_a_killed_shim_is_lost_and_swept(host: Host) -> None:
     host.launch("a.1", "(setsid sleep 1000 &) ; echo up; exec sleep 1000")
     started = await host.up("a.1")
