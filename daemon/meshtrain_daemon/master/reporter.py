@@ -407,17 +407,22 @@ class Reporter:
                 async with asyncio.timeout(PLOT_TIMEOUT_S):
                     _, told = await process.communicate()
             except TimeoutError:
-                process.kill()
+                _kill(process)
                 await process.wait()
                 self._say(f"the plot of {sweep.name} took over {PLOT_TIMEOUT_S:g} s: given up")
                 continue
             except asyncio.CancelledError:
-                process.kill()
+                _kill(process)
                 await process.wait()
                 raise
             if process.returncode:
                 last = told.decode("utf-8", "replace").strip().splitlines()[-1:]
                 self._say(f"no plot of {sweep.name}: {' '.join(last)}")
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 def _header(metric: str, jobs: list[Job]) -> str:
