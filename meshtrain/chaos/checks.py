@@ -138,6 +138,27 @@ def check_jobs(
     return counts
 
 
+def check_adopted(verdict: Verdict, ask: Ask, ledger: Ledger) -> None:
+    """No attempt that ran was lost: whoever was killed came back before its lease was over.
+
+    One that was on its way to a node when that was killed never ran; it is
+    given out again, which costs nothing.
+    """
+    found = verdict.check("adopted", "P7: jobs go on when a daemon is killed or restarted")
+    kept = (AttemptState.SUCCEEDED, AttemptState.CANCELLED)
+    for row in all_rows(ask, "jobs"):
+        for attempt in ask("job", row["job_id"])[0]["attempts"]:
+            attempt_id = attempt["attempt_id"]
+            ran = attempt["started_wall_s"] is not None
+            ran = ran or attempt_id in ledger.ends.get(row["job_id"], ())
+            failure = attempt["failure"] or {}
+            found.demand(
+                attempt["state"] in kept or not ran,
+                f"{attempt_id} of {row['name']} ran, and is {attempt['state']}: "
+                f"{failure.get('message', '')}",
+            )
+
+
 def _check_end(ends: Check, job: Mapping[str, Any], submission: Submission) -> str | None:
     """The attempt that decided, where the job succeeded."""
     name, state = job["name"], job["state"]

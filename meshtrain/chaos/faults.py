@@ -56,6 +56,7 @@ class Faults:
         seed: what is drawn; which process of several is hit also depends on what runs.
         victims: what may be hurt.
         every_s: mean time between two faults.
+        mild: whether none may outlast a lease.
         say: told what is done, for the log of the run.
     """
 
@@ -66,12 +67,14 @@ class Faults:
         seed: int,
         victims: Sequence[Victim],
         every_s: float,
+        mild: bool,
         say: Callable[[str], None],
     ) -> None:
         self._mesh = mesh
         self._random = random.Random(f"faults {seed}")
         self._victims = tuple(victims)
         self._every_s = every_s
+        self._long_share = 0.0 if mild else LONG_SHARE
         self._say = say
         self._busy: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -168,7 +171,7 @@ class Faults:
             self._begin(Victim.LINK, f"link of {node}", deed, self._spoil(node, deed, lasts_s))
 
     def _duration_s(self) -> float:
-        if self._random.random() < LONG_SHARE:
+        if self._random.random() < self._long_share:
             return self._mesh.lease_s * self._random.uniform(1.2, 2.0)
         return self._random.uniform(*SHORT_S)
 

@@ -112,9 +112,11 @@ class Mesh:
             arguments = [
                 *("worker", "--home", str(home / name), "--name", name),
                 *("--master", f"{host}:{self.ports['control']}"),
-                *("--cpu-slots", str(slots), "--gpus", "", "--stop-grace-s", "1"),
+                *("--cpu-slots", str(slots), "--gpus", ""),
             ]
             self.daemons[name] = self._daemon(name, arguments)
+            # As under systemd: jobs go on while their daemon is restarted.
+            self.daemons[name].environment = {"MESHTRAIN_JOBS_ON_STOP": "leave"}
 
     def _daemon(self, name: str, arguments: list[str]) -> Daemon:
         return Daemon(name, arguments, self.home / f"{name}.log")

@@ -54,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True):
     victims: tuple[Victim, ...] = tuple(Victim)
     kinds: tuple[Kind, ...] = (Kind.SHORT,)
     settle_timeout_s: float = 180.0
+    mild: bool = False
+    """Whether no fault outlasts a lease. Then a job runs again for a killed shim alone."""
 
 
 class Outcome(msgspec.Struct):
@@ -94,6 +96,7 @@ class ChaosRun:
             seed=plan.seed,
             victims=plan.victims,
             every_s=plan.fault_every_s,
+            mild=plan.mild,
             say=lambda text: note(f"fault: {text}"),
         )
         self._ledger = plan.home / "ledger" / "jobs.ledger"
@@ -332,7 +335,10 @@ class ChaosRun:
         """All checks that need the running master."""
         verdict, ask = self._verdict, self._ask
         checks.check_submissions(verdict, ask, self._acknowledged, self._unsure)
-        counts = checks.check_jobs(verdict, ask, self._given, Ledger(self._ledger))
+        ledger = Ledger(self._ledger)
+        counts = checks.check_jobs(verdict, ask, self._given, ledger)
+        if self._plan.mild and Victim.SHIM not in self._plan.victims:
+            checks.check_adopted(verdict, ask, ledger)
         checks.check_results(verdict, ask, self._given, self._mesh.master_home / "results")
         checks.check_bases(verdict, ask)
         checks.check_inbox(verdict, self._mesh.inbox, self._dropped.values())

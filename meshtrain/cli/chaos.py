@@ -53,6 +53,10 @@ def command(
     settle: Annotated[
         str, typer.Option(metavar="TIME", help="How long it may take to come to rest.")
     ] = "3m",
+    mild: Annotated[
+        bool,
+        typer.Option("--mild", help="Nothing outlasts a lease: jobs must go on, not run again."),
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep its folder, come what may.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -65,6 +69,7 @@ def command(
     Examples:
       meshtrain chaos --for 10m
       meshtrain chaos --for 30s --seed 7 --hurt worker,link --json
+      meshtrain chaos --mild --lease 30s --hurt master,worker,spawner
     """
     if sys.platform != "linux":
         raise UserError("meshtrain chaos needs Linux: it finds what runs through /proc")
@@ -85,6 +90,7 @@ def command(
         victims=tuple(Victim(name) for name in _listed(hurt, "--hurt", list(Victim))),
         kinds=tuple(Kind(name) for name in _listed(kinds, "--kinds", list(kinds_here()))),
         settle_timeout_s=_seconds(settle, "--settle"),
+        mild=mild,
     )
     # Last of all: what is refused leaves nothing.
     home = Path(tempfile.mkdtemp(prefix="meshtrain-chaos-"))

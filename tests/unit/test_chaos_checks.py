@@ -194,6 +194,25 @@ def test_p8_a_process_that_is_left_is_found() -> None:
     assert "7 sleep (sleep 900)" in told
 
 
+@pytest.mark.parametrize(
+    ("attempt", "ends", "held"),
+    [
+        (LOST | {"started_wall_s": None}, "", True),
+        (LOST | {"started_wall_s": 5.0}, "", False),
+        (LOST | {"started_wall_s": None}, "j1 node-1/j1.1\n", False),
+        (ATTEMPT | {"started_wall_s": 5.0}, "j1 node-1/j1.2\n", True),
+    ],
+)
+def test_p7_an_attempt_that_ran_and_was_lost_is_found(
+    tmp_path: Path, attempt: dict[str, Any], ends: str, held: bool
+) -> None:
+    master, verdict = Master(), Verdict()
+    master.job["attempts"] = [attempt | {"failure": None}]
+    (tmp_path / "ledger").write_text(ends)
+    checks.check_adopted(verdict, master.ask, Ledger(tmp_path / "ledger"))
+    assert verdict.ok is held
+
+
 def test_a_store_that_is_not_there_is_told(tmp_path: Path) -> None:
     verdict = Verdict()
     checks.check_store(verdict, tmp_path, 6.0)
