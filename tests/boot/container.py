@@ -33,6 +33,7 @@ BUILD_TIMEOUT_S = 900
 BOOT_TIMEOUT_S = 60
 COMMAND_TIMEOUT_S = 120
 POLL_S = 0.1
+REMOVE_TIMEOUT_S = 10
 _ENVIRONMENT = {
     "PATH": "/opt/meshtrain/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -244,9 +245,9 @@ class Container:
         Raises FailedError when they fail, if `check`.
         """
         enter = ["nsenter", f"--target={self._leader}", "--all", "--"]
-        as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
+        as_user = ["runuser", "-u", user, "--", "env", f"HOME=/home/{user}"]
         done = subprocess.run(
-            [*enter, *as_user, "sh", "-c", script],
+            [*enter, *(as_user if user != "root" else ()), "sh", "-c", script],
             env=_ENVIRONMENT,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -288,14 +289,20 @@ class Container:
     def _remove(self) -> None:
         for mount in (self.root / "wheels", self.root):
             subprocess.run(["umount", str(mount)], capture_output=True, check=False)
-        if self._group is not None and self._group.is_dir():
-            with contextlib.suppress(OSError):
-                (self._group / "cgroup.kill").write_text("1")
-            for folder in sorted(self._group.rglob("*"), reverse=True):
-                if folder.is_dir():
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
-            with contextlib.suppress(OSError):
-                self._group.rmdir()
+        if self._group is not None:
+            _remove_group(self._group)
         if not os.path.ismount(self.root):
             shutil.rmtree(self._work, ignore_errors=True)
+
+
+def _remove_group(group: Path) -> None:
+    """Ends what is left in a cgroup and all below it, and removes them."""
+    give_up_s = time.monotonic() + REMOVE_TIMEOUT_S
+    while group.is_dir() and time.monotonic() < give_up_s:
+        with contextlib.suppress(OSError):
+            (group / "cgroup.kill").write_text("1")
+        # The deepest first; what is still dying is tried again.
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        time.sleep(POLL_S)
