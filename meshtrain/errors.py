@@ -17,10 +17,12 @@
     ├── MasterAwayError         no master answers
     ├── RunnerError             the spawner of a node's jobs doesn't start
     ├── LocalMeshError          a process of a mesh on one host doesn't come up
+    ├── LogbookError            the folder of logs can't be used
     ├── ResultsError            results that can't be written
     ├── StoreError              the job store can't be read or written
     │   ├── StoreFullError      its disk is full: what was saved may be committed later
     │   ├── StoreInUseError     another master has it
+    │   ├── BackupError         a backup that can't be made, or put in place
     │   └── StoreRuleError      a change that the rules of its rows forbid
     └── ArtifactError           an artifact that can't be read, written or verified
         ├── CorruptChunkError   bytes whose digest is not the promised one

@@ -7,9 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import msgspec
 import typer
 
 from meshtrain.core.view import MeshView
@@ -17,9 +16,9 @@ from meshtrain.errors import UserError
 from meshtrain.ids import new_id
 from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 
-ADDRESS_DEFAULT = "127.0.0.1:7470"
-PORTS_FILE = "master.json"
-"""Below its home; a running master says there where it listens."""
+if TYPE_CHECKING:
+    from meshtrain.security.way import Way
+
 TIMEOUT_S = 5.0
 PAGE_ROWS = 1000
 
@@ -56,16 +55,18 @@ class LiveFeed(Protocol):
     def close(self) -> None: ...
 
 
-def _connect(address: str, timeout_s: float) -> Link:
+def _connect(way: Way, timeout_s: float) -> Link:
+    from meshtrain.net.curve import client_security
     from meshtrain.net.zmq_client import MasterClient
 
-    return MasterClient(address, timeout_s)
+    return MasterClient(way.address, timeout_s, security=client_security(way.standing))
 
 
-def _follow(address: str) -> LiveFeed:
+def _follow(way: Way) -> LiveFeed:
+    from meshtrain.net.curve import client_security
     from meshtrain.net.zmq_feed import FeedClient
 
-    return FeedClient(address)
+    return FeedClient(way.address, security=client_security(way.standing))
 
 
 @dataclass
@@ -76,18 +77,32 @@ class Cli:
     """As given with --master or MESHTRAIN_MASTER."""
     home: Path | None = None
     timeout_s: float = TIMEOUT_S
-    connect: Callable[[str, float], Link] = field(default=_connect)
-    follow: Callable[[str], LiveFeed] = field(default=_follow)
+    connect: Callable[[Way, float], Link] = field(default=_connect)
+    follow: Callable[[Way], LiveFeed] = field(default=_follow)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     @property
     def address(self) -> str:
-        """Where the master is: as given, else as it says in its home, else the usual port."""
-        return self.master or self._address_at_home() or ADDRESS_DEFAULT
+        """Where the master is: as given, else as its home or the mesh joined says."""
+        return self.way.address
+
+    @property
+    def way(self) -> Way:
+        """Where the master is, and the keys to show there.
+
+        Raises SettingsError when the keys are damaged, or others may read them.
+        """
+        from meshtrain.security.way import find_way
+
+        return find_way(self.master, self.home_folder)
 
     def link(self, timeout_s: float | None = None) -> Link:
         """A line to the master; a context manager."""
-        return self.connect(self.address, self.timeout_s if timeout_s is None else timeout_s)
+        return self.connect(self.way, self.timeout_s if timeout_s is None else timeout_s)
+
+    def feed(self) -> LiveFeed:
+        """A picture of the mesh; to be asked for within a running event loop."""
+        return self.follow(self.way)
 
     @property
     def home_folder(self) -> Path:
@@ -97,19 +112,6 @@ class Cli:
         from meshtrain.spec.settings import default_home
 
         return default_home()
-
-    def _address_at_home(self) -> str | None:
-        try:
-            told = msgspec.json.decode((self.home_folder / PORTS_FILE).read_bytes(), type=_Told)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        host = f"[{told.host}]" if ":" in told.host else told.host
-        return f"{host}:{told.control}"
-
-
-class _Told(msgspec.Struct, frozen=True):
-    host: str
-    control: int
 
 
 def cli_of(ctx: typer.Context) -> Cli:

@@ -102,7 +102,9 @@ def examine(role: As, cli: Cli, config: Path | None) -> Iterator[Finding]:
     if isinstance(settings, MasterSettings):
         yield from _examine_master(cli, settings)
     else:
-        yield from _examine_mesh(cli, cli.master or settings.master, settings.node_name)
+        yield from _examine_mesh(
+            cli, cli.master or settings.master or cli.address, settings.node_name
+        )
 
 
 def _settings(role: Role, config: Path | None) -> MasterSettings | WorkerSettings:

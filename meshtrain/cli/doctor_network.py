@@ -13,6 +13,7 @@ from meshtrain.cli.context import Cli, ask, ask_all
 from meshtrain.cli.doctor_mesh import MasterReading, PeerReading, PortReading, PortState
 from meshtrain.clock import wall_now_s
 from meshtrain.errors import MeshtrainError
+from meshtrain.security.way import find_way
 
 CONNECT_TIMEOUT_S = 3.0
 PEERS_MAX = 256
@@ -22,7 +23,7 @@ _AT_ONCE = 16
 def master(cli: Cli, address: str) -> tuple[MasterReading, dict[str, Any], list[dict[str, Any]]]:
     """What the master says of itself, where it listens, and its nodes."""
     try:
-        with cli.connect(address, cli.timeout_s) as link:
+        with cli.connect(find_way(address, cli.home_folder), cli.timeout_s) as link:
             # The first answer pays for the connection; the second one is timed.
             ask(link, "ports")
             began_s, asked_s = time.monotonic(), wall_now_s()

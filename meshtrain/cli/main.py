@@ -53,6 +53,8 @@ COMMANDS: dict[str, _Entry] = {
     "nodes": _Entry("Mesh", "List the nodes.", "nodes"),
     "drain": _Entry("Mesh", "Let a node take no new jobs.", "drain"),
     "bases": _Entry("Mesh", "List the base models, or rebuild one.", "bases"),
+    "token": _Entry("Mesh", "Print a word that lets a host or a person join.", "token"),
+    "join": _Entry("Mesh", "Join a mesh with a token, to give it commands from here.", "join"),
     "install": _Entry("Mesh", "Put the daemons under systemd on this host.", "install"),
     "doctor": _Entry("Mesh", "Check this host, and say how to mend it.", "doctor"),
     "backup": _Entry("Mesh", "Write the master's store and keys into one file.", "backup"),

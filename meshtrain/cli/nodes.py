@@ -1,4 +1,4 @@
-"""`meshtrain nodes`: who is there, what is taken, what runs."""
+"""`meshtrain nodes`: who is there, what is taken, what runs; ending a membership."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import msgspec
 import typer
 
 from meshtrain.cli import words
-from meshtrain.cli.context import ask_all, cli_of
+from meshtrain.cli.context import act, ask_all, cli_of
+from meshtrain.cli.main import plain_app
 from meshtrain.cli.output import Column, print_json, print_table, say
+from meshtrain.core.member import MemberKind
 from meshtrain.core.node import NodeSpec
+from meshtrain.ids import new_id
+from meshtrain.wire.messages import Release, Revoke
+
+command = plain_app(invoke_without_command=True)
 
 RUNNING_SHOWN_MAX = 2
 _COLUMNS = (
@@ -23,21 +29,80 @@ _COLUMNS = (
 )
 
 
-def command(
+@command.callback()
+def nodes(
     ctx: typer.Context,
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NODE]...", help="Nodes; all if none.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the nodes: whether they take jobs, what of them is taken, what runs there.
 
     \b
-    Example:
+    Examples:
       meshtrain nodes
+      meshtrain nodes show gpu1
+      meshtrain nodes revoke gpu3
+    """
+    if ctx.invoked_subcommand is None:
+        _print(ctx, [], as_json=as_json)
+
+
+@command.command()
+def show(
+    ctx: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NODE...", help="Nodes.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List these nodes alone.
+
+    \b
+    Example:
+      meshtrain nodes show gpu1 gpu2
+    """
+    _print(ctx, names, as_json=as_json)
+
+
+@command.command()
+def revoke(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NODE", help="A node, or with --person a name.")],
+    person: Annotated[bool, typer.Option("--person", help="A person, not a node.")] = False,
+) -> None:
+    """End a membership at once, everywhere: its keys open nothing any more.
+
+    What a revoked node runs is run again elsewhere. To let it in again, make a
+    token and join anew.
+
+    \b
+    Examples:
+      meshtrain nodes revoke gpu3
+      meshtrain nodes revoke --person alice
+    """
+    kind = MemberKind.PERSON if person else MemberKind.NODE
+    with cli_of(ctx).link() as link:
+        done = act(link, Revoke(new_id("revoke"), kind, name))
+    was_one = bool(done.done)
+    say(f"{name} is no member any more" if was_one else f"{name} was revoked before")
+
+
+@command.command()
+def release(
+    ctx: typer.Context,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A node.")],
+) -> None:
+    """Use a node's GPUs again that were taken out of use after repeated faults.
+
+    \b
+    Example:
+      meshtrain nodes release gpu1
     """
     with cli_of(ctx).link() as link:
-        rows, _ = ask_all(link, "nodes", names or [])
+        act(link, Release(new_id("release"), node))
+    say(f"all GPUs of {node} are in use again")
+
+
+def _print(ctx: typer.Context, names: list[str], *, as_json: bool) -> None:
+    with cli_of(ctx).link() as link:
+        rows, _ = ask_all(link, "nodes", names)
     if as_json:
         print_json(rows)
         return
@@ -66,7 +131,8 @@ def state_text(row: dict[str, Any]) -> str:
         return "drained"
     if not row["accepting"]:
         return f"takes no jobs: {row['note']}" if row["note"] else "takes no jobs"
-    return "ready"
+    # Ready, and yet something is to be known: GPUs out of use, or used by somebody else.
+    return f"ready; {row['note']}" if row["note"] else "ready"
 
 
 def _use_text(row: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 submission = prepare(Path("sweep.yaml"))
 sweep = submission.sweep()                       # what it comes to, as the master will see it
-asyncio.run(upload(submission, "http://127.0.0.1:7473"))
+asyncio.run(upload(submission, "http://127.0.0.1:7473", None))
 link.request(submission.message())
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meshtrain.artifacts.snapshot import snapshot_files, snapshot_manifest
 from meshtrain.artifacts.tree import hash_file
@@ -22,6 +23,9 @@ from meshtrain.spec.jobfile import JobFile, parse_job_file
 from meshtrain.spec.jobs import CodeDigests, SweepSpec
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
 from meshtrain.wire.messages import Submit
+
+if TYPE_CHECKING:
+    from meshtrain.security.standing import Standing
 
 CODE_BYTES_MAX = 200_000_000
 
@@ -98,16 +102,26 @@ def prepare(path: Path, *, code_bytes_max: int = CODE_BYTES_MAX) -> Submission:
     return Submission(path, data, job_file, snapshots, digests)
 
 
-async def upload(submission: Submission, http_url: str) -> None:
+async def upload(submission: Submission, http_url: str, standing: Standing | None) -> None:
     """Puts the snapshots of code into the master's store; only what it lacks travels.
+
+    Args:
+        http_url: where the master takes uploads.
+        standing: who submits; None where the master lets everybody in.
 
     Raises ArtifactError when it can't be reached or refuses, UserError when a
     file has changed since the snapshot was taken.
     """
     from meshtrain.artifacts.upload import upload_tree
 
+    security = None
+    if standing is not None:
+        from meshtrain.security.signing import HttpSecurity
+
+        encrypted = http_url.startswith("https:")
+        security = HttpSecurity(standing.identity, standing.members.roll, encrypted)
     for snapshot in submission.snapshots.values():
-        sent = await upload_tree(snapshot.folder, http_url, files=snapshot.files)
+        sent = await upload_tree(snapshot.folder, http_url, files=snapshot.files, security=security)
         if sent != snapshot.digests.artifact_id:
             raise UserError(
                 f"{snapshot.folder} changed while it was being submitted "

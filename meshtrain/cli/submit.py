@@ -56,7 +56,7 @@ def command(
         # Asked in any case: a master that is away is told sooner than a slow one.
         url = http_url(cli, link)
         if submission.snapshots:
-            asyncio.run(upload(submission, url))
+            asyncio.run(upload(submission, url, cli.way.standing))
         message = submission.message(
             bases_only=bases_only, allow_pending=allow_pending, again=again
         )
@@ -78,7 +78,8 @@ def http_url(cli: Cli, link: Link) -> str:
     """
     (ports,) = ask(link, "ports").rows
     host, _ = split_address(cli.address)
-    return f"http://{f'[{host}]' if ':' in host else host}:{ports['http']}"
+    scheme = "https" if ports["https"] else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{ports['http']}"
 
 
 # --- the receipt ---------------------------------------------------------------------
@@ -154,7 +155,7 @@ def _wait(cli: Cli, row: dict[str, Any], *, to_stderr: bool) -> None:
     asked = () if row["jobs"] else tuple(row["recipe_hashes"])
 
     async def follow() -> Outcome:
-        feed = cli.follow(cli.address)
+        feed = cli.feed()
         return await watch(
             feed,
             sweep_id,

@@ -1,8 +1,12 @@
-"""What a job can go on from: its last checkpoint, kept by its node and then by the master."""
+"""What a job can go on from: its last checkpoints, kept by its node and then by the master.
+
+A node announces each checkpoint that it keeps. The master fetches one of a job
+at a time: the newest when it has the one before, so that a job that makes them
+faster than they travel still has one that outlives its host. The one before is
+dropped when the next is held, not when there is a next.
+"""
 
 from __future__ import annotations
-
-import msgspec
 
 from meshtrain.core import collecting
 from meshtrain.core import commands as cmd
@@ -14,6 +18,8 @@ from meshtrain.core.state import MeshState
 RESUME_FAILURES_MAX = 12
 """After so many attempts in a row that could not fetch their checkpoint, some eight minutes of
 trying, the job does without it: its holder is there, but what it holds must be damaged."""
+ANNOUNCED_MAX = 8
+"""Checkpoints of one job that are known at a time."""
 DROPPED_MAX = 10_000
 """Dropped checkpoints that are remembered."""
 
@@ -27,38 +33,69 @@ def announce(state: MeshState, job: Job, node: Node | None, artifact_id: str | N
     job = state.jobs[job.job_id]
     if job.checkpoint == artifact_id or job.state is JobState.COLLECTING:
         return
-    former = job.checkpoint
     state.resume_failures.pop(job.job_id, None)
+    known = state.announced.setdefault(job.job_id, [])
+    if job.checkpoint is not None and job.checkpoint not in known:
+        known.append(job.checkpoint)
+    known.append(artifact_id)
+    state.checkpoint_jobs[artifact_id] = job.job_id
     # It got on since the last loss: hosts that fail now and then never make it given up.
     job = state.keep_job(job, checkpoint=artifact_id, losses=0)
-    state.checkpoint_jobs[artifact_id] = job.job_id
-    if former is not None and former != job.checkpoint_safe:
-        _drop(state, former)
+    if len(known) > ANNOUNCED_MAX:
+        flight = state.flights.get(job.job_id)
+        oldest = next(one for one in known if one != flight)
+        known.remove(oldest)
+        if oldest != job.checkpoint_safe:
+            _drop(state, oldest)
     if artifact_id in state.held_by_master:
         secure(state, artifact_id)
-    else:
-        collecting.collect(state, artifact_id)
+    elif job.job_id not in state.flights:
+        _fetch(state, job.job_id, artifact_id)
 
 
 def secure(state: MeshState, artifact_id: str) -> None:
-    """The master holds an artifact: if a job can go on from it, the one before may go."""
+    """The master holds an artifact: if a job can go on from it, those before it may go."""
     job_id = state.checkpoint_jobs.get(artifact_id)
     if job_id is None:
         if artifact_id in state.dropped:
             _drop(state, artifact_id)
         return
     job = state.jobs[job_id]
-    if job.checkpoint != artifact_id or job.checkpoint_safe == artifact_id:
+    if state.flights.get(job_id) == artifact_id:
+        del state.flights[job_id]
+    known = state.announced.get(job_id, [])
+    if artifact_id not in known and artifact_id != job.checkpoint:
         return
     former = job.checkpoint_safe
-    state.keep_job(job, checkpoint_safe=artifact_id)
-    if former is not None:
+    if former != artifact_id:
+        job = state.keep_job(job, checkpoint_safe=artifact_id)
+    for older in list(known):
+        # What came between it and the newest is passed over.
+        if older not in (artifact_id, job.checkpoint):
+            known.remove(older)
+            if older != former:
+                _drop(state, older)
+    if former is not None and former not in (artifact_id, job.checkpoint):
         _drop(state, former)
+    if job.checkpoint is not None and job.checkpoint not in state.held_by_master:
+        _fetch(state, job_id, job.checkpoint)
+
+
+def give_up(state: MeshState, artifact_id: str) -> None:
+    """The master can't fetch a checkpoint: a newer one may do."""
+    job_id = state.checkpoint_jobs.get(artifact_id)
+    if job_id is None or state.flights.get(job_id) != artifact_id:
+        return
+    del state.flights[job_id]
+    newest = state.jobs[job_id].checkpoint
+    if newest is not None and newest != artifact_id:
+        _fetch(state, job_id, newest)
 
 
 def to_resume(state: MeshState, job: Job) -> str | None:
     """The checkpoint that the job's next attempt goes on from, of those that can be fetched."""
-    for artifact_id in (job.checkpoint, job.checkpoint_safe):
+    known = reversed(state.announced.get(job.job_id, []))
+    for artifact_id in (job.checkpoint, *known, job.checkpoint_safe):
         if state.is_held(artifact_id):
             return artifact_id
     return None
@@ -72,6 +109,9 @@ def on_not_fetched(state: MeshState, job: Job, resumed_from: str) -> Job:
         return job
     del state.resume_failures[job.job_id]
     state.note(f"{job.name} does without a checkpoint that could not be fetched {failures} times")
+    known = state.announced.get(job.job_id, [])
+    if resumed_from in known:
+        known.remove(resumed_from)
     changes = {
         name: None
         for name in ("checkpoint", "checkpoint_safe")
@@ -84,21 +124,35 @@ def on_not_fetched(state: MeshState, job: Job, resumed_from: str) -> Job:
 
 def forget(state: MeshState, job: Job) -> Job:
     """The job came to its end, or begins anew: what it could go on from may go."""
-    former = {job.checkpoint, job.checkpoint_safe} - {None}
+    known = state.announced.pop(job.job_id, [])
+    former = dict.fromkeys((*known, job.checkpoint, job.checkpoint_safe))
     state.resume_failures.pop(job.job_id, None)
-    if not former:
-        return job
-    job = msgspec.structs.replace(job, checkpoint=None, checkpoint_safe=None)
-    state.jobs[job.job_id] = job
+    state.flights.pop(job.job_id, None)
+    if job.checkpoint is not None or job.checkpoint_safe is not None:
+        job = state.change_job(job, checkpoint=None, checkpoint_safe=None)
     for artifact_id in former:
-        assert artifact_id is not None
-        _drop(state, artifact_id)
+        if artifact_id is not None:
+            _drop(state, artifact_id)
     return job
+
+
+def take_up(state: MeshState, job: Job) -> None:
+    """After a start of the master: go on fetching what it had not got yet."""
+    if job.checkpoint is not None and job.checkpoint != job.checkpoint_safe:
+        state.flights[job.job_id] = job.checkpoint
+        state.collect_again_s[job.checkpoint] = state.now_s + state.config.collect_retry_s
+
+
+def _fetch(state: MeshState, job_id: str, artifact_id: str) -> None:
+    state.flights[job_id] = artifact_id
+    collecting.collect(state, artifact_id)
 
 
 def _drop(state: MeshState, artifact_id: str) -> None:
     """Have everybody remove a checkpoint, unless the same bytes are something else too."""
-    state.checkpoint_jobs.pop(artifact_id, None)
+    job_id = state.checkpoint_jobs.pop(artifact_id, None)
+    if job_id is not None and state.flights.get(job_id) == artifact_id:
+        del state.flights[job_id]
     state.collect_again_s.pop(artifact_id, None)
     state.collect_tries.pop(artifact_id, None)
     if _is_used(state, artifact_id):

@@ -12,7 +12,7 @@ def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
     if artifact_id in state.collecting:
         return True
     job_id = state.checkpoint_jobs.get(artifact_id)
-    if job_id is not None and state.jobs[job_id].checkpoint == artifact_id:
+    if job_id is not None and state.flights.get(job_id) == artifact_id:
         return True
     return any(base.artifact_id == artifact_id for base in state.bases.values())
 

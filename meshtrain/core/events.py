@@ -128,6 +128,12 @@ class NodeLeft(msgspec.Struct, frozen=True):
     session: str
 
 
+class NodeRevoked(msgspec.Struct, frozen=True):
+    """The node is no member of the mesh any more: nothing that it has counts."""
+
+    node_id: str
+
+
 class AttemptStarted(msgspec.Struct, frozen=True):
     node_id: str
     attempt_id: str
@@ -189,6 +195,7 @@ Event = (
     | NodeSaidHello
     | NodeBeat
     | NodeLeft
+    | NodeRevoked
     | AttemptStarted
     | AttemptEnded
     | ArtifactHeld

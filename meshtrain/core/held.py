@@ -19,8 +19,9 @@ from meshtrain.core import commands as cmd
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import FailureClass
 
-CHECKPOINTS_KEPT = 2
-"""Checkpoints of one attempt that lie on its node: the master may be fetching the last but one."""
+CHECKPOINTS_KEPT = 3
+"""Checkpoints of one attempt that lie on its node: the newest, and the oldest that the master has
+not let go, which it may be fetching; between them those that come while it does."""
 
 
 class Phase(Enum):
@@ -320,7 +321,7 @@ class HeldAttempts:
         if artifact_id is not None and artifact_id != held.checkpoint:
             held.checkpoints.append(artifact_id)
             if len(held.checkpoints) > CHECKPOINTS_KEPT:
-                self.drop_artifact(held.checkpoints.pop(0))
+                self._drop(held.checkpoints.pop(-2))
         if held.last_word is not None:
             if was_last:
                 self._end(held, held.last_word)
@@ -342,7 +343,13 @@ class HeldAttempts:
             self._do(io.StoreCheckpoint(held.assignment))
 
     def drop_artifact(self, artifact_id: str) -> None:
-        """Remove an artifact, unless something here needs it."""
+        """The master needs an artifact no more: remove it, unless something here does."""
+        for held in self.by_id.values():
+            if artifact_id in held.checkpoints[:-1]:
+                held.checkpoints.remove(artifact_id)
+        self._drop(artifact_id)
+
+    def _drop(self, artifact_id: str) -> None:
         if artifact_id not in self.holds:
             return
         for held in self.by_id.values():
@@ -416,7 +423,7 @@ class HeldAttempts:
         goes_on = report is not None and (report.failure is not None or report.handed_back)
         # The last one is the master's to drop, where the job may go on from it.
         for artifact_id in held.checkpoints[:-1] if goes_on else held.checkpoints:
-            self.drop_artifact(artifact_id)
+            self._drop(artifact_id)
         self._do(io.DropAttempt(attempt_id))
 
     def hand_back_waiting(self) -> None:

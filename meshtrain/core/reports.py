@@ -83,6 +83,7 @@ def on_collect_failed(state: MeshState, event: CollectFailed) -> None:
         if tries >= COLLECT_TRIES_MAX:
             # Its holder is there, but what it holds is damaged or gone.
             del state.collect_tries[event.artifact_id]
+            checkpoints.give_up(state, event.artifact_id)
             for job_id in sorted(state.collecting.get(event.artifact_id, ())):
                 attempts.lose(state, state.jobs[job_id], f"its result is lost: {event.reason}")
 

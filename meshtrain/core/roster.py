@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshtrain.core import attempts, bases, checkpoints, gpu_health
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
-from meshtrain.core.events import LiveAttempt, NodeBeat, NodeLeft, NodeSaidHello
+from meshtrain.core.events import LiveAttempt, NodeBeat, NodeLeft, NodeRevoked, NodeSaidHello
 from meshtrain.core.job import JobState
 from meshtrain.core.node import Node
 from meshtrain.core.state import MeshState
@@ -168,6 +168,23 @@ def on_left(state: MeshState, event: NodeLeft) -> None:
     node.connected = False
     state.touched_nodes[node.node_id] = None
     state.note(f"node {node.node_id} left")
+
+
+def on_revoked(state: MeshState, event: NodeRevoked) -> None:
+    """What it runs is given to others at once, and what it holds is fetched from nobody."""
+    node = state.nodes.get(event.node_id)
+    if node is None:
+        return
+    node.left = True
+    node.connected = False
+    held, node.holds = tuple(node.holds), set()
+    state.touched_nodes[node.node_id] = None
+    state.note(f"node {node.node_id} is no member any more")
+    for attempt_id in sorted(state.live):
+        job = state.jobs[state.live[attempt_id]]
+        if job.attempt is not None and job.attempt.node_id == event.node_id:
+            attempts.lose(state, job, f"{event.node_id} is no member any more")
+    bases.on_holders_changed(state, held)
 
 
 def check_silent(state: MeshState) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from meshtrain.core import (
     attempts,
     bases,
+    checkpoints,
     collecting,
     gpu_health,
     reports,
@@ -49,6 +50,7 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.NodeSaidHello: roster.on_hello,
         ev.NodeBeat: roster.on_beat,
         ev.NodeLeft: roster.on_left,
+        ev.NodeRevoked: roster.on_revoked,
         ev.AttemptStarted: reports.on_started,
         ev.AttemptEnded: reports.on_ended,
         ev.ArtifactHeld: reports.on_held,
@@ -103,8 +105,7 @@ class Scheduler:
                 # Nobody waits on it: somebody asked for it to be trained anew.
                 state.requesters.setdefault(base.recipe_hash, set()).add(bases.REBUILD)
         for job in loaded.jobs:
-            if job.checkpoint is not None and job.checkpoint != job.checkpoint_safe:
-                state.collect_again_s[job.checkpoint] = now_s + config.collect_retry_s
+            checkpoints.take_up(state, job)
         state.touched_jobs.clear()
 
     def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:

@@ -111,6 +111,9 @@ class MeshState:
         self.gpu_faults: dict[str, dict[int, GpuFaults]] = {}
         #: artifact id of a checkpoint → the job that can go on from it
         self.checkpoint_jobs: dict[str, str] = {}
+        #: job id → its checkpoints that are known, the newest last; and the one being fetched
+        self.announced: dict[str, list[str]] = {}
+        self.flights: dict[str, str] = {}
         #: checkpoints that nothing needs any more: one may still be on its way to the master
         self.dropped: dict[str, None] = {}
         #: job id → how often its checkpoint could not be fetched, one time after the other

@@ -20,6 +20,7 @@ from meshtrain.errors import SettingsError
 from meshtrain.net.sockets import Socket
 from meshtrain.security.keys import Identity
 from meshtrain.security.membership import Roll
+from meshtrain.security.standing import Standing
 
 ZAP_DOMAIN: Final = b"meshtrain"
 HANDSHAKE_MS: Final = 10_000
@@ -55,6 +56,13 @@ class ClientSecurity:
                 "join"
             )
         return cls(identity, roll.master.curve_key.encode())
+
+
+def client_security(standing: Standing | None) -> ClientSecurity | None:
+    """What a member's links need; None for who is none."""
+    if standing is None:
+        return None
+    return ClientSecurity(standing.identity, standing.master.curve_key.encode())
 
 
 def secure_server(socket: Socket, security: MasterSecurity) -> None:

@@ -42,6 +42,21 @@ def permitted_address(host: str, what: str, verb: str = "bind", *, with_keys: bo
     return min(addresses, key=_family)
 
 
+def is_any_address(host: str) -> bool:
+    """Whether `host` stands for all addresses of this host."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def own_address(host: str) -> str:
+    """Where a program on this host reaches what listens on `host`."""
+    if not is_any_address(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
+
+
 def _family(address: str) -> bool:
     return ":" in address
 

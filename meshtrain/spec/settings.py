@@ -154,6 +154,18 @@ class MasterSettings(Settings):
     """The settings of `meshtrain master`."""
 
     host: Annotated[str, HOST] = Field("127.0.0.1", description="Address that its ports listen on.")
+    address: Annotated[str | None, HOST] = Field(
+        None, description="Host that others reach it at, as tokens tell; not given: as it listens."
+    )
+    secure: Annotated[bool, BOOL] = Field(
+        False, description="Lets members with keys in, and nobody else; a must off loopback."
+    )
+    encrypt_artifacts: Annotated[bool, BOOL] = Field(
+        True, description="Sends artifacts by TLS; false only on a network that nobody taps."
+    )
+    enrol_port: Annotated[int, PORT] = Field(
+        7474, description="Port that people join at where artifacts are not encrypted."
+    )
     control_port: Annotated[int, PORT] = Field(
         7470, description="Port of nodes and clients; 0 is any free one."
     )
@@ -211,11 +223,16 @@ class WorkerSettings(Settings):
         default_factory=default_node_name,
         description="Name of this node in the mesh; not given: the host's name.",
     )
-    master: Annotated[str, ADDRESS] = Field(
-        "127.0.0.1:7470", description="Control address of the master."
+    master: Annotated[str | None, ADDRESS] = Field(
+        None,
+        description="Control address of the master; not given: of the mesh it joined, else "
+        "127.0.0.1:7470.",
     )
-    http_host: Annotated[str, HOST] = Field(
-        "127.0.0.1", description="Address that artifacts are served on."
+    http_host: Annotated[str | None, HOST] = Field(
+        None, description="Address that artifacts are served on; not given: as the master sees it."
+    )
+    encrypt_artifacts: Annotated[bool, BOOL] = Field(
+        True, description="Sends artifacts by TLS; the same as the master's."
     )
     http_port: Annotated[int, PORT] = Field(
         0, description="Port that artifacts are served on; 0 is any free one."
@@ -242,6 +259,12 @@ class WorkerSettings(Settings):
     )
     kill_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
         10.0, description="Seconds between asking a job to end and killing it."
+    )
+    gpu_glance_s: Annotated[float, SECONDS] = Field(
+        5.0, description="Seconds between two looks at who uses the GPUs."
+    )
+    gpu_free_wait_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
+        30.0, description="Seconds that a job's GPU memory may take to come back after its end."
     )
     stop_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
         30.0, description="Seconds that running jobs get to end when the daemon is stopped."

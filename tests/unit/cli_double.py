@@ -13,6 +13,7 @@ from meshtrain.cli.main import build
 from meshtrain.core.rows import snapshot
 from meshtrain.core.view import MeshView
 from meshtrain.net.base import MasterAwayError
+from meshtrain.security.way import Way
 
 
 @dataclass
@@ -44,12 +45,12 @@ def view_of(master: MasterDouble) -> MeshView:
 
 
 def cli_with(master: MasterDouble | None) -> Cli:
-    def connect(address: str, timeout_s: float) -> MasterDouble:
+    def connect(way: Way, timeout_s: float) -> MasterDouble:
         if master is None:
-            raise MasterAwayError(f"no master answers at {address}")
+            raise MasterAwayError(f"no master answers at {way.address}")
         return master
 
-    def follow(address: str) -> FeedDouble:
+    def follow(way: Way) -> FeedDouble:
         assert master is not None
         return FeedDouble(master)
 

@@ -59,6 +59,7 @@ class MasterDouble:
     script: list[Callable[[], None]] = field(default_factory=list)
     home: str = "/var/lib/meshtrain"
     version: str = "0.1.0"
+    https: bool = False
     ports: Ports = field(default_factory=lambda: Ports(7470, 7471, 7472, 7473))
 
     def __post_init__(self) -> None:

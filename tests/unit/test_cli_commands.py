@@ -209,7 +209,7 @@ def test_nodes_and_what_they_are_at(master: MasterDouble) -> None:
     assert "0/2 slots" in text
     assert "1/2 RTX 4090" in text or "0/2 RTX 4090" in text
     master.tell(ev.NodeLeft("gpu-1", "gpu-1/1"))
-    assert "away" in out(master, "nodes", "gpu-1")
+    assert "away" in out(master, "nodes", "show", "gpu-1")
     rows = json.loads(out(master, "nodes", "--json"))
     assert [row["node_id"] for row in rows] == ["gpu-1", "node-1"]
 

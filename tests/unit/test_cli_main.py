@@ -14,9 +14,10 @@ from master_double import MasterDouble
 from typer.testing import CliRunner
 
 import meshtrain
-from meshtrain.cli.context import ADDRESS_DEFAULT, Cli, cli_from
+from meshtrain.cli.context import Cli, cli_from
 from meshtrain.cli.main import COMMANDS, MeshGroup, as_command, build
 from meshtrain.errors import StoreError, UserError
+from meshtrain.security.way import ADDRESS_DEFAULT
 
 OWN = [name for name, entry in COMMANDS.items() if entry.module and name != "demo"]
 

@@ -169,6 +169,7 @@ def test_ports(master: MasterDouble) -> None:
             "bulk": 7471,
             "feed": 7472,
             "http": 7473,
+            "https": False,
             "home": master.home,
             "inbox": master.inbox,
             "version": "0.1.0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import count
 
 import msgspec
 import pytest
@@ -243,6 +244,7 @@ GOOD = pair()[0].sign(ASKED, BODY)
         GOOD.replace("body=5", "body=G"),
         "Mesh " + "x" * HEADER_BYTES_MAX,
     ],
+    ids=count(),
 )
 def test_p10_p11_headers_of_the_wrong_form_are_refused(authorization: str) -> None:
     with pytest.raises(NotSignedError, match="has not the form"):

@@ -385,7 +385,9 @@ def refused(home: Path, path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"name: not a backup\n" * 99, bytes(10_240), gzip.compress(bytes(9999))]
+    "content",
+    [b"", b"name: not a backup\n" * 99, bytes(10_240), gzip.compress(bytes(9999))],
+    ids=["empty", "text", "zeros", "gzip"],
 )
 def test_p11_a_foreign_file_is_refused(home: Path, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "foreign"

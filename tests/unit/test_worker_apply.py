@@ -26,6 +26,7 @@ from meshtrain_daemon.worker.adoption import Adopted, Found
 from meshtrain_daemon.worker.apply import Hands
 from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import HostRules
+from meshtrain_daemon.worker.gpu_watch import GpuWatch
 from meshtrain_daemon.worker.launch import EndCause, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.streams import Streamer
 
@@ -75,6 +76,9 @@ class Node:
             store=self.store,
             fetcher=self,  # type: ignore[arg-type]
             streamer=self.streamer,
+            gpu_watch=GpuWatch(()),
+            gpu_free_wait_s=0.0,
+            say=lambda line: None,
             spare=lambda: None,
             sockets=self,
             rules=HostRules(kill_grace_s=5.0),

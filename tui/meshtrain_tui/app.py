@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,8 +14,11 @@ from textual.screen import Screen
 
 from meshtrain.errors import UserError
 from meshtrain.net.address import split_address
+from meshtrain.net.curve import client_security
 from meshtrain.net.zmq_feed import FeedClient
-from meshtrain.security.loopback import require_loopback
+from meshtrain.security.loopback import permitted_address
+from meshtrain.security.way import find_way
+from meshtrain.spec.settings import default_home
 from meshtrain_tui.feed import (
     REDRAW_MIN_S,
     Clocks,
@@ -34,22 +38,35 @@ DARK, LIGHT = "textual-dark", "textual-light"
 
 def command(
     master: Annotated[
-        str,
-        typer.Option(envvar="MESHTRAIN_MASTER", help="Control address of the master."),
-    ] = "127.0.0.1:7470",
+        str | None,
+        typer.Option(
+            envvar="MESHTRAIN_MASTER",
+            help="Control address of the master; else of this host, or of the mesh joined.",
+        ),
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="MESHTRAIN_HOME", help="Folder that our keys and the master are in."),
+    ] = None,
 ) -> None:
     """Watch the mesh: nodes, sweeps, what was saved, and what happens.
 
     Example: meshtrain top --master 127.0.0.1:7470
     """
-    host, _ = split_address(master)
-    require_loopback(host, "the dashboard", "connect to")
+    way = find_way(master, home or default_home())
+    security = client_security(way.standing)
+    host, _ = split_address(way.address)
+    permitted_address(host, "the dashboard", "connect to", with_keys=security is not None)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
             "`meshtrain jobs` and `meshtrain nodes` for text"
         )
-    Top(master, partial(FeedClient, master), ask_inbox=inbox_of(master)).run()
+    Top(
+        way.address,
+        partial(FeedClient, way.address, security=security),
+        ask_inbox=inbox_of(way.address, security),
+    ).run()
 
 
 class Top(App[None]):

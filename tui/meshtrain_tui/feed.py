@@ -14,6 +14,7 @@ from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core.view import MeshView
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import new_id
+from meshtrain.net.curve import ClientSecurity
 from meshtrain.net.zmq_client import PORTS_QUERY, MasterClient
 from meshtrain.net.zmq_feed import FeedBatch
 from meshtrain.wire.messages import Answer, Query
@@ -82,14 +83,14 @@ async def no_inbox() -> str:
     return ""
 
 
-def inbox_of(address: str) -> Callable[[], Awaitable[str]]:
+def inbox_of(address: str, security: ClientSecurity | None = None) -> Callable[[], Awaitable[str]]:
     """Asks the master at `address` for its inbox; "" when it doesn't tell."""
-    return partial(asyncio.to_thread, _ask_inbox, address)
+    return partial(asyncio.to_thread, _ask_inbox, address, security)
 
 
-def _ask_inbox(address: str) -> str:
+def _ask_inbox(address: str, security: ClientSecurity | None) -> str:
     try:
-        with MasterClient(address) as client:
+        with MasterClient(address, security=security) as client:
             answer = client.request(Query(new_id("request"), PORTS_QUERY))
     except MeshtrainError:
         # Only a hint on an empty screen; the feed tells what is wrong with the link.

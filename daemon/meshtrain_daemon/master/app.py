@@ -27,7 +27,16 @@ def command(
         Path | None, typer.Option(help="Settings file, see configs/master.toml.")
     ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder that all state lies in.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on: loopback.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; off loopback with --secure only.")
+    ] = None,
+    secure: Annotated[
+        bool | None,
+        typer.Option("--secure/--no-secure", help="Let members with keys in, and nobody else."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Host that others reach it at, as tokens tell.")
+    ] = None,
     control_port: Annotated[
         int | None, typer.Option(help="Port for nodes and commands; 0 is any free one.")
     ] = None,
@@ -53,6 +62,8 @@ def command(
     flags: dict[str, Any] = {
         "home": home.absolute() if home is not None else None,
         "host": host,
+        "secure": secure,
+        "address": address,
         "control_port": control_port,
         "bulk_port": bulk_port,
         "feed_port": feed_port,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,12 +15,14 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.clock import lease_now_s
 from meshtrain.core import events as ev
+from meshtrain.core.member import MemberKind, Members
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
 from meshtrain.net.zmq_client import Ports
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.results.folder import remove_leftovers
+from meshtrain.security.way import PORTS_FILE
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.complete import demand_complete
 from meshtrain.store.sqlite import SqliteStore
@@ -29,13 +32,13 @@ from meshtrain_daemon.master.bulk import BulkIntake
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
+from meshtrain_daemon.master.membership import Membership
 from meshtrain_daemon.master.people import People
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import event_of
 
-PORTS_FILE = "master.json"
-"""In the home: where the running master listens."""
 FEED_BEAT_S = 1.0
+ANSWERED_WITHIN_S = 0.05
 
 
 class Master:
@@ -58,6 +61,8 @@ class Master:
         self.artifacts = ArtifactStore(home / "artifacts")
         self.artifacts.recover()
         remove_leftovers(settings.results_folder)
+        self._membership = Membership(settings) if settings.secure else None
+        self._revoked: set[tuple[MemberKind, str]] = set()
         #: differs at every start, so that dashboards know a new count from the old one
         self._incarnation = time.time_ns()
         self._tasks: asyncio.TaskGroup | None = None
@@ -69,6 +74,8 @@ class Master:
     async def run(self, ready: Callable[[Ports], None]) -> None:
         """Serve until `stop`; `ready` is called once all ports listen."""
         settings = self._settings
+        membership = self._membership
+        http_security = membership.http if membership is not None else None
         self._sockets = MasterSockets(
             settings.host,
             settings.control_port,
@@ -76,11 +83,18 @@ class Master:
             settings.feed_port,
             on_control=self._on_control,
             on_bulk=lambda batch: self._bulk.take(batch),
+            security=membership.net if membership is not None else None,
         )
         server = ArtifactServer(
-            self.artifacts, settings.host, settings.http_port, accept_uploads=True
+            self.artifacts,
+            settings.host,
+            settings.http_port,
+            accept_uploads=True,
+            security=http_security,
+            enrolment=membership.enrolment if membership is not None else None,
+            enrol_port=settings.enrol_port,
         )
-        fetcher = Fetcher(self.artifacts)
+        fetcher = Fetcher(self.artifacts, security=http_security)
         writer = Writer(self.store)
         try:
             http_url = await server.start()
@@ -91,6 +105,10 @@ class Master:
                 feed=self._sockets.feed_port,
                 http=int(http_url.rsplit(":", 1)[1]),
             )
+            if membership is not None:
+                self._take_members(membership.members)
+                membership.follow(self._members_changed)
+                membership.open_to_admin(self.ports.control)
             self.reporter = Reporter(
                 results=settings.results_folder,
                 bases=settings.home / "bases",
@@ -140,6 +158,8 @@ class Master:
                 store=self.store,
                 incarnation=self._incarnation,
                 spawn=self._spawn,
+                membership=membership,
+                enrol_port=int((server.enrol_url or http_url).rsplit(":", 1)[1]),
             )
             inbox = Inbox(
                 settings.inbox_folder,
@@ -169,11 +189,12 @@ class Master:
                 self._write_ports()
                 ready(self.ports)
                 await self._stopped.wait()
-                # A submission or a fetch under way can be gone on with later, and may wait for ever.
+                # A submission or a fetch under way may wait for ever; it can be done again.
                 for task in (*running, *self._beside):
                     task.cancel()
         finally:
-            (settings.home / PORTS_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (settings.home / PORTS_FILE).unlink()
             self._sockets.close()
             await fetcher.close()
             await server.stop()
@@ -203,7 +224,11 @@ class Master:
     def _write_ports(self) -> None:
         path = self._settings.home / PORTS_FILE
         written = path.with_suffix(".tmp")
-        told = {"host": self._settings.host, **msgspec.structs.asdict(self.ports)}
+        told = {
+            "host": self._settings.host,
+            "secure": self._membership is not None,
+            **msgspec.structs.asdict(self.ports),
+        }
         try:
             written.write_bytes(msgspec.json.encode(told))
             written.replace(path)
@@ -251,7 +276,39 @@ class Master:
                 )
         if isinstance(message, msg.Ended) and message.attempt_id in self.scheduler.state.live:
             self.logbook.expect(message.attempt_id, message.stream_bytes)
+        if isinstance(message, msg.Beat) and self._membership is not None:
+            members = self._membership.members
+            if message.members_version < members.version:
+                self._sockets.send_control(peer, [msg.MembersChanged(members)])
         self._post(event_of(node_id, message))
+
+    # --- members -----------------------------------------------------------------------------
+
+    def _take_members(self, members: Members) -> set[tuple[MemberKind, str]]:
+        """Who was revoked since the list before."""
+        revoked = {(m.kind, m.name) for m in members.members if m.revoked}
+        new, self._revoked = revoked - self._revoked, revoked
+        return new
+
+    def _members_changed(self, members: Members) -> None:
+        """Every node hears of it at once; who was revoked is cut off."""
+        ended = self._take_members(members)
+        for kind, name in sorted(ended):
+            if kind is MemberKind.NODE:
+                peer = self._hands.peers.pop(name, None)
+                if peer is not None:
+                    self._node_of_peer.pop(peer, None)
+                self._post(ev.NodeRevoked(name))
+        for peer in list(self._hands.peers.values()):
+            self._sockets.send_control(peer, [msg.MembersChanged(members)])
+        if ended:
+            # What they send is refused from now on. Who asked for it is answered before all
+            # links are cut, so that nothing more reaches those who were revoked.
+            asyncio.get_running_loop().call_later(ANSWERED_WITHIN_S, self._cut_links)
+
+    def _cut_links(self) -> None:
+        if not self._stopped.is_set():
+            self._sockets.rebind()
 
     async def _beat_feed(self) -> None:
         """Tell dashboards once a second that the master is there."""

@@ -29,6 +29,7 @@ from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.intake import Submission, sweep_of
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
+from meshtrain_daemon.master.membership import Membership
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
@@ -52,6 +53,8 @@ class People:
     Args:
         incarnation: of this start of the master, as the feed tells it.
         spawn: runs something beside.
+        membership: who belongs to the mesh; None where anybody on this host may ask.
+        enrol_port: the port that new members join at.
     """
 
     def __init__(
@@ -69,7 +72,11 @@ class People:
         store: ReadableStore,
         incarnation: int,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        membership: Membership | None,
+        enrol_port: int,
     ) -> None:
+        self._membership = membership
+        self._enrol_port = enrol_port
         self.ports = ports
         self._settings = settings
         self._state = state
@@ -120,8 +127,18 @@ class People:
                     self._request(
                         peer,
                         message.request_id,
-                        lambda r: ev.DrainRequested(r, message.node_id, message.drained),
+                        lambda r: ev.DrainRequested(
+                            r, message.node_id, message.drained, message.within_s
+                        ),
                     )
+                case msg.Release():
+                    self._request(
+                        peer,
+                        message.request_id,
+                        lambda r: ev.ReleaseRequested(r, message.node_id),
+                    )
+                case msg.IssueToken() | msg.Revoke():
+                    self._spawn(self._change_members(peer, message))
                 case msg.Rebuild():
                     base = resolve_base(self._state, message.recipe_hash)
                     self._request(
@@ -144,6 +161,37 @@ class People:
             self._sockets.send_control(peer, [msg.Done(request_id, error=str(error))])
 
         self._decisions.post(event(self._expect(_Open(reply, refuse))))
+
+    async def _change_members(self, peer: bytes, message: msg.IssueToken | msg.Revoke) -> None:
+        """Members are kept in a file of their own; what is answered is on the disk."""
+        try:
+            membership = self._membership
+            if membership is None:
+                raise UserError(
+                    "this master lets in everybody on its host and nobody else: it has no "
+                    "members. Start it with --secure to have some"
+                )
+            if isinstance(message, msg.IssueToken):
+                done: tuple[str, ...] = (
+                    await asyncio.to_thread(
+                        membership.issue,
+                        message.kind,
+                        message.ttl_s,
+                        message.uses_max,
+                        control_port=self.ports.control,
+                        enrol_port=self._enrol_port,
+                    ),
+                )
+            else:
+                was_one = await asyncio.to_thread(membership.revoke, message.kind, message.name)
+                done = (message.name,) if was_one else ()
+            answer = msg.Done(message.request_id, done=done)
+        except MeshtrainError as error:
+            answer = msg.Done(message.request_id, error=str(error))
+        except OSError as error:
+            told = f"the master can't write its list of members: {error.strerror}. Mend its disk"
+            answer = msg.Done(message.request_id, error=told)
+        self._sockets.send_control(peer, [answer])
 
     def _expect(self, request: _Open) -> str:
         self._request_count += 1
@@ -289,6 +337,10 @@ class People:
             for start in starts
         ]
         self._sockets.send_control(peer, parts)
+
+    @property
+    def https(self) -> bool:
+        return self._membership is not None and self._settings.encrypt_artifacts
 
     @property
     def home(self) -> str:

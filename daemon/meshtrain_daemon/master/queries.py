@@ -65,6 +65,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def https(self) -> bool:
+        """Whether artifacts travel by TLS."""
+        ...
+
+    @property
     def home(self) -> str:
         """The folder of the master's state."""
         ...
@@ -153,6 +158,7 @@ def _plain(record: msgspec.Struct) -> dict[str, Any]:
 def _ports(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     row = {
         **_plain(surroundings.ports),
+        "https": surroundings.https,
         "home": surroundings.home,
         "inbox": surroundings.inbox,
         "version": surroundings.version,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import functools
 import logging
 import os
 import signal
@@ -15,6 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from meshtrain import failpoints
+from meshtrain.artifacts.joining import join_mesh
+from meshtrain.core.member import MemberKind
 from meshtrain.spec.settings import worker_settings
 from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.sdnotify import Supervisor
@@ -29,6 +32,10 @@ def command(
     master: Annotated[str | None, typer.Option(help="Control address of the master.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of this node; else the host's name.")
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN", help="Join the mesh that printed this token, then run."),
     ] = None,
     cpu_slots: Annotated[
         int | None, typer.Option(help="Jobs without a GPU that run at once.")
@@ -57,6 +64,9 @@ def command(
     failpoints.arm(os.environ)
     settings = worker_settings(config, os.environ, flags)
     supervisor = Supervisor.take_from(os.environ)
+    if join is not None:
+        asyncio.run(join_mesh(settings.home, join, settings.node_name, MemberKind.NODE))
+        say(f"joined the mesh as {settings.node_name}")
     # What a watchdog aborts says where it was stuck.
     faulthandler.enable()
     asyncio.run(_run(WorkerNode(settings, say), supervisor))
@@ -66,14 +76,15 @@ async def _run(node: WorkerNode, supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     end_on_bugs(loop)
 
-    def stop() -> None:
+    def stop(*, hand_back: bool) -> None:
         supervisor.stopping()
-        node.stop()
+        node.stop(hand_back=hand_back)
 
     # A peer that sends rubbish gets an error; the log is for people.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGTERM, functools.partial(stop, hand_back=False))
+    # From a terminal, and from a host that goes down: no daemon comes that could adopt.
+    loop.add_signal_handler(signal.SIGINT, functools.partial(stop, hand_back=True))
     try:
         await node.run(lambda: supervisor.ready(node.status))
     finally:

@@ -31,6 +31,7 @@ from meshtrain_daemon.worker import outputs, translate
 from meshtrain_daemon.worker.adoption import Found
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules
 from meshtrain_daemon.worker.checkpoints import Checkpoints
+from meshtrain_daemon.worker.gpu_watch import GpuWatch
 from meshtrain_daemon.worker.job_users import JobUserError
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.runner import Runner
@@ -58,10 +59,15 @@ class Hands:
         spec: what the node says it is.
         attempts: the folder of attempts' folders.
         spare: gives the folder of a former attempt that is as good as a new one, or None.
+        gpu_watch: tells when the GPUs of a job that ended are free.
+        gpu_free_wait_s: how long that may take before the job is told as ended all the same.
+        say: shows a line to people.
         rules: how this host runs jobs.
         post: gives an event to the agent.
         spawn: runs something beside.
         on_leave: called when the agent has nothing left.
+        members_version: of the list of members that this node has.
+        master_host: where this node reaches the master.
     """
 
     def __init__(
@@ -73,12 +79,17 @@ class Hands:
         fetcher: Fetcher,
         streamer: Streamer,
         spare: Callable[[], str | None],
+        gpu_watch: GpuWatch,
+        gpu_free_wait_s: float,
+        say: Callable[[str], None],
         sockets: SendsToMaster,
         rules: HostRules,
         warm_training: bool,
         post: Callable[[io.AgentEvent], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         on_leave: Callable[[], None],
+        members_version: Callable[[], int] = lambda: 0,
+        master_host: str = "127.0.0.1",
     ) -> None:
         self._spec = spec
         self._attempts = attempts
@@ -86,12 +97,19 @@ class Hands:
         self._fetcher = fetcher
         self._streamer = streamer
         self._spare = spare
+        self._gpu_watch = gpu_watch
+        self._gpu_free_wait_s = gpu_free_wait_s
+        self._say = say
+        #: by attempt, who was on its GPUs before it
+        self._gpu_pids: dict[str, frozenset[int]] = {}
         self._sockets = sockets
         self._rules = rules
         self._checkpoints = Checkpoints(store, spec.node_id)
         self._post = post
         self._spawn = spawn
         self._on_leave = on_leave
+        self._members_version = members_version
+        self._master_host = master_host
         environment = job_environment()
         mark_prefix = f"{spec.node_id}/"
         self._commands = Runner(
@@ -173,12 +191,14 @@ class Hands:
                 case io.SendStarted():
                     outgoing.append(msg.Started(effect.session, effect.attempt_id, effect.epoch))
                 case io.SendBeat():
-                    outgoing.append(translate.beat(effect))
+                    outgoing.append(translate.beat(effect, self._members_version()))
                 case io.FetchArtifact():
                     self._spawn(self._fetch(effect.artifact_id, effect.sources))
                 case io.AddFetchSources():
                     for source in effect.sources:
-                        self._fetcher.add_source(effect.artifact_id, translate.source_of(source))
+                        self._fetcher.add_source(
+                            effect.artifact_id, translate.source_of(source, self._master_host)
+                        )
                 case io.SendHolds():
                     outgoing.append(translate.holds(effect))
                 case io.EndProcess():
@@ -291,6 +311,8 @@ class Hands:
         trainings: list[Launch] = []
         for folder, launch in prepared:
             self._streamer.watch(folder)
+            if gpus := folder.assignment.gpus:
+                self._gpu_pids[launch.attempt_id] = self._gpu_watch.pids_on(gpus)
             if launch.call is None:
                 commands.append(launch)
             elif self._trainings is not None:
@@ -327,7 +349,31 @@ class Hands:
                     folder = self._folders[event.attempt_id]
                     failure = failure_of(folder, event, self._spec.node_id)
                     run_s = event.duration_s if isinstance(event, Exited) else 0.0
-                    self._post(io.ProcessEnded(event.attempt_id, failure, run_s, unstored))
+                    ended = io.ProcessEnded(event.attempt_id, failure, run_s, unstored)
+                    if folder.assignment.gpus:
+                        self._spawn(self._tell_when_free(folder.assignment.gpus, ended))
+                    else:
+                        self._post(ended)
+
+    async def _tell_when_free(self, gpus: tuple[int, ...], ended: io.ProcessEnded) -> None:
+        """Tell of an end once the memory of its GPUs is back."""
+        before = self._gpu_pids.pop(ended.attempt_id, frozenset())
+        held = await self._gpu_watch.wait_free(gpus, before, self._gpu_free_wait_s)
+        if held:
+            self._say(
+                f"{ended.attempt_id} has ended, and GPU {', '.join(map(str, held))} still holds "
+                f"memory after {self._gpu_free_wait_s:g} s: look for its processes with "
+                "nvidia-smi, and reset the GPU if there are none"
+            )
+        self._post(ended)
+
+    def gpus_held(self) -> set[int]:
+        """The GPUs of attempts that aren't over."""
+        return {gpu for folder in self._folders.values() for gpu in folder.assignment.gpus}
+
+    def shim_pids(self) -> list[int]:
+        """The shims of what runs."""
+        return [pid for runner in self._runners for pid in runner.shim_pids]
 
     def _drop(self, attempt_id: str) -> None:
         failpoints.reach("attempt.dropped")
@@ -342,7 +388,7 @@ class Hands:
     async def _fetch(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
         try:
             report = await self._fetcher.fetch(
-                artifact_id, [translate.source_of(s) for s in sources]
+                artifact_id, [translate.source_of(s, self._master_host) for s in sources]
             )
         except DiskFullError as error:
             self._gave_up(artifact_id, FailureClass.DISK, error)

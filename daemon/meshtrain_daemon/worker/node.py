@@ -16,13 +16,14 @@ from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.clock import lease_now_s
 from meshtrain.core import agent_io as io
 from meshtrain.core.agent import Agent
+from meshtrain.core.member import Members
 from meshtrain.core.node import NodeSpec
+from meshtrain.errors import MeshtrainError
 from meshtrain.hardware.gpu import find_gpus
 from meshtrain.hardware.host import disk_free_bytes, memory_bytes
 from meshtrain.ids import new_id
 from meshtrain.net.address import split_address
 from meshtrain.net.zmq_worker import WorkerSockets
-from meshtrain.security.loopback import require_loopback
 from meshtrain.spec.settings import JobsOnStop, WorkerSettings
 from meshtrain.store.lock import StoreLock
 from meshtrain.wire import messages as msg
@@ -30,7 +31,9 @@ from meshtrain_daemon.worker.adoption import take_over
 from meshtrain_daemon.worker.apply import Hands
 from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.cgroup import delegated_folder
+from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
+from meshtrain_daemon.worker.place import find_place
 from meshtrain_daemon.worker.streams import Streamer
 
 HELLO_EVERY_S = 1.0
@@ -53,6 +56,7 @@ class WorkerNode:
 
     def __init__(self, settings: WorkerSettings, say: Callable[[str], None]) -> None:
         self._settings = settings
+        self._place = find_place(settings)
         self._say = say
         home = settings.home
         home.mkdir(parents=True, exist_ok=True)
@@ -62,6 +66,7 @@ class WorkerNode:
         self._artifacts = ArtifactStore(home / "artifacts")
         self._artifacts.recover()
         self._gpus = find_gpus(settings.gpus)
+        self._gpu_watch = GpuWatch(gpu.index for gpu in self._gpus)
         self._life = new_id("life")
         self._heartbeat_s = HELLO_EVERY_S
         self._events: deque[io.AgentEvent] = deque()
@@ -69,6 +74,7 @@ class WorkerNode:
         self._tasks: asyncio.TaskGroup | None = None
         self._left = asyncio.Event()
         self._stops = 0
+        self._hands_back = settings.jobs_on_stop != JobsOnStop.LEAVE
         self._serving = False
         #: what runs beside the loops: fetches, and what is being stored
         self._beside: set[asyncio.Task[None]] = set()
@@ -80,26 +86,31 @@ class WorkerNode:
         `ready` is called once it serves and has taken over what runs.
         """
         settings = self._settings
+        place = self._place
         found = await asyncio.to_thread(
-            take_over, self._attempts, settings.node_name, self._artifacts, self._say
+            take_over, self._attempts, place.name, self._artifacts, self._say
         )
-        host = require_loopback(settings.http_host, "the worker")
-        server = ArtifactServer(self._artifacts, host, settings.http_port)
-        fetcher = Fetcher(self._artifacts, connections_per_peer=settings.chunks_at_once)
-        master_host, master_port = split_address(settings.master)
+        server = ArtifactServer(
+            self._artifacts, place.http_host, settings.http_port, security=place.http
+        )
+        fetcher = Fetcher(
+            self._artifacts, connections_per_peer=settings.chunks_at_once, security=place.http
+        )
+        master_host, master_port = split_address(place.master)
         self._sockets = WorkerSockets(
             master_host,
             master_port,
-            settings.node_name,
+            place.name,
             self._life,
             on_control=self._on_control,
             on_bulk=self._on_bulk,
+            security=place.net,
         )
         janitor = Janitor()
         self._streamer = Streamer(
             lambda message: self._sockets.send_bulk([message]),
             remove=janitor.clear,
-            node_id=settings.node_name,
+            node_id=place.name,
             spool_bytes=settings.log_spool_bytes,
             say=self._say,
         )
@@ -108,19 +119,27 @@ class WorkerNode:
         try:
             http_url = await server.start()
             await fetcher.start()
+            shims_found = [one.started.shim_pid for one in found.adopted if one.started]
+            gpus_busy = await self._gpu_watch.glance(
+                our_processes(f"{settings.node_name}/", lambda: shims_found)
+            )
             self._agent = Agent(
                 slots=settings.cpu_slots + len(self._gpus),
+                gpus_busy=gpus_busy,
                 holds=self._artifacts.ids(),
                 life=self._life,
                 adopted=[one.folder.assignment for one in found.adopted],
             )
             hands = self._hands = Hands(
-                spec=self._spec(http_url),
+                spec=self._spec(place.reached_at(http_url)),
                 attempts=self._attempts,
                 store=self._artifacts,
                 fetcher=fetcher,
                 streamer=self._streamer,
                 spare=janitor.spare,
+                gpu_watch=self._gpu_watch,
+                gpu_free_wait_s=settings.gpu_free_wait_s,
+                say=self._say,
                 sockets=self._sockets,
                 rules=HostRules(
                     kill_grace_s=settings.kill_grace_s,
@@ -132,6 +151,8 @@ class WorkerNode:
                 post=self._post,
                 spawn=self._spawn,
                 on_leave=self._left.set,
+                members_version=lambda: place.members_version,
+                master_host=master_host,
             )
             await hands.start()
             async with asyncio.TaskGroup() as tasks:
@@ -141,8 +162,8 @@ class WorkerNode:
                 if found.adopted:
                     self._say(f"took over {len(found.adopted)} jobs of the daemon before")
                 self._say(
-                    f"worker {settings.node_name} ready: {settings.cpu_slots} CPU slots, "
-                    f"{len(self._gpus)} GPUs, master {settings.master}"
+                    f"worker {place.name} ready: {settings.cpu_slots} CPU slots, "
+                    f"{len(self._gpus)} GPUs, master {place.master}"
                 )
                 ready()
                 self._serving = True
@@ -150,7 +171,18 @@ class WorkerNode:
                     self._obey_stop()
                 running = [
                     tasks.create_task(loop)
-                    for loop in (self._beat(), self._ship(), self._watch_disk())
+                    for loop in (
+                        self._beat(),
+                        self._ship(),
+                        self._watch_disk(),
+                        self._gpu_watch.follow(
+                            our_processes(f"{settings.node_name}/", hands.shim_pids),
+                            hands.gpus_held,
+                            settings.gpu_glance_s,
+                            self._on_gpus,
+                            gpus_busy,
+                        ),
+                    )
                 ]
                 await self._left.wait()
                 if not self._leaves_jobs:
@@ -172,22 +204,25 @@ class WorkerNode:
     def status(self) -> str:
         """How it goes, in a line."""
         heard = "welcomed by" if self._agent.welcomed else "waiting for"
-        return f"{self._agent.active} attempts, {heard} the master at {self._settings.master}"
+        return f"{self._agent.active} attempts, {heard} the master at {self._place.master}"
 
-    def stop(self) -> None:
-        """Stop as the setting `jobs_on_stop` says.
+    def stop(self, *, hand_back: bool = False) -> None:
+        """Stop as the setting `jobs_on_stop` says; with `hand_back`, as if it said that.
 
         To hand back: finish what runs within the grace, then hand back; asked twice,
         hand back at once. To leave: end at once, however often asked.
         """
+        if self._left.is_set():
+            return  # It ends already: nothing is changed by a stop that comes now.
         self._stops += 1
-        # One that comes before all is up is obeyed then; one while it ends changes nothing.
-        if self._serving and not self._left.is_set():
+        self._hands_back |= hand_back
+        # One that comes before all is up is obeyed then.
+        if self._serving:
             self._obey_stop()
 
     @property
     def _leaves_jobs(self) -> bool:
-        return self._settings.jobs_on_stop == JobsOnStop.LEAVE
+        return not self._hands_back
 
     def _obey_stop(self) -> None:
         if self._leaves_jobs:
@@ -203,7 +238,7 @@ class WorkerNode:
     def _spec(self, http_url: str) -> NodeSpec:
         settings = self._settings
         return NodeSpec(
-            node_id=settings.node_name,
+            node_id=self._place.name,
             http_url=http_url,
             cpu_slots=settings.cpu_slots,
             memory_bytes=memory_bytes(),
@@ -252,12 +287,25 @@ class WorkerNode:
                     self._streamer.rewind()
                     if not self._master_seen:
                         self._master_seen = True
-                        self._say(f"welcomed by the master at {self._settings.master}")
+                        self._say(f"welcomed by the master at {self._place.master}")
                     self._post(io.Welcomed(message.session, message.lease_s, message.now_s))
+                case msg.MembersChanged():
+                    self._take_members(message.members)
                 case msg.SayHello():
                     self._post(io.HelloAsked())
                 case msg.Refused():
                     self._say(f"the master refused a message: {message.error}")
+
+    def _take_members(self, members: Members) -> None:
+        """Keep the list: it is what others are known by while the master is away."""
+        known = self._place.members
+        if known is None:
+            return
+        try:
+            known.replace(members)
+        except (MeshtrainError, OSError) as error:
+            # The heartbeat tells the version that is kept: the master sends it again.
+            self._say(f"the list of members is not taken: {error}")
 
     def _on_bulk(self, batch: list[msg.BulkToNode]) -> None:
         for message in batch:
@@ -277,6 +325,11 @@ class WorkerNode:
             await asyncio.sleep(
                 self._heartbeat_s if self._agent.welcomed else min(HELLO_EVERY_S, self._heartbeat_s)
             )
+
+    def _on_gpus(self, busy: tuple[int, ...]) -> None:
+        for gpu in busy:
+            self._say(f"GPU {gpu} is left alone: {self._gpu_watch.why(gpu)}")
+        self._post(io.GpusChanged(busy))
 
     async def _ship(self) -> None:
         while True:

@@ -121,6 +121,11 @@ class Runner:
         """How many attempts were launched and have no outcome yet."""
         return len(self._by_attempt)
 
+    @property
+    def shim_pids(self) -> list[int]:
+        """The shims of what runs."""
+        return [a.started.shim_pid for a in self._by_attempt.values() if a.started is not None]
+
     def mark_of(self, attempt_id: str) -> str:
         """The mark that the attempt's processes carry, as `sweep_orphans` takes it."""
         return self._mark_prefix + attempt_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from meshtrain.artifacts.fetch import Source
 from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactSource
@@ -24,11 +26,20 @@ def hello(effect: io.SendHello, spec: NodeSpec) -> msg.Hello:
     )
 
 
-def source_of(source: ArtifactSource) -> Source:
-    """A holder, as the fetcher takes it."""
+def source_of(source: ArtifactSource, master_host: str) -> Source:
+    """A holder, as the fetcher takes it.
+
+    A master that listens on all its addresses can't know which of them leads
+    there from here: `master_host` is the one that this node reaches it at.
+    """
+    url = source.http_url
+    if source.node_id == MASTER_NODE_ID:
+        parts = urlsplit(url)
+        host = f"[{master_host}]" if ":" in master_host else master_host
+        url = f"{parts.scheme}://{host}:{parts.port}"
     return Source(
         node_id=source.node_id,
-        url=source.http_url,
+        url=url,
         last_resort=source.node_id == MASTER_NODE_ID,
     )
 
@@ -54,7 +65,7 @@ def ended(effect: io.SendEnded) -> msg.Ended:
     )
 
 
-def beat(effect: io.SendBeat) -> msg.Beat:
+def beat(effect: io.SendBeat, members_version: int) -> msg.Beat:
     """A heartbeat."""
     return msg.Beat(
         session=effect.session,
@@ -66,6 +77,7 @@ def beat(effect: io.SendBeat) -> msg.Beat:
         accepting=effect.accepting,
         note=effect.note,
         fetching=effect.fetching,
+        members_version=members_version,
         gpus_busy=effect.gpus_busy,
     )
 
