@@ -192,6 +192,8 @@ class WorkerNode:
                 for task in (*running, *(self._beside if self._leaves_jobs else ())):
                     task.cancel()
         finally:
+            # From here on nothing is decided: what comes is for the next daemon.
+            self._tasks = None
             if hands is not None:
                 # Whatever ends a daemon but a wish to hand back, its jobs go on.
                 await (hands.close() if handed_back else hands.leave())
@@ -266,6 +268,8 @@ class WorkerNode:
     def _decide(self) -> None:
         """Handle all that came since the last turn, then carry it out together."""
         self._scheduled = False
+        if self._tasks is None:
+            return
         now_s = lease_now_s()
         effects: list[io.AgentEffect] = []
         while self._events:
