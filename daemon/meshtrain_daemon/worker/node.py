@@ -188,11 +188,12 @@ class WorkerNode:
                 if not self._leaves_jobs:
                     await self._ship_the_last()
                     handed_back = True
-                # What is stored or fetched at this moment can be gone on with later.
+                # From here on nothing is decided: what comes is for the next daemon. What is
+                # stored or fetched at this moment can be gone on with later.
+                self._tasks = None
                 for task in (*running, *(self._beside if self._leaves_jobs else ())):
                     task.cancel()
         finally:
-            # From here on nothing is decided: what comes is for the next daemon.
             self._tasks = None
             if hands is not None:
                 # Whatever ends a daemon but a wish to hand back, its jobs go on.
