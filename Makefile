@@ -6,9 +6,10 @@ READY := $(VENV)/.ready
 SEEDS ?= 2000
 FIRST ?= 0
 RUNS ?= 100000
+FOR ?= 120
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format boot-test sim fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
+.PHONY: help demo test check format boot-test sim sim-for fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +35,9 @@ boot-test: $(READY) ## boot a container with the systemd units, and hurt it (roo
 
 sim: $(READY) ## simulate SEEDS meshes from seed FIRST on
 	@MESHTRAIN_SIM_SEEDS=$(SEEDS) MESHTRAIN_SIM_FIRST=$(FIRST) $(BIN)/python -m pytest -n 2 --timeout 3600 tests/sim
+
+sim-for: $(READY) ## simulate for FOR seconds (two minutes, as CI does), from seeds that nobody has seen
+	@MESHTRAIN_SIM_S=$(FOR) $(BIN)/python -m pytest -n 2 --timeout 3600 -rP tests/sim/test_sim_long.py
 
 fuzz: $(READY) ## give RUNS inputs to all that reads bytes from outside, guided by coverage
 	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \

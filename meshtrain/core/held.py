@@ -1,66 +1,20 @@
-"""The attempts on a node, and the course of each.
-
-FETCHING ──► READY ──► STARTING ──► RUNNING ──► STORING ──► ENDED ──► forgotten
-   what it    trusted    process      process    output      told,
-   needs is   by the     asked for    runs       becomes an  until the master
-   missing    master                             artifact    has it on disk
-"""
+"""The attempts on a node, and the course of each: see held_attempt for its phases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import Enum, auto
 
 import msgspec
 
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import LiveAttempt
+from meshtrain.core.held_attempt import HeldAttempt, Phase
 from meshtrain.core.job import FailureClass
 
 CHECKPOINTS_KEPT = 3
 """Checkpoints of one attempt that lie on its node: the newest, and the oldest that the master has
 not let go, which it may be fetching; between them those that come while it does."""
-
-
-class Phase(Enum):
-    FETCHING = auto()
-    READY = auto()
-    STARTING = auto()
-    RUNNING = auto()
-    STORING = auto()
-    ENDED = auto()
-
-
-@dataclass(slots=True)
-class HeldAttempt:
-    """An attempt on this node."""
-
-    assignment: cmd.AssignAttempt
-    phase: Phase
-    #: artifacts that are not here yet
-    missing: set[str] = field(default_factory=set)
-    #: told to end: its result doesn't count
-    ending: bool = False
-    #: ended to be run elsewhere
-    handing_back: bool = False
-    run_s: float = 0.0
-    stream_bytes: dict[str, int] = field(default_factory=dict)
-    report: io.Report | None = None
-    #: when the next checkpoint is due; None before the job runs, or where it makes none
-    checkpoint_at_s: float | None = None
-    keeps_checkpoint: bool = False
-    #: the artifacts of the last ones, the newest at the end
-    checkpoints: list[str] = field(default_factory=list)
-    #: what is told once the last checkpoint is kept
-    last_word: io.Report | None = None
-    #: its output could not be stored on a full disk
-    waits_for_room: bool = False
-
-    @property
-    def checkpoint(self) -> str | None:
-        return self.checkpoints[-1] if self.checkpoints else None
 
 
 class HeldAttempts:

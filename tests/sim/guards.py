@@ -16,7 +16,8 @@ from mesh_model import SimMesh
 
 from meshtrain.core import attempts, bases, checkpoints, effects, roster
 from meshtrain.core.agent import Agent
-from meshtrain.core.held import HeldAttempts, Phase
+from meshtrain.core.held import HeldAttempts
+from meshtrain.core.held_attempt import Phase
 from meshtrain.core.job import BaseState, Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.scheduler import Scheduler
