@@ -175,6 +175,8 @@ def test_p1_to_p8_hold_when_a_daemon_dies_between_two_steps(
     names = ["master"] if role == MASTER else list(NODES)
     survivor = Survivor(mesh, note, dict.fromkeys(names, armed))
     survivor.start()
+    # Only then do both get some of the sweep, and one of them fetches the base.
+    survivor.until(lambda: _connected(survivor), "both nodes are there")
     sweep, plain = submissions(ledger)
     for submission in (sweep, plain):
         if submission.by_inbox:
