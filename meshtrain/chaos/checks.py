@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from meshtrain.artifacts.tree import read_manifest
-from meshtrain.chaos.jobs import BASE_FILE, TOKEN_FILE, Submission
-from meshtrain.chaos.mesh import MASTER, Process
+from meshtrain.chaos.jobs import BASE_FILE, STEPS_FILE, TOKEN_FILE, Submission
+from meshtrain.chaos.mesh import Process
 from meshtrain.chaos.verdict import Check, Verdict
 from meshtrain.clock import lease_now_s
 from meshtrain.core.invariants import InvariantError, check
@@ -125,6 +125,7 @@ def check_jobs(
         ran = ledger.ends.get(row["job_id"], [])
         counts["executions"] += len(ran)
         counts["run again"] += len(job["attempts"]) > 1
+        counts["resumed"] += any(a.get("resumed_from") for a in job["attempts"])
         if submission.writes_token and deciding is not None:
             ledgers.demand(
                 deciding in ran,
@@ -221,6 +222,12 @@ def check_results(
             f"{row['name']} was decided by {deciding or 'nobody'}, its result is of "
             f"{told or 'nobody'}",
         )
+        if submission.steps is not None:
+            counted = _text(cell / STEPS_FILE).strip()
+            found.demand(
+                counted == str(submission.steps),
+                f"{row['name']} counted {counted or 'no'} steps of {submission.steps}",
+            )
         recipe_hash = row.get("recipe_hash")
         if recipe_hash is not None:
             maker = attempt_of_mark(_text(cell / BASE_FILE))
@@ -287,13 +294,12 @@ def check_folders(verdict: Verdict, homes: Iterable[Path]) -> None:
             left = _entries(home / folder)
             found.demand(not left, f"{folder} of {home.name} holds {left[:5]}")
         for name in _entries(home / PARTIAL):
-            # A node that was killed while it fetched keeps what came, to go on with it.
-            # The master has gone on by now: it keeps a copy of all.
+            # Who was killed while it fetched keeps what came, to go on with it when it is
+            # asked for again; what nobody can go on with is waste.
             manifest = read_manifest(home / PARTIAL / name)
-            can_be_gone_on_with = manifest is not None and artifact_id(manifest) == name
             found.demand(
-                home.name != MASTER and can_be_gone_on_with,
-                f"{PARTIAL} of {home.name} holds {name}, which nobody goes on with",
+                manifest is not None and artifact_id(manifest) == name,
+                f"{PARTIAL} of {home.name} holds {name}, which nobody can go on with",
             )
         for pattern in TEMPORARY_PATTERNS:
             stray = sorted(home.glob(pattern))

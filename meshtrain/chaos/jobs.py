@@ -19,6 +19,7 @@ import msgspec
 from meshtrain.core.job import JobState
 
 TOKEN_FILE = "token"
+STEPS_FILE = "steps"
 BASE_FILE = "base"
 """In the result of a job that starts from a base: who made that base."""
 RECIPES_MAX = 6
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     FORKS = "forks"
     SLOW = "slow"
     BASES = "bases"
+    RESUMES = "resumes"
     CANCELLED = "cancelled"
     TRAINING = "training"
 
@@ -44,6 +46,7 @@ WEIGHTS: dict[Kind, float] = {
     Kind.FORKS: 2,
     Kind.SLOW: 2,
     Kind.BASES: 3,
+    Kind.RESUMES: 2,
     Kind.CANCELLED: 1,
     Kind.TRAINING: 0.2,
 }
@@ -61,6 +64,8 @@ class Submission(msgspec.Struct, frozen=True):
     """What each of its jobs prints; None where that isn't looked at."""
     metrics: bytes = b""
     """What each of its jobs measures."""
+    steps: int | None = None
+    """How many steps each of its jobs has to count, over all its attempts."""
     writes_token: bool = True
     end: JobState = JobState.SUCCEEDED
     cancel_after_s: float | None = None
@@ -106,6 +111,7 @@ class Stream:
             Kind.FORKS: self._forks,
             Kind.SLOW: self._slow,
             Kind.BASES: self._bases,
+            Kind.RESUMES: self._resumes,
             Kind.CANCELLED: self._cancelled,
             Kind.TRAINING: self._training,
         }
@@ -166,6 +172,20 @@ class Stream:
             "matrix": {"fold": list(range(folds))},
         }
         return Submission(name, Kind.BASES, _encode(document), folds, log=b"40000\n")
+
+    def _resumes(self, name: str) -> Submission:
+        """Counts steps, and goes on from the last one that was kept of it."""
+        steps = self._random.randint(10, 60)
+        folder = "$MESHTRAIN_CHECKPOINT"
+        work = (
+            'i=0; if [ -n "$MESHTRAIN_RESUME" ]; then i=$(cat $MESHTRAIN_RESUME/step-*); fi; '
+            f"echo from $i; while [ $i -lt {steps} ]; do i=$((i + 1)); "
+            f"echo $i > {folder}/step.tmp; mv {folder}/step.tmp {folder}/step-$i; "
+            f"rm -f {folder}/step-$((i - 3)); sleep 0.2; done; "
+            f"echo $i > {{output}}/{STEPS_FILE}; {self._end()}"
+        )
+        document = {"name": name, "command": work, "checkpoint_every": "1s"}
+        return Submission(name, Kind.RESUMES, _encode(document), 1, steps=steps)
 
     def _cancelled(self, name: str) -> Submission:
         made = _command(name, Kind.CANCELLED, "sleep 900 & sleep 900", self._random.randint(1, 3))

@@ -34,6 +34,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "jobs_cancelled": outcome.counts["cancelled"],
         "jobs_failed": outcome.counts["failed"],
         "jobs_run_again": outcome.counts["run again"],
+        "jobs_resumed": outcome.counts["resumed"],
         "executions": outcome.counts["executions"],
         "checks": [
             {
@@ -80,10 +81,11 @@ def job_line(outcome: Outcome) -> str:
     line = (
         f"{outcome.submissions.total()} submissions acknowledged ({kinds}), {counts['jobs']} jobs: "
         f"{counts['succeeded']} succeeded, {counts['cancelled']} cancelled, "
-        f"{counts['failed']} failed; {counts['run again']} ran more than once"
+        f"{counts['failed']} failed; {counts['run again']} ran more than once, "
+        f"{counts['resumed']} of them from a checkpoint"
     )
     if outcome.unsure:
-        line += f"; {outcome.unsure} submissions were never acknowledged"
+        line += f"; never acknowledged: {outcome.unsure}"
     return line
 
 

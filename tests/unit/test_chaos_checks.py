@@ -59,7 +59,7 @@ class Master:
         return rows[offset:]
 
 
-GIVEN = {"s": Submission("s", Kind.BASES, b"{}", 1, log=b"1\n2\n")}
+GIVEN = {"s": Submission("s", Kind.BASES, b"{}", 1, log=b"1\n2\n", steps=7)}
 Spoil = Callable[[Master, Path], object]
 
 
@@ -68,6 +68,7 @@ def home_of(folder: Path) -> Path:
     home = folder / "node-1"
     cell = checks.cell_folder(home / "results", "s", "s/number=0")
     cell.mkdir(parents=True)
+    (cell / "steps").write_text("7\n")
     (cell / "token").write_text("node-1/j1.2\n")
     (cell / "base").write_text("node-2/b1.3\n")
     (home / "ledger").write_text("j1 node-1/j1.2\n")
@@ -143,6 +144,10 @@ SPOILED: dict[str, tuple[str, Spoil]] = {
     "a result of another attempt": (
         "results",
         lambda m, home: (_cell(home) / "token").write_text("node-2/j1.1\n"),
+    ),
+    "a step too few": (
+        "results",
+        lambda m, home: (_cell(home) / "steps").write_text("6\n"),
     ),
     "no result": ("results", lambda m, home: (_cell(home) / "token").unlink()),
     "a base that was never committed": (

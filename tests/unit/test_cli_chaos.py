@@ -66,7 +66,7 @@ def test_what_held_is_told_and_nothing_is_kept(
     assert "all held (seed 7)" in result.stdout
     assert "cut 3×" in result.stdout
     assert "5 submissions acknowledged (short 5), 9 jobs: 8 succeeded" in result.stdout
-    assert "1 submissions were never acknowledged" in result.stdout
+    assert "never acknowledged: 1" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
