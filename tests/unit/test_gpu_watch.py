@@ -267,3 +267,24 @@ async def _some_readings(watch: GpuWatch) -> None:
     watch.reader.read = counted  # type: ignore[method-assign]
     await seen.wait()
     watch.reader.read = read  # type: ignore[method-assign]
+
+
+async def test_a_gpu_that_failed_under_an_attempt_is_named(nvml: NvmlFile) -> None:
+    watch = GpuWatch((0, 1))
+    nvml.gpu(0, ecc=2)
+    watch.busy(ours)
+    before = watch.errors_of((0, 1))
+    assert before == {0: 2, 1: 0}
+    assert await watch.wait_free((0, 1), (), 60) == ()
+    assert watch.why_bad((0, 1), before) == ""
+    nvml.gpu(0, ecc=3)
+    assert await watch.wait_free((0, 1), (), 60) == ()
+    assert watch.why_bad((0,), before) == "GPU 0: uncorrectable ECC error (NVML)"
+    assert watch.why_bad((1,), before) == ""
+    assert watch.why_bad((0,), {}) == "", "nobody knows how many there were"
+    nvml.gpu(1, errors={"*": 15})
+    assert await watch.wait_free((0, 1), (), 60) == (1,)
+    assert watch.why_bad((1,), before) == "GPU 1: GPU is lost (NVML)"
+    nvml.gpu(1, errors={})
+    assert await watch.wait_free((1,), (), 60) == ()
+    assert watch.why_bad((1,), before) == ""

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from worker_records import assignment, made_folder
 
-from meshtrain.core.job import FailureClass
+from meshtrain.core.job import Failure, FailureClass
+from meshtrain.spec.jobs import CommandWork, TrainingWork
+from meshtrain.spec.training_keys import EXIT_INTERRUPTED
 from meshtrain_daemon.worker import gpu_lock, program, runner, spawner
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
 from meshtrain_daemon.worker.launch import EndCause, Exited, LaunchFailed
@@ -21,6 +23,7 @@ from meshtrain_daemon.worker.verdict import (
     HOST_IS_FULL,
     MESSAGE_LEN_MAX,
     NOT_OF_THE_JOB,
+    blame_gpus,
     failure_of,
 )
 
@@ -157,3 +160,162 @@ def test_the_reasons_known_by_their_words_are_still_worded_so() -> None:
     source = "".join(inspect.getsource(module) for module in (program, runner, spawner, gpu_lock))
     for words in (*NOT_OF_THE_JOB, *HOST_IS_FULL, DISK_IS_FULL):
         assert words in source, words
+
+
+# --- preempted ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> AttemptFolder:
+    folder = AttemptFolder(tmp_path, assignment("t.1", work=TrainingWork({}), gpus=(0,)))
+    folder.make()
+    return folder
+
+
+def test_a_training_that_was_asked_to_end_is_preempted_and_no_failure_of_its_own(
+    training: AttemptFolder,
+) -> None:
+    expected = (FailureClass.PREEMPTED, "it was asked to end, and can go on elsewhere")
+    assert verdict(training, exited(EXIT_INTERRUPTED)) == expected
+    Path(training.failure).write_text('{"class": "preempted", "message": "after step 7"}')
+    for code in (EXIT_INTERRUPTED, 1):
+        assert verdict(training, exited(code)) == (FailureClass.PREEMPTED, "after step 7")
+    timed_out = exited(EXIT_INTERRUPTED, cause=EndCause.TIMED_OUT)
+    assert verdict(training, timed_out)[0] is FailureClass.TIMEOUT
+
+
+def test_a_program_of_ones_own_can_not_have_itself_run_again_without_end(
+    folder: AttemptFolder,
+) -> None:
+    assert verdict(folder, exited(EXIT_INTERRUPTED))[0] is FailureClass.USER_ERROR
+    Path(folder.failure).write_text('{"class": "preempted", "message": "again"}')
+    assert verdict(folder, exited(EXIT_INTERRUPTED)) == (FailureClass.USER_ERROR, "again")
+
+
+# --- GPUs ----------------------------------------------------------------------------------
+
+TORCH_HINTS = b"""
+CUDA kernel errors might be asynchronously reported at some other API call.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+
+"""
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path) -> AttemptFolder:
+    folder = AttemptFolder(tmp_path, assignment("g.1", gpus=(0,)))
+    folder.make()
+    return folder
+
+
+BAD = (
+    b"torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered",
+    b"RuntimeError: CUDA error: uncorrectable NVLink error detected during the execution",
+    b"CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered",
+    b"failed: cudaErrorECCUncorrectable",
+    b"Unable to determine the device handle for GPU 0000:1B:00.0: GPU is lost.",
+    b"pynvml.NVMLError_GpuIsLost: GPU is lost",
+    b"NVRM: Xid (PCI:0000:06:00): 79, pid=17, GPU has fallen off the bus.",
+    b"NVRM: Xid (PCI:0000:06:00): 48, pid=17, name=python, DBE",
+    b"RuntimeError: CUDA error: all CUDA-capable devices are busy or unavailable",
+    b"RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+    b"RuntimeError: CUDA error: no CUDA-capable device is detected",
+    b"RuntimeError: CUDA driver initialization failed, you might not have a CUDA gpu.",
+    b"RuntimeError: No CUDA GPUs are available",
+    b"RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 802: system not yet "
+    b"initialized",
+)
+OWN = (
+    b"RuntimeError: CUDA error: an illegal memory access was encountered",
+    b"RuntimeError: CUDA error: device-side assert triggered",
+    b"RuntimeError: CUDA error: invalid device ordinal",
+    b"RuntimeError: CUDA error: unspecified launch failure",
+    b"RuntimeError: CUDA error: hardware stack error",
+    b"RuntimeError: CUDA error: invalid device function",
+    b"The NVIDIA driver on your system is too old (found version 11040).",
+    b"AssertionError: Torch not compiled with CUDA enabled",
+    b"NVRM: Xid (PCI:0000:06:00): 31, pid=48, name=python, MMU Fault",
+    b"NVRM: Xid (PCI:0000:06:00): 13, pid=79, Graphics Exception",
+)
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_gpu_that_failed_is_known_by_what_cuda_says(on_gpu: AttemptFolder, line: bytes) -> None:
+    Path(on_gpu.log).write_bytes(b"step 1\n" + line + TORCH_HINTS)
+    failure_class, message = verdict(on_gpu, exited(1))
+    assert failure_class is FailureClass.BAD_GPU
+    assert message == f"exit code 1: {line.decode()}"
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_job_that_has_no_gpu_blames_none(folder: AttemptFolder, line: bytes) -> None:
+    Path(folder.log).write_bytes(line + b"\n")
+    assert verdict(folder, exited(1))[0] is FailureClass.USER_ERROR
+    Path(folder.failure).write_text('{"class": "bad gpu"}')
+    assert verdict(folder, exited(1))[0] is FailureClass.USER_ERROR
+
+
+@pytest.mark.parametrize("line", OWN)
+def test_what_a_program_does_to_itself_is_no_fault_of_its_gpu(
+    on_gpu: AttemptFolder, line: bytes
+) -> None:
+    Path(on_gpu.log).write_bytes(line + TORCH_HINTS)
+    assert verdict(on_gpu, exited(1))[0] is FailureClass.USER_ERROR
+
+
+def test_a_gpu_that_could_not_be_used_is_blamed_only_by_what_ended_the_program(
+    on_gpu: AttemptFolder,
+) -> None:
+    warned = b"UserWarning: CUDA initialization: system not yet initialized\nValueError: x\n"
+    Path(on_gpu.log).write_bytes(warned)
+    assert verdict(on_gpu, exited(1))[0] is FailureClass.USER_ERROR
+    Path(on_gpu.log).write_bytes(b"No CUDA GPUs are available\n" + b"goes on\n" * 20)
+    assert verdict(on_gpu, exited(1))[0] is FailureClass.USER_ERROR
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        CommandWork("true", env={"CUDA_VISIBLE_DEVICES": "7"}),
+        TrainingWork({"device": "7"}),
+    ],
+)
+def test_a_job_that_chose_its_gpu_itself_blames_not_the_one_that_it_was_given(
+    tmp_path: Path, work: CommandWork | TrainingWork
+) -> None:
+    folder = AttemptFolder(tmp_path, assignment("c.1", work=work, gpus=(0,)))
+    folder.make()
+    Path(folder.log).write_bytes(BAD[0])
+    assert verdict(folder, exited(1))[0] is FailureClass.USER_ERROR
+
+
+def test_a_job_may_say_itself_that_its_gpu_is_bad(on_gpu: AttemptFolder) -> None:
+    Path(on_gpu.failure).write_text('{"class": "bad_gpu", "message": "wrong sums"}')
+    assert verdict(on_gpu, exited(1)) == (FailureClass.BAD_GPU, "wrong sums")
+
+
+def test_a_training_that_only_knows_of_an_error_is_not_blamed_for_its_gpu(
+    training: AttemptFolder,
+) -> None:
+    said = {"class": "user_error", "message": f"AcceleratorError: {BAD[0].decode()}"}
+    Path(training.failure).write_text(json.dumps(said))
+    assert verdict(training, exited(1)) == (FailureClass.BAD_GPU, said["message"])
+
+
+def test_the_log_is_not_asked_about_the_network(folder: AttemptFolder) -> None:
+    Path(folder.log).write_bytes(b"ConnectionError: HTTPSConnectionPool: Max retries exceeded\n")
+    assert verdict(folder, exited(1))[0] is FailureClass.USER_ERROR
+
+
+@pytest.mark.parametrize("failure_class", FailureClass)
+def test_the_driver_s_word_tells_why_a_program_crashed_or_hung(failure_class: FailureClass) -> None:
+    failure = Failure(failure_class, "exit code 1", "n1", 1)
+    assert blame_gpus(failure, "") is failure
+    blamed = blame_gpus(failure, "GPU 0: GPU is lost")
+    if failure_class in (FailureClass.USER_ERROR, FailureClass.TIMEOUT):
+        told = "GPU 0: GPU is lost; exit code 1"
+        assert blamed == Failure(FailureClass.BAD_GPU, told, "n1", 1)
+    else:
+        assert blamed is failure
+    assert blame_gpus(None, "GPU 0: GPU is lost") is None

@@ -36,7 +36,7 @@ from meshtrain_daemon.worker.job_users import JobUserError
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.runner import Runner
 from meshtrain_daemon.worker.streams import Streamer
-from meshtrain_daemon.worker.verdict import failure_of, shown
+from meshtrain_daemon.worker.verdict import blame_gpus, failure_of, shown
 
 _log = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ class Hands:
         self._gpu_watch = gpu_watch
         self._gpu_free_wait_s = gpu_free_wait_s
         self._say = say
-        #: by attempt, who was on its GPUs before it
-        self._gpu_pids: dict[str, frozenset[int]] = {}
+        #: by attempt, who was on its GPUs before it, and their memory errors until then
+        self._gpus_before: dict[str, tuple[frozenset[int], dict[int, int]]] = {}
         self._sockets = sockets
         self._rules = rules
         self._checkpoints = Checkpoints(store, spec.node_id)
@@ -312,7 +312,8 @@ class Hands:
         for folder, launch in prepared:
             self._streamer.watch(folder)
             if gpus := folder.assignment.gpus:
-                self._gpu_pids[launch.attempt_id] = self._gpu_watch.pids_on(gpus)
+                watch = self._gpu_watch
+                self._gpus_before[launch.attempt_id] = watch.pids_on(gpus), watch.errors_of(gpus)
             if launch.call is None:
                 commands.append(launch)
             elif self._trainings is not None:
@@ -357,15 +358,16 @@ class Hands:
 
     async def _tell_when_free(self, gpus: tuple[int, ...], ended: io.ProcessEnded) -> None:
         """Tell of an end once the memory of its GPUs is back."""
-        before = self._gpu_pids.pop(ended.attempt_id, frozenset())
-        held = await self._gpu_watch.wait_free(gpus, before, self._gpu_free_wait_s)
+        pids, errors = self._gpus_before.pop(ended.attempt_id, (frozenset(), {}))
+        held = await self._gpu_watch.wait_free(gpus, pids, self._gpu_free_wait_s)
         if held:
             self._say(
                 f"{ended.attempt_id} has ended, and GPU {', '.join(map(str, held))} still holds "
                 f"memory after {self._gpu_free_wait_s:g} s: look for its processes with "
                 "nvidia-smi, and reset the GPU if there are none"
             )
-        self._post(ended)
+        failure = blame_gpus(ended.failure, self._gpu_watch.why_bad(gpus, errors))
+        self._post(msgspec.structs.replace(ended, failure=failure))
 
     def gpus_held(self) -> set[int]:
         """The GPUs of attempts that aren't over."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +51,10 @@ class _Seen:
     """The least memory that was ever in use and belonged to no process."""
     pids: frozenset[int] = frozenset()
     why: str = ""
+    fault: str = ""
+    """Why nothing can run on it, as it was read last."""
+    uncorrected_errors: int | None = None
+    """Of its memory, as they were read last."""
 
 
 class GpuWatch:
@@ -131,6 +135,32 @@ class GpuWatch:
             seen = [self._seen[gpu].pids for gpu in gpus if gpu in self._seen]
         return frozenset().union(*seen)
 
+    def errors_of(self, gpus: Collection[int]) -> dict[int, int]:
+        """The uncorrected memory errors of these GPUs, as they were read last; asks nobody."""
+        with self._lock:
+            known = {gpu: self._seen[gpu].uncorrected_errors for gpu in gpus if gpu in self._seen}
+        return {gpu: errors for gpu, errors in known.items() if errors is not None}
+
+    def why_bad(self, gpus: Collection[int], errors_before: Mapping[int, int]) -> str:
+        """Why an attempt on these GPUs may have failed through no fault of its own; asks nobody.
+
+        Args:
+            gpus: those that it had, read since it ended, as `wait_free` does.
+            errors_before: their `errors_of` from before it started.
+
+        Returns:
+            What the driver says, in words; empty when all are well.
+        """
+        with self._lock:
+            faults = {gpu: self._seen[gpu].fault for gpu in gpus if gpu in self._seen}
+        for gpu, fault in faults.items():
+            if fault:
+                return f"GPU {gpu}: {fault}"
+        for gpu, errors in self.errors_of(gpus).items():
+            if errors > errors_before.get(gpu, errors):
+                return f"GPU {gpu}: uncorrectable ECC error (NVML)"
+        return ""
+
     async def wait_free(
         self, gpus: Collection[int], pids_before: Collection[int], timeout_s: float
     ) -> tuple[int, ...]:
@@ -158,6 +188,8 @@ class GpuWatch:
             except TimeoutError:
                 break
             with self._lock:
+                for reading in readings:
+                    self._note_health(reading)
                 free = {
                     reading.index for reading in readings if self._is_back(reading, pids_before)
                 }
@@ -180,7 +212,7 @@ class GpuWatch:
 
     def _note(self, reading: GpuReading, ours: Callable[[int], bool], held: bool) -> None:
         first = reading.index not in self._seen
-        seen = self._seen.setdefault(reading.index, _Seen())
+        seen = self._note_health(reading)
         if reading.fault is not None:
             seen.busy, seen.glances, seen.why = True, 0, reading.fault
             return
@@ -193,6 +225,13 @@ class GpuWatch:
         seen.glances += 1
         if first or seen.glances >= (GLANCES_UNTIL_FREE if seen.busy else GLANCES_UNTIL_BUSY):
             seen.busy, seen.glances, seen.why = bool(why), 0, why
+
+    def _note_health(self, reading: GpuReading) -> _Seen:
+        seen = self._seen.setdefault(reading.index, _Seen())
+        seen.fault = reading.fault or ""
+        if reading.fault is None:
+            seen.uncorrected_errors = reading.uncorrected_errors
+        return seen
 
     def _use_by_others(
         self, reading: GpuReading, seen: _Seen, ours: Callable[[int], bool], held: bool

@@ -1,4 +1,15 @@
-"""Why a job's process failed: from its exit, its own word, and the end of its log."""
+"""Why a job's process failed: from its exit, its own word, and the end of its log.
+
+Three classes are told with care, for they cost the job none of its own retries:
+
+preempted   only the built-in training may say so. A program that could, by an exit code
+            or a word, would be run again without end; the mesh itself knows when it
+            ended a program to have it run elsewhere.
+bad gpu     only where the job had GPUs of the mesh (gpu_words.py), or where the driver
+            says so (`blame_gpus`).
+network     never read from a log: a download that a program fails at is the program's
+            own, and may fail so for ever. A program that knows better says it itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +19,11 @@ import signal
 
 import msgspec
 
+from meshtrain.core.commands import AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
+from meshtrain.spec.jobs import CommandWork, TrainingWork
+from meshtrain.spec.training_keys import EXIT_INTERRUPTED
+from meshtrain_daemon.worker import gpu_words
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, open_plain
 from meshtrain_daemon.worker.launch import EndCause, Exited, LaunchFailed
 
@@ -22,8 +37,11 @@ SAID_BY_JOBS = (
     FailureClass.OUT_OF_MEMORY,
     FailureClass.DISK,
     FailureClass.NETWORK,
+    FailureClass.BAD_GPU,
 )
 """What a job may say of itself; whether a host is lost, or a base, the mesh alone knows."""
+OF_A_GPU_TOO = (FailureClass.USER_ERROR, FailureClass.TIMEOUT)
+"""What a program looks like whose GPU fails under it: it crashes, or hangs."""
 NOT_OF_THE_JOB = (
     "can't fork a shim",
     "can't get GPU",
@@ -73,19 +91,61 @@ def failure_of(folder: AttemptFolder, event: Exited | LaunchFailed, node_id: str
             node_id,
             code,
         )
+    assignment = folder.assignment
     record = _read_record(folder.failure)
-    if record is not None:
-        return Failure(_class_of(record), shown(record.message), node_id, code)
+    trains = isinstance(assignment.work, TrainingWork)
+    if trains and (event.code == EXIT_INTERRUPTED or _says_preempted(record)):
+        told = shown(record.message) if record is not None else ""
+        told = told or "it was asked to end, and can go on elsewhere"
+        return Failure(FailureClass.PREEMPTED, told, node_id, code)
     tail = _tail(folder.log)
+    has_gpus = _uses_its_gpus(assignment)
+    if record is not None:
+        said_class = _class_of(record, has_gpus=has_gpus)
+        if said_class is FailureClass.USER_ERROR and has_gpus:
+            # The training only knows that CUDA raised something.
+            evidence = record.message.encode("utf-8", "replace") + b"\n" + tail
+            if gpu_words.tell_of_a_fault(evidence):
+                said_class = FailureClass.BAD_GPU
+        return Failure(said_class, shown(record.message), node_id, code)
     said = _last_line(tail)
     exited = f"exit code {code}" if event.signal is None else f"killed by signal {event.signal}"
     message = f"{exited}: {said}" if said else exited
     if _DISK_FULL.search(tail):
         return Failure(FailureClass.DISK, message, node_id, code)
+    if has_gpus and (fault := gpu_words.tell_of_a_fault(tail)):
+        return Failure(FailureClass.BAD_GPU, f"{exited}: {shown(fault)}", node_id, code)
     if _OUT_OF_MEMORY.search(tail) or event.signal == signal.SIGKILL or event.code == _KILLED_CODE:
         # Nothing of ours killed it: the kernel does so when memory runs out.
         return Failure(FailureClass.OUT_OF_MEMORY, message, node_id, code)
     return Failure(FailureClass.USER_ERROR, message, node_id, code)
+
+
+def blame_gpus(failure: Failure | None, why: str) -> Failure | None:
+    """A failure as it is told where the driver says that a GPU of the attempt has failed.
+
+    Args:
+        failure: as `failure_of` sees it.
+        why: what the driver says; empty when all are well.
+    """
+    if failure is None or not why or failure.failure_class not in OF_A_GPU_TOO:
+        return failure
+    message = shown(f"{why}; {failure.message}")
+    return Failure(FailureClass.BAD_GPU, message, failure.node_id, failure.exit_code)
+
+
+def _uses_its_gpus(assignment: AssignAttempt) -> bool:
+    """Whether the job was given GPUs, and didn't choose others by itself."""
+    match assignment.work:
+        case CommandWork(env=env):
+            chooses = "CUDA_VISIBLE_DEVICES" in env
+        case TrainingWork(config=config):
+            chooses = config.get("device") is not None
+    return bool(assignment.gpus) and not chooses
+
+
+def _says_preempted(record: FailureRecord | None) -> bool:
+    return record is not None and _name(record) == FailureClass.PREEMPTED
 
 
 def _class_of_launch(reason: str) -> FailureClass:
@@ -96,12 +156,20 @@ def _class_of_launch(reason: str) -> FailureClass:
     return FailureClass.USER_ERROR
 
 
-def _class_of(record: FailureRecord) -> FailureClass:
-    """The class that a job names itself: `user error` and `user_error` are the same."""
-    name = record.failure_class.lower().replace("_", " ")
+def _class_of(record: FailureRecord, *, has_gpus: bool) -> FailureClass:
+    """The class that a job names itself."""
+    name = _name(record)
     if name == "disk":
         return FailureClass.DISK
-    return next((known for known in SAID_BY_JOBS if known == name), FailureClass.USER_ERROR)
+    said = next((known for known in SAID_BY_JOBS if known == name), FailureClass.USER_ERROR)
+    if said is FailureClass.BAD_GPU and not has_gpus:
+        return FailureClass.USER_ERROR
+    return said
+
+
+def _name(record: FailureRecord) -> str:
+    """A class as it is named: `user error` and `user_error` are the same."""
+    return record.failure_class.lower().replace("_", " ")
 
 
 def shown(text: str) -> str:
