@@ -60,6 +60,9 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A signature with the member's own key, of what `_to_prove` gives."""
 
 
+_request_decoder = msgspec.json.Decoder(_Request)
+
+
 class Enrolment:
     """The master's side.
 
@@ -89,7 +92,7 @@ class Enrolment:
 
     async def _take(self, body: bytes) -> web.Response:
         try:
-            asked = msgspec.json.decode(body, type=_Request)
+            asked = _request_decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return refuse(
                 400,
@@ -156,6 +159,9 @@ async def enrol(
     raise AssertionError("the last try returns or raises")
 
 
+_members_decoder = msgspec.json.Decoder(Members)
+
+
 async def _read_answer(
     response: aiohttp.ClientResponse, token: JoinToken, identity: Identity
 ) -> Members:
@@ -171,7 +177,7 @@ async def _read_answer(
                 "version of meshtrain that the master runs"
             )
     try:
-        members = msgspec.json.decode(data, type=Members)
+        members = _members_decoder.decode(data)
         problem = problem_of_all(members)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         problem = str(error)

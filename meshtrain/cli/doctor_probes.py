@@ -332,7 +332,7 @@ def membership(own_file: Path, members_file: Path) -> Membership:
 def _record(path: Path, kind: type[_Record]) -> _Record | None:
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MEMBERS_BYTES_MAX), type=kind)
+            return msgspec.json.decode(file.read(_MEMBERS_BYTES_MAX), type=kind)  # one thread
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:

@@ -154,6 +154,9 @@ class _Record(msgspec.Struct, frozen=True):
     experiments: list[_Experiment]
 
 
+_record_decoder = msgspec.json.Decoder(_Record)
+
+
 def from_folder(folder: Path) -> Merged | None:
     """The cells as the record of a results folder has them; None where it has no record.
 
@@ -166,7 +169,7 @@ def from_folder(folder: Path) -> Merged | None:
     try:
         if path.stat().st_size > RECORD_BYTES_MAX:
             raise UserError(f"{path} is larger than {RECORD_BYTES_MAX:,} bytes")
-        record = msgspec.json.decode(path.read_bytes(), type=_Record)
+        record = _record_decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}; have the sweep written again") from error
     subject = document.header.removeprefix(document.table.metric).removeprefix(" on ")

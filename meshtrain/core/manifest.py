@@ -164,6 +164,9 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Reads a manifest from anyone; nothing in it is trusted.
 
@@ -177,7 +180,7 @@ def parse_manifest(data: bytes) -> Manifest:
             f"{MANIFEST_BYTES_MAX:,}. Publish the tree as several artifacts"
         )
     try:
-        manifest = msgspec.msgpack.decode(data, type=Manifest)
+        manifest = _manifest_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(
             f"the manifest is refused: {error}. Fetch it again, from another holder, or publish "

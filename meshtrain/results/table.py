@@ -104,6 +104,9 @@ def write_results(
     write_atomic(folder / TABLE_TEXT, _encoded(render_text(table, header=header) + "\n"))
 
 
+_document_decoder = msgspec.json.Decoder(TableDocument)
+
+
 def read_results(folder: Path) -> TableDocument:
     """Reads back the table.json of a results folder.
 
@@ -120,7 +123,7 @@ def read_results(folder: Path) -> TableDocument:
     if len(data) > TABLE_JSON_SIZE_MAX_BYTES:
         raise ResultsError(f"{path} is larger than {TABLE_JSON_SIZE_MAX_BYTES} bytes")
     try:
-        document = msgspec.json.decode(data, type=TableDocument)
+        document = _document_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ResultsError(f"{path} is no results table: {error}; have it written again") from error
     if document.version != TABLE_JSON_VERSION:

@@ -249,9 +249,12 @@ def _damaged(path: Path, why: str) -> SettingsError:
     )
 
 
+_member_decoder = msgspec.json.Decoder(Member)
+
+
 def _read_member(path: Path) -> Member:
     try:
-        member = msgspec.json.decode(_read(path), type=Member)
+        member = _member_decoder.decode(_read(path))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if problem := problem_of(member):

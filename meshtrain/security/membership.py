@@ -234,13 +234,16 @@ class MembersFile:
             listener(members)
 
 
+_members_decoder = msgspec.json.Decoder(Members)
+
+
 def _read(path: Path) -> Members:
     try:
         data = read_private(path, _FILE_BYTES_MAX)
     except FileNotFoundError:
         return NOBODY
     try:
-        members = msgspec.json.decode(data, type=Members)
+        members = _members_decoder.decode(data)
         problem = problem_of_all(members)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)

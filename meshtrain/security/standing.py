@@ -86,9 +86,12 @@ def keep_standing(folder: Path, members: Members, master_address: str) -> None:
     write_private(folder / MESH_FILE, data)
 
 
+_mesh_decoder = msgspec.json.Decoder(_Mesh)
+
+
 def _read_mesh(path: Path) -> str:
     try:
-        return msgspec.json.decode(read_private(path, _MESH_BYTES_MAX), type=_Mesh).master
+        return _mesh_decoder.decode(read_private(path, _MESH_BYTES_MAX)).master
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"{path} is damaged ({error}): remove it, and join the mesh again with a new token"

@@ -59,6 +59,9 @@ class _Fields(msgspec.Struct, frozen=True, array_like=True):
     secret: Secret
 
 
+_fields_decoder = msgspec.msgpack.Decoder(_Fields)
+
+
 class JoinToken(msgspec.Struct, frozen=True):
     """What is in a token.
 
@@ -88,7 +91,7 @@ class JoinToken(msgspec.Struct, frozen=True):
                 self.secret,
             )
             data = msgspec.msgpack.encode(fields)
-            msgspec.msgpack.decode(data, type=_Fields)
+            _fields_decoder.decode(data)
         except (ValueError, KeyError) as error:
             raise TokenError(
                 f"no token can be made for the master at {self.host}: {error}"
@@ -127,7 +130,7 @@ class JoinToken(msgspec.Struct, frozen=True):
         if not data or check != _check(data):
             raise TokenError(slip)
         try:
-            fields = msgspec.msgpack.decode(data, type=_Fields)
+            fields = _fields_decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise TokenError(f"this token holds nonsense ({error}): make a new one") from error
         return cls(
@@ -267,13 +270,16 @@ def _check(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:_CHECK_BYTES]
 
 
+_tokens_decoder = msgspec.json.Decoder(tuple[OpenToken, ...])
+
+
 def _read(path: Path) -> tuple[OpenToken, ...]:
     try:
         data = read_private(path, _FILE_BYTES_MAX)
     except FileNotFoundError:
         return ()
     try:
-        tokens = msgspec.json.decode(data, type=tuple[OpenToken, ...])
+        tokens = _tokens_decoder.decode(data)
         problem = "" if len(tokens) <= TOKENS_MAX else f"it has {len(tokens)} tokens"
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)

@@ -65,8 +65,11 @@ def _membership(home: Path) -> Standing | None:
     return load_standing(home / PERSON_FOLDER, MemberKind.PERSON)
 
 
+_told_decoder = msgspec.json.Decoder(_Told)
+
+
 def _told_in(home: Path) -> _Told | None:
     try:
-        return msgspec.json.decode((home / PORTS_FILE).read_bytes(), type=_Told)
+        return _told_decoder.decode((home / PORTS_FILE).read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -37,6 +37,9 @@ class Plan(msgspec.Struct, frozen=True):
     """Besides the store: members, tokens and keys that the home doesn't have."""
 
 
+_plan_decoder = msgspec.json.Decoder(Plan)
+
+
 def finish(state: Path) -> Path | None:
     """Ends a restore that is decided; the folder that has what was there before it.
 
@@ -56,7 +59,7 @@ def finish(state: Path) -> Path | None:
             # It was through, but for the sweeping up.
             shutil.rmtree(ready)
             return None
-        plan = msgspec.json.decode((ready / PLAN_NAME).read_bytes(), type=Plan)
+        plan = _plan_decoder.decode((ready / PLAN_NAME).read_bytes())
         aside = state.parent / plan.aside
         aside.mkdir(mode=0o700, exist_ok=True)
         fsync(aside.parent)

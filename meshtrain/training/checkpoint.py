@@ -88,6 +88,9 @@ def write_checkpoint(
     return path
 
 
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], bytes]:
     """Reads a checkpoint, each byte checked.
 
@@ -107,7 +110,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], bytes]:
             raise ArtifactError(
                 f"{path / STATE_FILE} is larger than {STATE_SIZE_BYTES_MAX} bytes: no checkpoint is"
             )
-        envelope = msgspec.json.decode(described, type=_Envelope)
+        envelope = _envelope_decoder.decode(described)
         content = (path / TENSORS_FILE).read_bytes()
     except (OSError, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is no whole checkpoint: {error}") from None

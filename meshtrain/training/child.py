@@ -139,6 +139,9 @@ def run(request: TrainingRequest) -> int:
     return 0
 
 
+_request_decoder = msgspec.json.Decoder(TrainingRequest)
+
+
 def run_file(path: Path) -> int:
     """Runs the request in a file.
 
@@ -154,7 +157,7 @@ def run_file(path: Path) -> int:
             content = file.read(REQUEST_SIZE_BYTES_MAX + 1)
         if len(content) > REQUEST_SIZE_BYTES_MAX:
             raise UserError(f"above the limit of {REQUEST_SIZE_BYTES_MAX} bytes")
-        request = msgspec.json.decode(content, type=TrainingRequest)
+        request = _request_decoder.decode(content)
     except (OSError, msgspec.DecodeError, ValueError, RecursionError, UserError) as error:
         print(f"the training request {path} can't be used: {error}", file=sys.stderr, flush=True)
         return 1

@@ -177,9 +177,12 @@ def resume(
     say(f"no checkpoint in {folder} can be used: begins anew, at step 0")
 
 
+_saved_decoder = msgspec.json.Decoder(_Saved)
+
+
 def _decode(path: Path, described: bytes) -> _Saved:
     try:
-        return msgspec.json.decode(described, type=_Saved)
+        return _saved_decoder.decode(described)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} was written by another release: {error}") from None
 

@@ -75,6 +75,9 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
     write_atomically(path, save(tensors, metadata={METADATA_KEY: described}))
 
 
+_info_decoder = msgspec.json.Decoder(ModelInfo)
+
+
 def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo | None]:
     """Reads a trained model.
 
@@ -105,7 +108,7 @@ def load_model(path: Path) -> tuple[dict[str, torch.Tensor], ModelInfo | None]:
     if described is None:
         return tensors, None
     try:
-        return tensors, msgspec.json.decode(described, type=ModelInfo)
+        return tensors, _info_decoder.decode(described)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"the metadata of {path} can't be read: {error}. It was written by another "

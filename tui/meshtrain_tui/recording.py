@@ -28,10 +28,13 @@ def write_moment(file: BinaryIO, moment: Moment) -> None:
     file.flush()
 
 
+_moment_decoder = msgspec.json.Decoder(Moment)
+
+
 def read_recording(path: Path) -> list[Moment]:
     """The moments of a recording, in order. Raises UserError when it is none."""
     try:
-        return [msgspec.json.decode(line, type=Moment) for line in path.open("rb")]
+        return [_moment_decoder.decode(line) for line in path.open("rb")]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path} can't be read as a recorded feed: {error}; "
