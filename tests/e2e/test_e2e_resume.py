@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mesh import Mesh, NewMesh
+from mesh import Mesh, NewMesh, read_json
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e_resume")]
 
@@ -106,6 +106,25 @@ def test_p7_a_training_that_is_handed_back_goes_on_from_its_step(
     mesh.wait_stopped(node)
     mesh.start_worker(node)
     mesh.wait_connected(*NODES)
+
+
+def test_p7_a_training_that_somebody_ends_is_preempted_and_goes_on(
+    mesh: Mesh, whole: dict[str, Any]
+) -> None:
+    """SIGTERM that the mesh didn't send, as a host's own rules may: no failure of the job."""
+    sweep = mesh.submit(TRAINING.format(name="somebody_ends") + "retries: 0\n")
+    (row,) = mesh.jobs(sweep)
+    job = row["job_id"]
+    node = node_of(mesh, job)
+    found = mesh.wait_until(
+        lambda: list((mesh.folder / node).glob("attempts/*/checkpoint/step-*")), "it has one"
+    )
+    started = read_json(found[0].parent.parent / "started.json")
+    os.kill(started["pid"], signal.SIGTERM)
+    assert first_step(mesh, job) > 0
+    assert metrics_of(mesh, sweep) == whole
+    first, _ = mesh.attempts(job)
+    assert first["failure"]["failure_class"] == "preempted"
 
 
 def test_p7_a_training_whose_host_is_lost_goes_on_from_its_last_checkpoint(
