@@ -18,6 +18,7 @@ import secrets
 import shutil
 import stat
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,8 @@ from meshtrain.core.manifest import artifact_id as id_of
 from meshtrain.errors import ArtifactError
 from meshtrain.ids import short
 
+PARTIAL_KEPT_S = 7 * 86400
+"""How long an artifact that is partly here, and that nobody goes on with, is kept at starts."""
 _MANIFESTS_KEPT_MAX = 64
 """Parsed manifests kept in memory: each request for a chunk needs one."""
 
@@ -421,7 +424,8 @@ class ArtifactStore:
 
     def _recover_partial(self, folder: Path) -> None:
         manifest = read_manifest(folder)
-        if manifest is None or id_of(manifest) != folder.name or self.has(folder.name):
+        old = time.time() - folder.stat().st_mtime > PARTIAL_KEPT_S
+        if old or manifest is None or id_of(manifest) != folder.name or self.has(folder.name):
             self._drop(folder)
 
     def _drop(self, folder: Path) -> None:

@@ -183,6 +183,9 @@ def end_attempt(state: MeshState, job: Job, outcome: AttemptState) -> None:
             waiting.discard(job.job_id)
             if not waiting:
                 del state.collecting[attempt.artifact_id]
+                if attempt.artifact_id not in state.held_by_master:
+                    # Nobody waits for it any more: what has come of it so far may go.
+                    state.out.append(fx.DropArtifact(attempt.artifact_id))
     for placement in attempt.placements:
         node = state.nodes.get(placement.node_id)
         if node is not None:

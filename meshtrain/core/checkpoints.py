@@ -127,7 +127,6 @@ def forget(state: MeshState, job: Job) -> Job:
     known = state.announced.pop(job.job_id, [])
     former = dict.fromkeys((*known, job.checkpoint, job.checkpoint_safe))
     state.resume_failures.pop(job.job_id, None)
-    state.flights.pop(job.job_id, None)
     if job.checkpoint is not None or job.checkpoint_safe is not None:
         job = state.change_job(job, checkpoint=None, checkpoint_safe=None)
     for artifact_id in former:
@@ -151,7 +150,8 @@ def _fetch(state: MeshState, job_id: str, artifact_id: str) -> None:
 def _drop(state: MeshState, artifact_id: str) -> None:
     """Have everybody remove a checkpoint, unless the same bytes are something else too."""
     job_id = state.checkpoint_jobs.pop(artifact_id, None)
-    if job_id is not None and state.flights.get(job_id) == artifact_id:
+    on_its_way = job_id is not None and state.flights.get(job_id) == artifact_id
+    if on_its_way and job_id is not None:
         del state.flights[job_id]
     state.collect_again_s.pop(artifact_id, None)
     state.collect_tries.pop(artifact_id, None)
@@ -160,7 +160,8 @@ def _drop(state: MeshState, artifact_id: str) -> None:
     state.dropped[artifact_id] = None
     while len(state.dropped) > DROPPED_MAX:
         del state.dropped[next(iter(state.dropped))]
-    if artifact_id in state.held_by_master:
+    if on_its_way or artifact_id in state.held_by_master:
+        # Also what has come of it so far.
         state.held_by_master.discard(artifact_id)
         state.out.append(fx.DropArtifact(artifact_id))
     for node in state.nodes.values():

@@ -239,6 +239,8 @@ class SimMesh:
         withheld, self._withheld = self._withheld, []
         for effects in withheld:
             self._apply(effects)
+            if self.master is None:
+                return
         unread, self._unread = self._unread, []
         unread.sort(key=lambda event: not isinstance(event, ev.NodeBeat))
         for event in unread:

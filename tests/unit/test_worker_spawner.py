@@ -535,7 +535,8 @@ class TestLosses:
         mesh.runner.end(mesh.id("ended"))
         exited = await mesh.exited("ended")
         assert (exited.cause, exited.code) == (EndCause.REQUESTED, 8)
-        assert mesh.marked("a") == [pid, *[p for p in mesh.marked("a") if p != pid]]
+        # Beside it there may be the sleep that it just waits for.
+        assert pid in mesh.marked("a")
         (mesh.folder / "a" / "done").touch()
         exited = await mesh.exited("a")
         assert (exited.cause, exited.code) == (EndCause.FINISHED, 9)
