@@ -604,7 +604,10 @@ class SimMesh:
         for other in host.running:
             shared = set(other.assignment.gpus) & set(assignment.gpus)
             assert not shared, f"P9: GPU {shared} of {name} is given out twice"
-        assert not set(assignment.gpus) & set(host.gpus_busy), "P9: a GPU that somebody else uses"
+        # As far as its last look goes: somebody may have come since.
+        assert host.agent is not None
+        seen = set(host.agent.held.gpus_busy)
+        assert not set(assignment.gpus) & seen, "P9: a GPU that somebody else uses"
         if assignment.base is None and assignment.recipe_hash is not None:
             self._check_single_trainer(name, assignment)
         failure = self.pick_failure(assignment)
