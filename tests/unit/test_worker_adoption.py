@@ -149,7 +149,10 @@ async def test_p7_what_runs_goes_on_and_what_ended_meanwhile_is_told(host: Host)
     await host.runner.leave()
     (host.attempts / "off.1" / "done").touch()
     await shim_over(off)
+    half_stored = host.attempts / "on.1" / ".checkpoint-0123"
+    half_stored.mkdir()
     found = await host.look()
+    assert not half_stored.exists()
     ended = outcomes(found)["off.1"]
     assert isinstance(ended, Exited) and (ended.code, ended.cause) == (6, EndCause.FINISHED)
     assert outcomes(found)["on.1"] is None

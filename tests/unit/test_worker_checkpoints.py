@@ -201,3 +201,29 @@ def test_a_job_that_makes_none_is_told_nothing(tmp_path: Path) -> None:
     assert launch.call is not None
     request = msgspec.json.decode(Path(launch.call).read_bytes())
     assert request["checkpoint"] is request["checkpoint_every_s"] is request["resume"] is None
+
+
+def test_why_a_checkpoint_is_not_kept_is_told_once_for_each_reason(job: Job) -> None:
+    def failure() -> io.CheckpointFailed:
+        failed = job.keeper.keep_newest(job.folder)
+        assert isinstance(failed, io.CheckpointFailed)
+        return failed
+
+    job.write("step-1/weights", "weights", 1)
+    (job.made / "step-1" / "link").symlink_to("/etc")
+    assert [job.keeper.is_news(failure()) for _ in range(3)] == [True, False, False]
+    (job.made / "step-1" / "link").unlink()
+    os.mkfifo(job.made / "step-1" / "pipe")
+    assert [job.keeper.is_news(failure()) for _ in range(2)] == [True, False]
+    job.keeper.forget("j.1")
+    assert job.keeper.is_news(failure())
+
+
+def test_p12_what_a_killed_daemon_had_copied_of_a_checkpoint_is_removed(job: Job) -> None:
+    making = Path(job.folder.path, f"{checkpoints.MAKING_PREFIX}0123")
+    making.mkdir()
+    (making / "weights").write_text("half of them")
+    job.write("step-1", "weights", 1)
+    checkpoints.remove_unfinished(Path(job.folder.path))
+    assert not making.exists()
+    assert job.keep() == {"step-1": "weights"}

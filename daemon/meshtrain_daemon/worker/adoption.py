@@ -19,6 +19,7 @@ from meshtrain.errors import ProtocolError
 from meshtrain_daemon.worker import fence, frames, processes
 from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker.checkpoints import remove_unfinished
 from meshtrain_daemon.worker.launch import (
     EndCause,
     Exited,
@@ -109,6 +110,7 @@ def _adopt(path: Path, attempts: Path, store: ArtifactStore, found: Found) -> bo
     if stage is Stage.FORGOTTEN:
         found.forgotten.append(folder)
         return True
+    remove_unfinished(path)
     started = read_started(path, attempt_id)
     outcome = read_outcome(path, attempt_id)
     if outcome is not None:

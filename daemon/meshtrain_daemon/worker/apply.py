@@ -29,6 +29,7 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.sdnotify import without_supervisor
 from meshtrain_daemon.worker import outputs, translate
 from meshtrain_daemon.worker.adoption import Found
+from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules
 from meshtrain_daemon.worker.checkpoints import Checkpoints
 from meshtrain_daemon.worker.gpu_watch import GpuWatch
@@ -104,6 +105,7 @@ class Hands:
         self._gpus_before: dict[str, tuple[frozenset[int], dict[int, int]]] = {}
         self._sockets = sockets
         self._rules = rules
+        self._disk = DiskWork()
         self._checkpoints = Checkpoints(store, spec.node_id)
         self._post = post
         self._spawn = spawn
@@ -264,7 +266,7 @@ class Hands:
 
         An account, too, may be looked up far away.
         """
-        self._start_prepared(folders, await asyncio.to_thread(self._make, folders))
+        self._start_prepared(folders, await self._disk.do(lambda: self._make(folders)))
 
     def _start_prepared(
         self, folders: list[AttemptFolder], prepared: list[Launch | Failure]
@@ -369,6 +371,11 @@ class Hands:
         failure = blame_gpus(ended.failure, self._gpu_watch.why_bad(gpus, errors))
         self._post(msgspec.structs.replace(ended, failure=failure))
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a thread may still write to the disk, though nobody waits for it any more."""
+        return self._disk.at_work > 0
+
     def gpus_held(self) -> set[int]:
         """The GPUs of attempts that aren't over."""
         return {gpu for folder in self._folders.values() for gpu in folder.assignment.gpus}
@@ -411,9 +418,8 @@ class Hands:
             self._spawn(self._store_in_thread(folder))
 
     async def _store_in_thread(self, folder: AttemptFolder) -> None:
-        event = await asyncio.to_thread(
-            outputs.store_output, folder, self._store, self._spec.node_id
-        )
+        node_id = self._spec.node_id
+        event = await self._disk.do(lambda: outputs.store_output(folder, self._store, node_id))
         failpoints.reach("output.stored")
         self._post(event)
 
@@ -425,11 +431,14 @@ class Hands:
             self._spawn(self._keep_checkpoint(folder))
 
     async def _keep_checkpoint(self, folder: AttemptFolder) -> None:
-        self._post(await asyncio.to_thread(self._checkpoints.keep_newest, folder))
+        event = await self._disk.do(lambda: self._checkpoints.keep_newest(folder))
+        if isinstance(event, io.CheckpointFailed) and self._checkpoints.is_news(event):
+            self._say(f"{event.attempt_id}: no checkpoint is kept: {event.failure.message}")
+        self._post(event)
 
     async def _remove_artifact(self, artifact_id: str) -> None:
         try:
-            await asyncio.to_thread(self._store.remove, artifact_id)
+            await self._disk.do(lambda: self._store.remove(artifact_id))
         except ArtifactError as error:
             # It stays, and is listed again by the next hello of a new daemon.
             _log.warning("%s", error)

@@ -27,6 +27,7 @@ from meshtrain_daemon.worker.attempt_folder import AttemptFolder
 from meshtrain_daemon.worker.verdict import shown
 
 UNFINISHED_SUFFIX = ".tmp"
+MAKING_PREFIX = ".checkpoint-"
 TRIES_MAX = 3
 """A job may replace its checkpoint while it is being stored: then the next one is tried."""
 _ENTRIES_MAX = 100_000
@@ -50,6 +51,8 @@ class Checkpoints:
         self._node_id = node_id
         #: by attempt, the one that was stored last
         self._last: dict[str, _Entry] = {}
+        #: by attempt, why one could not be stored, as it was told last
+        self._told: dict[str, str] = {}
 
     def keep_newest(self, folder: AttemptFolder) -> io.CheckpointStored | io.CheckpointFailed:
         """Make the newest complete checkpoint an artifact, unless it is one already."""
@@ -68,6 +71,14 @@ class Checkpoints:
     def forget(self, attempt_id: str) -> None:
         """Nothing of the attempt is needed any more."""
         self._last.pop(attempt_id, None)
+        self._told.pop(attempt_id, None)
+
+    def is_news(self, failed: io.CheckpointFailed) -> bool:
+        """Whether nobody was told yet that an attempt's checkpoints fail for this reason."""
+        message = failed.failure.message
+        is_new = self._told.get(failed.attempt_id) != message
+        self._told[failed.attempt_id] = message
+        return is_new
 
     def _keep_newest(self, folder: AttemptFolder) -> io.CheckpointStored:
         attempt_id = folder.assignment.attempt_id
@@ -93,7 +104,7 @@ class Checkpoints:
         )
 
     def _store_entry(self, source: Path, beside: Path) -> Manifest:
-        making = beside / f".checkpoint-{secrets.token_hex(4)}"
+        making = beside / f"{MAKING_PREFIX}{secrets.token_hex(4)}"
         making.mkdir()
         try:
             before = _signature(source)
@@ -108,6 +119,12 @@ class Checkpoints:
             return self._store.add_tree(making, move=True)
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a daemon that was killed had copied of a checkpoint: it may be large."""
+    for making in folder.glob(f"{MAKING_PREFIX}*"):
+        shutil.rmtree(making, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -17,11 +17,11 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from meshtrain.clock import lease_now_s
 from meshtrain.hardware.gpu_reader import GpuProcess, GpuReader, GpuReading
 from meshtrain_daemon.worker import frames
+from meshtrain_daemon.worker.aside import aside
 
 GLANCES_UNTIL_BUSY = 2
 GLANCES_UNTIL_FREE = 2
@@ -36,8 +36,6 @@ FAULTS_MAX = 5
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.5
 ANCESTORS_MAX = 256
-
-_Value = TypeVar("_Value")
 
 
 @dataclass(slots=True)
@@ -97,7 +95,7 @@ class GpuWatch:
         """As `busy`, in a thread."""
         if not self.gpus:
             return ()
-        return await _aside(lambda: self.busy(ours, held))
+        return await aside(lambda: self.busy(ours, held), "nvml")
 
     async def follow(
         self,
@@ -184,7 +182,8 @@ class GpuWatch:
         while waiting:
             time_left_s = give_up_at_s - lease_now_s()
             try:
-                readings = await asyncio.wait_for(_aside(self.reader.read), max(time_left_s, 0.001))
+                looking = aside(self.reader.read, "nvml")
+                readings = await asyncio.wait_for(looking, max(time_left_s, 0.001))
             except TimeoutError:
                 break
             with self._lock:
@@ -324,29 +323,3 @@ def _name(pid: int) -> str:
     except OSError:
         return "a process of another container"
     return "".join(letter if letter.isprintable() else " " for letter in name)
-
-
-async def _aside(work: Callable[[], _Value]) -> _Value:
-    """What `work` returns, made in a thread that doesn't keep the daemon from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Value] = loop.create_future()
-
-    def settle(value: _Value | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(value)  # type: ignore[arg-type]
-
-    def run() -> None:
-        value, error = None, None
-        try:
-            value = work()
-        except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=run, name="nvml", daemon=True).start()
-    return await future

@@ -202,7 +202,9 @@ class WorkerNode:
             await fetcher.close()
             await server.stop()
             await asyncio.to_thread(janitor.close)
-            self._lock.release()
+            if hands is None or not hands.at_work:
+                # Else the end of the process releases it: until then the next daemon waits.
+                self._lock.release()
 
     def status(self) -> str:
         """How it goes, in a line."""

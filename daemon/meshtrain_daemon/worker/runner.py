@@ -22,6 +22,7 @@ from typing import Any
 
 from meshtrain.errors import MeshtrainError
 from meshtrain_daemon.worker import frames
+from meshtrain_daemon.worker.aside import aside
 from meshtrain_daemon.worker.fence import give_up
 from meshtrain_daemon.worker.kept_shim import KeptShim, open_shim
 from meshtrain_daemon.worker.launch import (
@@ -412,7 +413,7 @@ class Runner:
     async def _in_thread(self, work: Callable[..., object], *arguments: object) -> None:
         while True:
             try:
-                await asyncio.to_thread(work, *arguments)
+                await aside(partial(work, *arguments))
                 return
             except TimeoutError as error:
                 # It isn't told as ended while something of it lives and may hold a GPU.
