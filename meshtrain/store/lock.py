@@ -20,15 +20,20 @@ class StoreLock:
     The folder is locked as well as the file: a file can be removed by somebody
     who takes it for a leftover, and made anew by a second master.
 
+    Args:
+        path: the lock's file.
+        what: is locked, in words.
+        who: holds it, in a word.
+
     Raises StoreInUseError, naming the process, when another one holds it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "the job store", who: str = "master") -> None:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(
-                f"the job store's lock {path} can't be opened: {error.strerror}. "
+                f"{path}, the lock of {what}, can't be opened: {error.strerror}. "
                 f"See that {path.parent} may be written by this user"
             ) from error
         try:
@@ -39,7 +44,7 @@ class StoreLock:
             holder = told.partition("\n")[0]
             os.close(self._fd)
             raise StoreInUseError(
-                f"the job store in {path.parent} is in use by another master, "
+                f"{what} in {path.parent} is in use by another {who}, "
                 f"process {holder or 'unknown'}. Stop that one first, or give this one "
                 "a home of its own with MESHTRAIN_HOME"
             ) from None
@@ -47,7 +52,7 @@ class StoreLock:
             os.close(self._fd)
             raise StoreError(
                 f"{path} can't be locked: {error.strerror}. "
-                "Put the master's home on a local file system that has flock"
+                f"Put the {who}'s home on a local file system that has flock"
             ) from error
         known = os.pread(self._fd, _CONTENT_BYTES_MAX, 0)
         #: whether a store was made here once: then it must be there

@@ -260,6 +260,24 @@ def test_p7_an_adopted_job_is_handed_back_by_a_daemon_that_is_stopped(
     mesh.wait_jobs(sweep)
 
 
+def test_p9_a_second_daemon_on_one_home_is_refused_and_touches_nothing(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    sweep = mesh.submit(job("first", gate, "true"))
+    mesh.wait_until(lambda: gate.starts == 1, "the job runs")
+    first = mesh.daemons[NODE]
+    mesh.start_worker(NODE)
+    second = mesh.daemons[NODE]
+    second.expected_to_end = True
+    assert mesh.wait_stopped(NODE) == 1
+    assert second.said(f"in use by another worker, process {first.pid}")
+    mesh.daemons[NODE] = first
+    gate.open()
+    mesh.wait_jobs(sweep)
+    assert gate.starts == 1
+
+
 def test_p6_p7_a_daemon_that_is_killed_again_and_again_loses_no_short_job(mesh: Mesh) -> None:
     sweep = mesh.submit(
         f"name: many\nretries: 0\ncommand: echo {{number}}\nmatrix: {{number: {list(range(60))}}}\n"

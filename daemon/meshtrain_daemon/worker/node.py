@@ -60,7 +60,7 @@ class WorkerNode:
         self._say = say
         home = settings.home
         home.mkdir(parents=True, exist_ok=True)
-        self._lock = StoreLock(home / "worker.lock")
+        self._lock = StoreLock(home / "worker.lock", "the node's folder", "worker")
         self._attempts = home / "attempts"
         self._attempts.mkdir(exist_ok=True)
         self._artifacts = ArtifactStore(home / "artifacts")
