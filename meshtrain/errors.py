@@ -15,6 +15,7 @@
     ├── ProtocolError           a message that breaks the wire's rules
     │   └── BadMessageError     bytes that are no message, by what is wrong with them
     ├── MasterAwayError         no master answers
+    ├── NetworkAwayError        a host's name or a way to it can't be found for now
     ├── RunnerError             the spawner of a node's jobs doesn't start
     ├── LocalMeshError          a process of a mesh on one host doesn't come up
     ├── LogbookError            the folder of logs can't be used

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from meshtrain.artifacts.enrol import enrol
 from meshtrain.core.member import MemberKind
 from meshtrain.security.keys import Identity
-from meshtrain.security.standing import KEYS_FOLDER, Standing, keep_standing, load_standing
+from meshtrain.security.private_file import make_private_home
+from meshtrain.security.standing import (
+    KEYS_FOLDER,
+    Standing,
+    has_used,
+    keep_standing,
+    load_standing,
+    require_kind,
+)
 from meshtrain.security.tokens import JoinToken
 
 
 async def join_mesh(folder: Path, word: str, name: str, kind: MemberKind) -> Standing:
     """Join with a token, and keep what that gives in `folder`.
 
-    May be called again with the same token: who is a member already stays one.
+    May be called again with the same token: who is a member by it stays one, and
+    asks nobody. So a daemon that is always started with its token starts while the
+    master is away, and when the token has expired long ago.
 
     Args:
         folder: a worker's home, or the folder of a person.
@@ -27,11 +38,16 @@ async def join_mesh(folder: Path, word: str, name: str, kind: MemberKind) -> Sta
         SettingsError: when the folder holds other keys, or damaged ones.
     """
     token = JoinToken.parse(word)
-    folder.mkdir(parents=True, exist_ok=True)
-    identity = Identity.load_or_create(folder / KEYS_FOLDER, name, kind)
-    members = await enrol(token, identity)
-    host = f"[{token.host}]" if ":" in token.host else token.host
-    keep_standing(folder, members, f"{host}:{token.control_port}")
+    token_sha256 = hashlib.sha256(token.word().encode()).hexdigest()
+    make_private_home(folder)
+    keys = folder / KEYS_FOLDER
+    if keys.exists():
+        require_kind(Identity.load(keys), kind, folder)
+    identity = Identity.load_or_create(keys, name, kind)
+    if not has_used(folder, token_sha256):
+        members = await enrol(token, identity)
+        host = f"[{token.host}]" if ":" in token.host else token.host
+        keep_standing(folder, members, f"{host}:{token.control_port}", token_sha256)
     standing = load_standing(folder, kind)
     assert standing is not None, "it was kept just now"
     return standing

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from typing import Any
 
 from aiohttp import web
 
@@ -14,6 +16,8 @@ CONNECTIONS_MAX = 512
 IDLE_S = 75.0
 """A connection that asks nothing for so long is closed, one that never did too."""
 _HANDSHAKE_S = 10.0
+_BACKLOG = 100
+"""As asyncio has it."""
 _LINE_BYTES_MAX = 2048
 _HEADERS_MAX = 64
 _SHUTDOWN_S = 1.0
@@ -67,10 +71,12 @@ class Listener:
         if self._runner.server is None:
             await self._runner.setup()
         try:
+            where: dict[str, Any] = (
+                {"sock": _dual_stack(port)} if host == "::" else {"host": host, "port": port}
+            )
             server = await asyncio.get_running_loop().create_server(
                 self._meet,
-                host,
-                port,
+                **where,
                 ssl=tls,
                 ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None,
             )
@@ -95,6 +101,13 @@ class Listener:
         if server is None or len(server.connections) >= self._connections_max:
             return _Closed()
         return server()
+
+
+def _dual_stack(port: int) -> socket.socket:
+    """`::` is all addresses of a host, those of IPv4 too; asyncio would take it for IPv6 alone."""
+    return socket.create_server(
+        ("::", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+    )
 
 
 class _Closed(asyncio.Protocol):

@@ -19,6 +19,12 @@ from meshtrain.wire.messages import Release, Revoke
 command = plain_app(invoke_without_command=True)
 
 RUNNING_SHOWN_MAX = 2
+_MEMBER_COLUMNS = (
+    Column("KIND"),
+    Column("NAME", flexible=True),
+    Column("STATE"),
+    Column("KEY"),
+)
 _COLUMNS = (
     Column("NODE", flexible=True),
     Column("STATE", flexible=True),
@@ -40,6 +46,7 @@ def nodes(
     Examples:
       meshtrain nodes
       meshtrain nodes show gpu1
+      meshtrain nodes members
       meshtrain nodes revoke gpu3
     """
     if ctx.invoked_subcommand is None:
@@ -62,15 +69,43 @@ def show(
 
 
 @command.command()
+def members(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List who belongs to the mesh, persons too, and who did.
+
+    \b
+    Example:
+      meshtrain nodes members
+    """
+    with cli_of(ctx).link() as link:
+        rows, _ = ask_all(link, "members")
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        say("This master lets everybody on its host in: it has no members")
+        return
+    lines = [
+        [row["kind"], row["name"], "revoked" if row["revoked"] else "member", row["sign_key"][:16]]
+        for row in rows
+    ]
+    print_table(_MEMBER_COLUMNS, lines)
+
+
+@command.command()
 def revoke(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NODE", help="A node, or with --person a name.")],
     person: Annotated[bool, typer.Option("--person", help="A person, not a node.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """End a membership at once, everywhere: its keys open nothing any more.
 
-    What a revoked node runs is run again elsewhere. To let it in again, make a
-    token and join anew.
+    What a revoked node runs is run again elsewhere; a person's open tokens end too,
+    and what they submitted goes on. To let somebody in again, have them move their
+    keys away and join with a new token.
 
     \b
     Examples:
@@ -81,6 +116,9 @@ def revoke(
     with cli_of(ctx).link() as link:
         done = act(link, Revoke(new_id("revoke"), kind, name))
     was_one = bool(done.done)
+    if as_json:
+        print_json({"kind": kind.value, "name": name, "was_member": was_one})
+        return
     say(f"{name} is no member any more" if was_one else f"{name} was revoked before")
 
 

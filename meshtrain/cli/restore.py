@@ -53,4 +53,6 @@ def command(
     say(f"what was there before lies in {done.aside}")
     if len(manifest.files) > 1 and not done.members_restored:
         say("members, tokens and keys stay as the home has them")
+    if done.members_restored:
+        say("members came from the backup: revoke again whom you revoked since it was made")
     say("now start the master; sweeps that came later are to be submitted again")

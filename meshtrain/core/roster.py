@@ -173,13 +173,14 @@ def on_left(state: MeshState, event: NodeLeft) -> None:
 def on_revoked(state: MeshState, event: NodeRevoked) -> None:
     """What it runs is given to others at once, and what it holds is fetched from nobody."""
     node = state.nodes.get(event.node_id)
-    if node is None:
-        return
-    node.left = True
-    node.connected = False
-    held, node.holds = tuple(node.holds), set()
-    state.touched_nodes[node.node_id] = None
-    state.note(f"node {node.node_id} is no member any more")
+    held: tuple[str, ...] = ()
+    if node is not None:
+        node.left = True
+        node.connected = False
+        held, node.holds = tuple(node.holds), set()
+        node.fetching.clear()
+        state.touched_nodes[node.node_id] = None
+    state.note(f"node {event.node_id} is no member any more")
     for attempt_id in sorted(state.live):
         job = state.jobs[state.live[attempt_id]]
         if job.attempt is not None and job.attempt.node_id == event.node_id:

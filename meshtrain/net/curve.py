@@ -101,3 +101,10 @@ def peer_name(member: Member, life: str = "") -> bytes:
     """
     middle = f"{life}/" if life else ""
     return peer_prefix(member) + f"{middle}{secrets.token_hex(_SECRET_BYTES)}".encode()
+
+
+def person_of(peer: bytes) -> str:
+    """The person whose link has this name; "" where it is no person's."""
+    kind, _, rest = peer.partition(b"@")
+    name, slash, _ = rest.partition(b"/")
+    return name.decode("ascii", "replace") if kind == b"person" and slash else ""

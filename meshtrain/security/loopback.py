@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
+from typing import Final
 
-from meshtrain.errors import SettingsError
+from meshtrain.errors import MeshtrainError, SettingsError
+
+
+class NetworkAwayError(MeshtrainError):
+    """Raised when a host's name or a way to it can't be found for now: the network isn't up."""
+
+
+_PASSING: Final = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+)
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether an error is one of a network that isn't up, as just after a boot."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    return error.errno in _PASSING
 
 
 def require_loopback(host: str, what: str, verb: str = "bind") -> str:
@@ -67,10 +85,14 @@ def _addresses(host: str, what: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, ValueError) as error:
-        raise SettingsError(
+        told = (
             f"{what} can't use the host '{host}': it names no address ({error}); "
             "give its name as it is known on the network, or its address"
-        ) from error
+        )
+        if isinstance(error, OSError) and is_passing(error):
+            # Not a mistake in the settings: to be tried again.
+            raise NetworkAwayError(told) from error
+        raise SettingsError(told) from error
     return [str(address[0]) for *_, address in found]
 
 

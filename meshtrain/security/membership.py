@@ -180,8 +180,8 @@ class MembersFile:
             found = [m for m in self._members.members if (m.kind, m.name) == (kind, name)]
             if not found:
                 raise NotFoundError(
-                    f"no {kind.value} named '{name[:80]}' is a member of this mesh; "
-                    "`meshtrain nodes` lists the nodes"
+                    f"no {kind.value} named '{name[:80]}' is a member of this mesh"
+                    f"{self._hint(kind, name)}; `meshtrain nodes members` lists all"
                 )
             if found[0].revoked:
                 return False
@@ -189,21 +189,30 @@ class MembersFile:
             self._change(tuple(revoked if m is found[0] else m for m in self._members.members))
             return True
 
-    def renew(self) -> None:
+    def renew(self, above: int = 0) -> None:
         """Give the same list a higher version, so that every node takes it anew.
 
-        For a master whose list was restored from a backup.
+        For a master whose list was restored from a backup. `above` is a version that
+        somebody has already.
         """
         with self._lock:
-            self._change(self._members.members)
+            self._change(self._members.members, above)
 
-    def replace(self, members: Members) -> bool:
+    def replace(self, members: Members, *, anew: bool = False) -> bool:
         """Take the master's list in a replica; False when its version is not higher.
 
+        A list that can't be written counts all the same, until this process ends: who
+        was revoked is not served because a disk is full. `version` stays that on the disk.
+
+        Args:
+            anew: the list is that of a mesh which was joined just now: it counts
+                whatever its version is.
+
         Raises MembershipError when the list is no good; nothing is changed then.
+        Raises SettingsError when it can't be written.
         """
         with self._lock:
-            if members.version <= self._members.version:
+            if members.version <= self._members.version and not anew:
                 return False
             problem = problem_of_all(members)
             if not problem and Roll(members).master is None:
@@ -213,12 +222,20 @@ class MembersFile:
                     f"the list of members, version {members.version}, was not taken: {problem}; "
                     "see that the master and this host run the same version"
                 )
+            self.roll.update(members)
             self._put(members)
             return True
 
-    def _change(self, members: tuple[Member, ...]) -> None:
-        version = max(self._members.version + 1, int(self._now_s() * 1000))
+    def _change(self, members: tuple[Member, ...], above: int = 0) -> None:
+        version = max(self._members.version + 1, int(self._now_s() * 1000), above + 1)
         self._put(Members(version, members))
+
+    def _hint(self, kind: MemberKind, name: str) -> str:
+        for other in MemberKind:
+            if other is not kind and self.roll.by_name(other, name) is not None:
+                flag = ", say --person" if other is MemberKind.PERSON else ""
+                return f", but a {other.value} is{flag}"
+        return ""
 
     def _put(self, members: Members) -> None:
         data = msgspec.json.format(msgspec.json.encode(members)) + b"\n"

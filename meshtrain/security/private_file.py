@@ -87,6 +87,58 @@ def require_private_folder(path: Path) -> None:
     require_owned(path, info, FOLDER_MODE)
 
 
+def make_private_home(home: Path) -> None:
+    """Makes a home for its owner alone; one that is there must be unshared.
+
+    Raises SettingsError as `require_unshared` does, and when it can't be made.
+    """
+    try:
+        if not home.exists():
+            home.parent.mkdir(parents=True, exist_ok=True)
+            home.mkdir(FOLDER_MODE, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"{home} can't be made: {error.strerror or error}; mend the permissions of the "
+            "folder above it, or name another home"
+        ) from error
+    require_unshared(home)
+
+
+def require_unshared(home: Path) -> None:
+    """Raises SettingsError when anybody else owns a home, or may write there.
+
+    Who can write there can put other keys, jobs and lists in the place of these, also
+    where each file is private. Reading is the owner's to allow.
+    """
+    _require_writer_alone(home, others=stat.S_IWGRP | stat.S_IWOTH)
+
+
+def require_unshared_inbox(inbox: Path) -> None:
+    """Raises SettingsError when everybody on this host may drop job files into a folder.
+
+    A group may: that is how people of a host are let in.
+    """
+    if inbox.exists():
+        _require_writer_alone(inbox, others=stat.S_IWOTH)
+
+
+def _require_writer_alone(folder: Path, others: int) -> None:
+    info = folder.stat()
+    user = os.geteuid()
+    if info.st_uid != user:
+        raise SettingsError(
+            f"{folder} belongs to user {info.st_uid}, but this process runs as user {user}: "
+            f"run it as its owner, or `chown {user} {folder}`"
+        )
+    if info.st_mode & others:
+        who = "everybody on this host" if info.st_mode & others & stat.S_IWOTH else "others"
+        mend = "go-w" if others & stat.S_IWGRP else "o-w"
+        raise SettingsError(
+            f"{who} may write to {folder} (mode {stat.S_IMODE(info.st_mode):04o}), and so give "
+            f"orders to this mesh: `chmod {mend} {folder}`, and look through what lies there"
+        )
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Puts `data` at `path`, durably, by a temporary file and a rename.
 

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Final
@@ -60,6 +61,14 @@ class _Fields(msgspec.Struct, frozen=True, array_like=True):
 
 
 _fields_decoder = msgspec.msgpack.Decoder(_Fields)
+
+
+def read_token(word: str) -> str:
+    """A token as it was given, or from standard input where that is `-`.
+
+    What a command is given can be seen by all who are on its host.
+    """
+    return sys.stdin.readline(_WORD_CHARS_MAX + 1).strip() if word == "-" else word
 
 
 class JoinToken(msgspec.Struct, frozen=True):
@@ -150,6 +159,10 @@ class OpenToken(msgspec.Struct, frozen=True):
     kind: MemberKind
     expires_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     uses_left: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+    issuer: str = ""
+    """The person who made it: it ends with that membership."""
+    pending: str = ""
+    """A hash of who used it last and may not be on the list yet: asking again is no other use."""
 
 
 class TokensFile:
@@ -170,7 +183,9 @@ class TokensFile:
     def tokens(self) -> tuple[OpenToken, ...]:
         return self._tokens
 
-    def issue(self, kind: MemberKind, ttl_s: float, uses_max: int, now_s: float) -> bytes:
+    def issue(
+        self, kind: MemberKind, ttl_s: float, uses_max: int, now_s: float, issuer: str = ""
+    ) -> bytes:
         """The secret of a new token, which is on the disk when this returns.
 
         Raises TokenError when too many are open, or when a master is to be let in.
@@ -178,7 +193,7 @@ class TokensFile:
         if kind is MemberKind.MASTER:
             raise TokenError("a mesh has one master: tokens are for nodes and persons")
         secret = secrets.token_bytes(SECRET_BYTES)
-        token = OpenToken(_hash(secret), kind, now_s + ttl_s, uses_max)
+        token = OpenToken(_hash(secret), kind, now_s + ttl_s, uses_max, issuer)
         with self._lock:
             kept = [old for old in self._tokens if old.expires_s + KEPT_S > now_s]
             if sum(_is_open(old, now_s) for old in kept) >= TOKENS_MAX:
@@ -191,8 +206,11 @@ class TokensFile:
             self._put((*kept, token))
         return secret
 
-    def redeem(self, secret: bytes, kind: MemberKind, now_s: float) -> None:
+    def redeem(self, secret: bytes, kind: MemberKind, now_s: float, user: str = "") -> None:
         """Use a token once; the use is counted on the disk when this returns.
+
+        `user` stands for who uses it. The same one may do so again until `settle`: the
+        master may have died before it was on the list.
 
         Raises TokenError when the secret is unknown, expired, used up or for another
         kind of member, and when too many wrong ones were tried; no use is counted then.
@@ -202,20 +220,34 @@ class TokensFile:
             if token.kind is not kind:
                 raise TokenError(
                     f"this token lets a {token.kind.value} join, not a {kind.value}: make another "
-                    f"with `meshtrain token --kind {kind.value}` where the master runs"
+                    f"with `meshtrain token{_FLAG[kind]}` where the master runs"
                 )
             if token.expires_s <= now_s:
                 raise TokenError(_EXPIRED)
+            if user and token.pending == user:
+                return
             if not token.uses_left:
                 raise TokenError(_USED_UP)
-            used = msgspec.structs.replace(token, uses_left=token.uses_left - 1)
-            self._put(
-                tuple(
-                    used if old is token else old
-                    for old in self._tokens
-                    if old.expires_s + KEPT_S > now_s
-                )
-            )
+            self._replace(token, now_s, uses_left=token.uses_left - 1, pending=user)
+
+    def settle(self, secret: bytes, now_s: float) -> None:
+        """Who used a token last is on the list: asking again is another use from now on."""
+        with self._lock:
+            token = self._known(secret, now_s)
+            if token.pending:
+                self._replace(token, now_s, pending="")
+
+    def close_those_of(self, issuer: str, now_s: float) -> int:
+        """End the open tokens that a person made; returns how many, on the disk by then."""
+        with self._lock:
+            closed = [t for t in self._tokens if t.issuer == issuer and _is_open(t, now_s)]
+            if closed:
+                ended = {
+                    id(token): msgspec.structs.replace(token, uses_left=0, pending="")
+                    for token in closed
+                }
+                self._put(tuple(ended.get(id(token), token) for token in self._tokens))
+            return len(closed)
 
     def require_known(self, secret: bytes, now_s: float) -> None:
         """Raises TokenError unless this is the secret of a token, used up or not."""
@@ -241,6 +273,16 @@ class TokensFile:
             raise TokenError(_UNKNOWN)
         return found
 
+    def _replace(self, token: OpenToken, now_s: float, **changes: object) -> None:
+        changed = msgspec.structs.replace(token, **changes)
+        self._put(
+            tuple(
+                changed if old is token else old
+                for old in self._tokens
+                if old.expires_s + KEPT_S > now_s
+            )
+        )
+
     def _put(self, tokens: tuple[OpenToken, ...]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._tidied:
@@ -252,6 +294,7 @@ class TokensFile:
 
 
 _NEW_ONE: Final = "make a new one with `meshtrain token` where the master runs"
+_FLAG: Final = {MemberKind.NODE: "", MemberKind.PERSON: " --person", MemberKind.MASTER: ""}
 _UNKNOWN: Final = f"the master doesn't know this token, or it expired long ago: {_NEW_ONE}"
 _EXPIRED: Final = f"this token has expired: {_NEW_ONE}"
 _USED_UP: Final = f"this token is used up: {_NEW_ONE}"

@@ -10,6 +10,7 @@ import msgspec
 
 from meshtrain.core.member import MemberKind
 from meshtrain.security.loopback import own_address
+from meshtrain.security.private_file import require_unshared
 from meshtrain.security.standing import PERSON_FOLDER, Standing, load_standing
 
 ADDRESS_DEFAULT: Final = "127.0.0.1:7470"
@@ -62,6 +63,9 @@ def find_way(master: str | None, home: Path) -> Way:
 
 
 def _membership(home: Path) -> Standing | None:
+    if (home / PERSON_FOLDER).exists():
+        # Whoever may write here could take the keys away, and listen where none are shown.
+        require_unshared(home)
     return load_standing(home / PERSON_FOLDER, MemberKind.PERSON)
 
 

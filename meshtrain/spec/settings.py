@@ -157,8 +157,10 @@ class MasterSettings(Settings):
     address: Annotated[str | None, HOST] = Field(
         None, description="Host that others reach it at, as tokens tell; not given: as it listens."
     )
-    secure: Annotated[bool, BOOL] = Field(
-        False, description="Lets members with keys in, and nobody else; a must off loopback."
+    secure: Annotated[bool | None, BOOL] = Field(
+        None,
+        description="Lets members with keys in, and nobody else; a must off loopback. Not given: "
+        "if the home has members.",
     )
     encrypt_artifacts: Annotated[bool, BOOL] = Field(
         True, description="Sends artifacts by TLS; false only on a network that nobody taps."
@@ -227,6 +229,9 @@ class WorkerSettings(Settings):
         None,
         description="Control address of the master; not given: of the mesh it joined, else "
         "127.0.0.1:7470.",
+    )
+    secure: Annotated[bool, BOOL] = Field(
+        False, description="Refuses to run before this host has joined a mesh with keys."
     )
     http_host: Annotated[str | None, HOST] = Field(
         None, description="Address that artifacts are served on; not given: as the master sees it."
@@ -350,7 +355,7 @@ def _file_problems(file: Path, error: JobFileError) -> str:
 def _from_text(model: type[Settings], key: str, written: str) -> Any:
     """A variable's text as the setting's own type; what doesn't fit stays text, and is told."""
     annotation = model.model_fields[key].annotation
-    if annotation is bool:
+    if annotation in (bool, bool | None):
         return {"true": True, "1": True, "false": False, "0": False}.get(written.lower(), written)
     parse: Callable[[str], Any] | None = {int: int, float: float}.get(annotation)  # type: ignore[arg-type]
     if parse is None or len(written) > 64:
@@ -392,7 +397,9 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
             f"{origin}: lease_s ({settings.lease_s:g} s) must be at least twice heartbeat_s "
             f"({settings.heartbeat_s:g} s), or one lost message loses a job. Raise lease_s."
         )
-    ports = ("control_port", "bulk_port", "feed_port", "http_port")
+    ports = ["control_port", "bulk_port", "feed_port", "http_port"]
+    if settings.secure and not settings.encrypt_artifacts:
+        ports.append("enrol_port")
     taken: dict[int, str] = {}
     for name in ports:
         port = getattr(settings, name)

@@ -27,7 +27,8 @@ from meshtrain.errors import StoreError
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 STORE_NAME = "jobs.db"
-HOME_FILES = ("members.json", "tokens.json")
+MEMBERS_NAME = "members.json"
+HOME_FILES = (MEMBERS_NAME, "tokens.json")
 KEYS_FOLDER = "keys"
 KEYS_MAX = 1000
 SMALL_BYTES_MAX = 16 << 20

@@ -14,17 +14,19 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 
 from meshtrain.clock import wall_now_s
-from meshtrain.errors import StoreError
+from meshtrain.errors import SettingsError, StoreError
+from meshtrain.security.membership import MembersFile
 from meshtrain.store import cutover, migrate
 from meshtrain.store.archive import (
     HOME_FILES,
     KEYS_FOLDER,
+    MEMBERS_NAME,
     STORE_NAME,
     BackupError,
     Manifest,
@@ -60,6 +62,9 @@ def restore_backup(home: Path, backup: Path) -> Restored:
     then all is changed or nothing: where it is cut off, the next restore, or the
     next start of the master, goes on with it.
 
+    The list of members gets a higher version than before: what nodes know of it may
+    be later, and they take only what is later still.
+
     Raises StoreInUseError while a master runs there, BackupError for a file that
     can't be restored, StoreError where the disk refuses.
     """
@@ -90,6 +95,7 @@ def restore_backup(home: Path, backup: Path) -> Restored:
             shutil.rmtree(new, ignore_errors=True)
         aside = cutover.finish(state)
         assert aside is not None, "it was made ready just now"
+        _renew_members(home)
         return Restored(manifest, incarnation, aside, bool(plan.files))
     finally:
         lock.release()
@@ -175,6 +181,14 @@ def _files_missed(home: Path, manifest: Manifest) -> tuple[str, ...]:
     if has_some or (keys.is_dir() and any(keys.iterdir())):
         return ()
     return tuple(sorted(name for name in manifest.files if name != STORE_NAME))
+
+
+def _renew_members(home: Path) -> None:
+    path = home / MEMBERS_NAME
+    if path.exists():
+        # One that is damaged is the master's to tell, when it starts.
+        with suppress(SettingsError):
+            MembersFile(path).renew()
 
 
 def _aside_name(home: Path) -> str:

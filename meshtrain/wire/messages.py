@@ -49,6 +49,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     accepting: bool = True
     note: str = ""
     gpus_busy: tuple[int, ...] = ()
+    members_version: Count = 0
+    """As in a heartbeat."""
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):

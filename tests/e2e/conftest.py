@@ -29,8 +29,14 @@ def new_module_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewMes
 def _meshes(folder: Path) -> Iterator[NewMesh]:
     with ExitStack() as closing:
 
-        def make(name: str = "mesh", *, lease_s: float = 20.0, heartbeat_s: float = 0.3) -> Mesh:
-            mesh = Mesh(folder / name, lease_s=lease_s, heartbeat_s=heartbeat_s)
+        def make(
+            name: str = "mesh",
+            *,
+            lease_s: float = 20.0,
+            heartbeat_s: float = 0.3,
+            secure: bool = False,
+        ) -> Mesh:
+            mesh = Mesh(folder / name, lease_s=lease_s, heartbeat_s=heartbeat_s, secure=secure)
             closing.callback(mesh.close)
             return mesh
 

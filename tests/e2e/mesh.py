@@ -22,9 +22,12 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from feed_watch import FeedWatch
 
+from meshtrain.core.member import MemberKind
 from meshtrain.ids import new_id
 from meshtrain.net.base import MasterAwayError
+from meshtrain.net.curve import ClientSecurity, client_security
 from meshtrain.net.zmq_client import MasterClient
+from meshtrain.security.standing import PERSON_FOLDER, load_standing
 from meshtrain.wire import messages as msg
 
 POLL_S = 0.03
@@ -48,7 +51,12 @@ class NewMesh(Protocol):
     """Makes a mesh; `lease_s` is short where a test kills what holds leases."""
 
     def __call__(
-        self, name: str = "mesh", *, lease_s: float = 20.0, heartbeat_s: float = 0.3
+        self,
+        name: str = "mesh",
+        *,
+        lease_s: float = 20.0,
+        heartbeat_s: float = 0.3,
+        secure: bool = False,
     ) -> Mesh: ...
 
 
@@ -76,9 +84,13 @@ class Mesh:
     Args:
         folder: where all its state goes.
         lease_s: how long a silent node keeps its jobs.
+        secure: whether members with keys are let in and nobody else; its workers join with
+            tokens, and the test asks as the master's own `admin`.
     """
 
-    def __init__(self, folder: Path, *, lease_s: float, heartbeat_s: float) -> None:
+    def __init__(
+        self, folder: Path, *, lease_s: float, heartbeat_s: float, secure: bool = False
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.home = folder / "master"
@@ -86,6 +98,9 @@ class Mesh:
         self.results = self.home / "results"
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s
+        self.secure = secure
+        #: settings of all its daemons that have no flag
+        self.environment: dict[str, str] = {}
         self._mark = new_id("mesh")
         self._lives = 0
         self._feed: FeedWatch | None = None
@@ -121,6 +136,8 @@ class Mesh:
             *("--lease-s", str(self._lease_s), "--heartbeat-s", str(self._heartbeat_s)),
             *("--inbox-rest-s", "0.2"),
         ]
+        if self.secure:
+            arguments.append("--secure")
         for port in PORTS:
             arguments += [f"--{port}-port", str(self.ports[port])]
         self._start("master", "master", arguments, environment)
@@ -130,13 +147,17 @@ class Mesh:
     ) -> None:
         """Start a worker; `environment` holds settings that have no flag.
 
-        `through` is the address where it looks for the master's ports.
+        `through` is the address where it looks for the master's ports. In a mesh with
+        keys it joins first, unless it has.
         """
         arguments = [
             *("--home", str(self.folder / name), "--name", name),
-            *("--master", f"{through}:{self.ports['control']}"),
             *("--cpu-slots", str(cpu_slots), "--gpus", ""),
         ]
+        if not self.secure:
+            arguments += ["--master", f"{through}:{self.ports['control']}"]
+        elif not (self.folder / name / "mesh.json").exists():
+            arguments += ["--join", self.token()]
         self._start(name, "worker", arguments, environment)
 
     def wait_connected(self, *nodes: str) -> None:
@@ -183,12 +204,19 @@ class Mesh:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MESHTRAIN_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*self.command_prefix(name), sys.executable, "-m", "meshtrain.cli", role, *arguments],
+                [
+                    *self.command_prefix(name),
+                    sys.executable,
+                    "-m",
+                    "meshtrain.cli",
+                    role,
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**inherited, **environment, MARK: self._mark},
+                env={**inherited, **self.environment, **environment, MARK: self._mark},
             )
         self.daemons[name] = Daemon(name, process, log)
 
@@ -271,9 +299,30 @@ class Mesh:
 
     # --- talking to the master ----------------------------------------------------------------
 
+    @property
+    def address(self) -> str:
+        """Where this host's commands find the master."""
+        return f"127.0.0.1:{self.ports['control']}"
+
+    @property
+    def keys(self) -> ClientSecurity | None:
+        """What the test shows the master; None in a mesh without keys."""
+        if not self.secure:
+            return None
+        return client_security(load_standing(self.home / PERSON_FOLDER, MemberKind.PERSON))
+
+    def token(
+        self, kind: MemberKind = MemberKind.NODE, *, ttl_s: float = 600, uses: int = 1
+    ) -> str:
+        """A word to join with."""
+        return self.do(msg.IssueToken(new_id("request"), kind, ttl_s, uses)).done[0]
+
+    def revoke(self, name: str, kind: MemberKind = MemberKind.NODE) -> msg.Done:
+        return self.do(msg.Revoke(new_id("request"), kind, name))
+
     def ask(self, message: msg.FromPerson) -> msg.Done | msg.Answer:
         """The master's answer; raises MasterAwayError when it is away."""
-        with MasterClient(f"127.0.0.1:{self.ports['control']}", timeout_s=15) as client:
+        with MasterClient(self.address, timeout_s=15, security=self.keys) as client:
             return client.request(message)
 
     def do(self, message: msg.FromPerson) -> msg.Done:
@@ -383,7 +432,7 @@ class Mesh:
 
     def watch_feed(self) -> FeedWatch:
         """Begin to note what the feed tells."""
-        self._feed = FeedWatch(f"127.0.0.1:{self.ports['control']}")
+        self._feed = FeedWatch(self.address)
         self.wait_until(self._feed.ready.is_set, "the feed is followed")
         return self._feed
 

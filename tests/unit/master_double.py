@@ -16,6 +16,7 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.changes import Change
 from meshtrain.core.job import Attempt, Failure, FailureClass, Job, JobKind, Sweep
+from meshtrain.core.member import Member
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
 from meshtrain.core.rows import snapshot
 from meshtrain.core.scheduler import Scheduler
@@ -60,6 +61,7 @@ class MasterDouble:
     home: str = "/var/lib/meshtrain"
     version: str = "0.1.0"
     https: bool = False
+    members: tuple[Member, ...] = ()
     ports: Ports = field(default_factory=lambda: Ports(7470, 7471, 7472, 7473))
 
     def __post_init__(self) -> None:

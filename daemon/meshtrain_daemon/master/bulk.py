@@ -27,7 +27,13 @@ MESSAGE_BYTES = 256
 
 
 class BulkIntake:
-    """The way of bytes from the bulk socket to the logbook."""
+    """The way of bytes from the bulk socket to the logbook.
+
+    Args:
+        with_keys: whether a connection's name begins with that of its node, as the
+            sockets make sure of where there are keys; then no node's bytes are taken
+            for an attempt of another.
+    """
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class BulkIntake:
         writer: Writer,
         reporter: Reporter,
         say: Callable[[str], None],
+        with_keys: bool = False,
     ) -> None:
         self._state = state
         self._sockets = sockets
@@ -47,6 +54,7 @@ class BulkIntake:
         self._writer = writer
         self._reporter = reporter
         self._say = say
+        self._with_keys = with_keys
         self._waiting: deque[tuple[bytes, msg.BulkToMaster]] = deque()
         self._waiting_bytes = 0
         self._came = asyncio.Event()
@@ -80,11 +88,11 @@ class BulkIntake:
                 await self._came.wait()
             batch = self._next()
             known = []
-            asked: dict[tuple[str, str, str], bool] = {}
+            asked: dict[tuple[bytes, str, str, str], bool] = {}
             for peer, message in batch:
-                name = (message.job_id, message.attempt_id, message.stream)
+                name = (peer, message.job_id, message.attempt_id, message.stream)
                 if name not in asked:
-                    asked[name] = self._is_of_an_attempt(message)
+                    asked[name] = self._is_of_an_attempt(peer, message)
                 if asked[name]:
                     known.append((peer, message))
                 else:
@@ -119,15 +127,18 @@ class BulkIntake:
                 self._sockets.send_bulk(peer, [stored])
             failpoints.reach("log.confirmed")
 
-    def _is_of_an_attempt(self, message: msg.BulkToMaster) -> bool:
+    def _is_of_an_attempt(self, peer: bytes, message: msg.BulkToMaster) -> bool:
         """Whether these bytes belong to an attempt that was made: its name becomes a path."""
         job = self._state.jobs.get(message.job_id)
         if job is None or message.stream not in STREAMS:
             return False
-        if job.attempt is not None and job.attempt.attempt_id == message.attempt_id:
-            return True
-        attempts = self._store.attempts_of(job.job_id)
-        return any(attempt.attempt_id == message.attempt_id for attempt in attempts)
+        attempt = job.attempt
+        if attempt is None or attempt.attempt_id != message.attempt_id:
+            attempts = self._store.attempts_of(job.job_id)
+            attempt = next((a for a in attempts if a.attempt_id == message.attempt_id), None)
+        if attempt is None:
+            return False
+        return not self._with_keys or peer.startswith(f"{attempt.node_id}/".encode())
 
 
 def _size_bytes(message: msg.BulkToMaster) -> int:

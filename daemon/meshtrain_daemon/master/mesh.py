@@ -15,13 +15,13 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.clock import lease_now_s
 from meshtrain.core import events as ev
-from meshtrain.core.member import MemberKind, Members
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
 from meshtrain.net.zmq_client import Ports
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.results.folder import remove_leftovers
+from meshtrain.security.loopback import permitted_address
 from meshtrain.security.way import PORTS_FILE
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.complete import demand_complete
@@ -32,13 +32,13 @@ from meshtrain_daemon.master.bulk import BulkIntake
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
-from meshtrain_daemon.master.membership import Membership
+from meshtrain_daemon.master.member_news import MemberNews
+from meshtrain_daemon.master.membership import membership_of
 from meshtrain_daemon.master.people import People
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import event_of
 
 FEED_BEAT_S = 1.0
-ANSWERED_WITHIN_S = 0.05
 
 
 class Master:
@@ -53,6 +53,9 @@ class Master:
         self._settings = settings
         self._say = say
         home = settings.home
+        self._membership = membership_of(settings)
+        # Before anything is made: off loopback without keys nothing begins.
+        permitted_address(settings.host, "the master", with_keys=self._membership is not None)
         self.store = SqliteStore(home / "state")
         loaded = demand_complete(self.store.load(), self.store.path)
         config = SchedulerConfig(lease_s=settings.lease_s, base_lost_s=2 * settings.lease_s)
@@ -61,8 +64,7 @@ class Master:
         self.artifacts = ArtifactStore(home / "artifacts")
         self.artifacts.recover()
         remove_leftovers(settings.results_folder)
-        self._membership = Membership(settings) if settings.secure else None
-        self._revoked: set[tuple[MemberKind, str]] = set()
+        self._news: MemberNews | None = None
         #: differs at every start, so that dashboards know a new count from the old one
         self._incarnation = time.time_ns()
         self._tasks: asyncio.TaskGroup | None = None
@@ -76,15 +78,7 @@ class Master:
         settings = self._settings
         membership = self._membership
         http_security = membership.http if membership is not None else None
-        self._sockets = MasterSockets(
-            settings.host,
-            settings.control_port,
-            settings.bulk_port,
-            settings.feed_port,
-            on_control=self._on_control,
-            on_bulk=lambda batch: self._bulk.take(batch),
-            security=membership.net if membership is not None else None,
-        )
+        sockets: MasterSockets | None = None
         server = ArtifactServer(
             self.artifacts,
             settings.host,
@@ -99,6 +93,16 @@ class Master:
         try:
             http_url = await server.start()
             await fetcher.start()
+            # Nothing is waited for from here until all is there that takes messages.
+            self._sockets = sockets = MasterSockets(
+                settings.host,
+                settings.control_port,
+                settings.bulk_port,
+                settings.feed_port,
+                on_control=self._on_control,
+                on_bulk=lambda batch: self._bulk.take(batch),
+                security=membership.net if membership is not None else None,
+            )
             self.ports = Ports(
                 control=self._sockets.control_port,
                 bulk=self._sockets.bulk_port,
@@ -106,9 +110,7 @@ class Master:
                 http=int(http_url.rsplit(":", 1)[1]),
             )
             if membership is not None:
-                self._take_members(membership.members)
-                membership.follow(self._members_changed)
-                membership.open_to_admin(self.ports.control)
+                membership.open_to_admin(self.ports.control, self._say)
             self.reporter = Reporter(
                 results=settings.results_folder,
                 bases=settings.home / "bases",
@@ -144,7 +146,20 @@ class Master:
                 writer=writer,
                 reporter=self.reporter,
                 say=self._say,
+                with_keys=membership is not None,
             )
+            if membership is not None:
+                self._news = MemberNews(
+                    membership,
+                    self._sockets,
+                    self._hands.peers,
+                    end=self._end_membership,
+                    spawn=self._spawn,
+                    note=self._hands.note,
+                )
+                # A master that died just after it revoked them has given nobody their jobs yet.
+                for node_id in sorted(self._news.revoked_nodes & self._nodes_with_jobs()):
+                    self._post(ev.NodeRevoked(node_id))
             self._people = People(
                 settings=settings,
                 state=self.scheduler.state,
@@ -195,7 +210,10 @@ class Master:
         finally:
             with contextlib.suppress(OSError):
                 (settings.home / PORTS_FILE).unlink()
-            self._sockets.close()
+            if self._news is not None:
+                self._news.close()
+            if sockets is not None:
+                sockets.close()
             await fetcher.close()
             await server.stop()
             writer.close()
@@ -274,41 +292,29 @@ class Master:
                 self._hands.transferred(
                     artifact_id, node_id, message.bytes_by_node, message.duration_s
                 )
-        if isinstance(message, msg.Ended) and message.attempt_id in self.scheduler.state.live:
+        if isinstance(message, msg.Ended) and self._runs(node_id, message.attempt_id):
             self.logbook.expect(message.attempt_id, message.stream_bytes)
-        if isinstance(message, msg.Beat) and self._membership is not None:
-            members = self._membership.members
-            if message.members_version < members.version:
-                self._sockets.send_control(peer, [msg.MembersChanged(members)])
+        if isinstance(message, msg.Hello | msg.Beat) and self._news is not None:
+            self._news.heard(node_id, peer, message.members_version)
         self._post(event_of(node_id, message))
 
-    # --- members -----------------------------------------------------------------------------
+    def _runs(self, node_id: str, attempt_id: str) -> bool:
+        """Whether an attempt is live, and that node's."""
+        job_id = self.scheduler.state.live.get(attempt_id)
+        attempt = self.scheduler.state.jobs[job_id].attempt if job_id is not None else None
+        return attempt is not None and attempt.node_id == node_id
 
-    def _take_members(self, members: Members) -> set[tuple[MemberKind, str]]:
-        """Who was revoked since the list before."""
-        revoked = {(m.kind, m.name) for m in members.members if m.revoked}
-        new, self._revoked = revoked - self._revoked, revoked
-        return new
+    def _nodes_with_jobs(self) -> set[str]:
+        state = self.scheduler.state
+        attempts = [state.jobs[job_id].attempt for job_id in state.live.values()]
+        return {attempt.node_id for attempt in attempts if attempt is not None}
 
-    def _members_changed(self, members: Members) -> None:
-        """Every node hears of it at once; who was revoked is cut off."""
-        ended = self._take_members(members)
-        for kind, name in sorted(ended):
-            if kind is MemberKind.NODE:
-                peer = self._hands.peers.pop(name, None)
-                if peer is not None:
-                    self._node_of_peer.pop(peer, None)
-                self._post(ev.NodeRevoked(name))
-        for peer in list(self._hands.peers.values()):
-            self._sockets.send_control(peer, [msg.MembersChanged(members)])
-        if ended:
-            # What they send is refused from now on. Who asked for it is answered before all
-            # links are cut, so that nothing more reaches those who were revoked.
-            asyncio.get_running_loop().call_later(ANSWERED_WITHIN_S, self._cut_links)
-
-    def _cut_links(self) -> None:
-        if not self._stopped.is_set():
-            self._sockets.rebind()
+    def _end_membership(self, node_id: str) -> None:
+        """What a node that was revoked runs is run elsewhere, and it hears nothing more."""
+        peer = self._hands.peers.pop(node_id, None)
+        if peer is not None:
+            self._node_of_peer.pop(peer, None)
+        self._post(ev.NodeRevoked(node_id))
 
     async def _beat_feed(self) -> None:
         """Tell dashboards once a second that the master is there."""

@@ -13,11 +13,13 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core import rows
 from meshtrain.core.job import Attempt, Job, Sweep
+from meshtrain.core.member import Member
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.state import MeshState
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import short
 from meshtrain.net.base import MasterTransport
+from meshtrain.net.curve import person_of
 from meshtrain.net.zmq_client import Ports
 from meshtrain.results.metrics import Metrics
 from meshtrain.spec.settings import MasterSettings
@@ -178,6 +180,7 @@ class People:
                         message.kind,
                         message.ttl_s,
                         message.uses_max,
+                        issuer=person_of(peer),
                         control_port=self.ports.control,
                         enrol_port=self._enrol_port,
                     ),
@@ -353,6 +356,10 @@ class People:
     @property
     def version(self) -> str:
         return meshtrain.__version__
+
+    @property
+    def members(self) -> Sequence[Member]:
+        return self._membership.members.members if self._membership is not None else ()
 
     def results_folder(self, sweep: Sweep) -> str:
         return str(self._reporter.folder(sweep))

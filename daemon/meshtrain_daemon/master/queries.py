@@ -7,6 +7,7 @@
                                         first
     bases     bases; or all             core.view.BaseRow, its job, its failure
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
+    members   –                         core.member.Member, the revoked ones too; none without keys
     job       one job                   core.view.JobRow and all else of it, attempts too
     log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, and
               stream and an attempt     `next_offset`, past bytes that were lost; the streams
@@ -32,6 +33,7 @@ import msgspec
 
 from meshtrain.clock import wall_now_s
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState, Sweep
+from meshtrain.core.member import Member
 from meshtrain.core.plan import work_kind
 from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
 from meshtrain.core.state import MeshState
@@ -81,6 +83,11 @@ class Surroundings(Protocol):
 
     @property
     def version(self) -> str: ...
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """Who belongs to the mesh, and who did."""
+        ...
 
     def results_folder(self, sweep: Sweep) -> str:
         """Where the merged results of the sweep lie."""
@@ -248,6 +255,11 @@ def _nodes(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
         }
 
     return map(row, node_ids[query.offset :]), len(node_ids)
+
+
+def _members(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    members = sorted(surroundings.members, key=lambda m: (m.revoked, m.kind, m.name))
+    return map(_plain, members[query.offset :]), len(members)
 
 
 # --- one job -----------------------------------------------------------------------
@@ -438,6 +450,7 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "sweeps": _sweeps,
         "bases": _bases,
         "nodes": _nodes,
+        "members": _members,
         "job": _job,
         "log": _log,
         "results": _results,

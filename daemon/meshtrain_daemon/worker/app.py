@@ -18,6 +18,7 @@ import typer
 from meshtrain import failpoints
 from meshtrain.artifacts.joining import join_mesh
 from meshtrain.core.member import MemberKind
+from meshtrain.security.tokens import read_token
 from meshtrain.spec.settings import worker_settings
 from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.sdnotify import Supervisor
@@ -35,7 +36,9 @@ def command(
     ] = None,
     join: Annotated[
         str | None,
-        typer.Option(metavar="TOKEN", help="Join the mesh that printed this token, then run."),
+        typer.Option(
+            metavar="TOKEN", help="Join the mesh that printed this token, then run; - reads it."
+        ),
     ] = None,
     cpu_slots: Annotated[
         int | None, typer.Option(help="Jobs without a GPU that run at once.")
@@ -65,7 +68,8 @@ def command(
     settings = worker_settings(config, os.environ, flags)
     supervisor = Supervisor.take_from(os.environ)
     if join is not None:
-        asyncio.run(join_mesh(settings.home, join, settings.node_name, MemberKind.NODE))
+        word = read_token(join)
+        asyncio.run(join_mesh(settings.home, word, settings.node_name, MemberKind.NODE))
         say(f"joined the mesh as {settings.node_name}")
     # What a watchdog aborts says where it was stuck.
     faulthandler.enable()

@@ -210,7 +210,7 @@ class Hands:
                         launches = []
                     self._end(effect.attempt_id, effect.grace_s)
                 case io.SendHello():
-                    outgoing.append(translate.hello(effect, self._spec))
+                    outgoing.append(translate.hello(effect, self._spec, self._members_version()))
                 case io.SendGoodbye():
                     outgoing.append(msg.Goodbye(effect.session))
                 case io.LeaveMesh():

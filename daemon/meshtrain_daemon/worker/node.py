@@ -24,6 +24,7 @@ from meshtrain.hardware.host import disk_free_bytes, memory_bytes
 from meshtrain.ids import new_id
 from meshtrain.net.address import split_address
 from meshtrain.net.zmq_worker import WorkerSockets
+from meshtrain.security.membership import MembersFile
 from meshtrain.spec.settings import JobsOnStop, WorkerSettings
 from meshtrain.store.lock import StoreLock
 from meshtrain.wire import messages as msg
@@ -121,7 +122,7 @@ class WorkerNode:
             await fetcher.start()
             shims_found = [one.started.shim_pid for one in found.adopted if one.started]
             gpus_busy = await self._gpu_watch.glance(
-                our_processes(f"{settings.node_name}/", lambda: shims_found)
+                our_processes(f"{place.name}/", lambda: shims_found)
             )
             self._agent = Agent(
                 slots=settings.cpu_slots + len(self._gpus),
@@ -176,7 +177,7 @@ class WorkerNode:
                         self._ship(),
                         self._watch_disk(),
                         self._gpu_watch.follow(
-                            our_processes(f"{settings.node_name}/", hands.shim_pids),
+                            our_processes(f"{place.name}/", hands.shim_pids),
                             hands.gpus_held,
                             settings.gpu_glance_s,
                             self._on_gpus,
@@ -209,7 +210,8 @@ class WorkerNode:
     def status(self) -> str:
         """How it goes, in a line."""
         heard = "welcomed by" if self._agent.welcomed else "waiting for"
-        return f"{self._agent.active} attempts, {heard} the master at {self._place.master}"
+        told = f"{self._agent.active} attempts, {heard} the master at {self._place.master}"
+        return f"{told}; {self._sockets.trouble}" if self._sockets.trouble else told
 
     def stop(self, *, hand_back: bool = False) -> None:
         """Stop as the setting `jobs_on_stop` says; with `hand_back`, as if it said that.
@@ -297,19 +299,18 @@ class WorkerNode:
                         self._say(f"welcomed by the master at {self._place.master}")
                     self._post(io.Welcomed(message.session, message.lease_s, message.now_s))
                 case msg.MembersChanged():
-                    self._take_members(message.members)
+                    known = self._place.members
+                    if known is not None and self._tasks is not None:
+                        self._spawn(self._take_members(known, message.members))
                 case msg.SayHello():
                     self._post(io.HelloAsked())
                 case msg.Refused():
                     self._say(f"the master refused a message: {message.error}")
 
-    def _take_members(self, members: Members) -> None:
+    async def _take_members(self, known: MembersFile, members: Members) -> None:
         """Keep the list: it is what others are known by while the master is away."""
-        known = self._place.members
-        if known is None:
-            return
         try:
-            known.replace(members)
+            await asyncio.to_thread(known.replace, members)
         except (MeshtrainError, OSError) as error:
             # The heartbeat tells the version that is kept: the master sends it again.
             self._say(f"the list of members is not taken: {error}")

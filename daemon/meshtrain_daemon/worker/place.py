@@ -10,7 +10,12 @@ from meshtrain.core.member import MemberKind
 from meshtrain.errors import SettingsError
 from meshtrain.net.address import split_address
 from meshtrain.net.curve import ClientSecurity, client_security
-from meshtrain.security.loopback import is_any_address, require_loopback
+from meshtrain.security.loopback import (
+    NetworkAwayError,
+    is_any_address,
+    is_passing,
+    require_loopback,
+)
 from meshtrain.security.membership import MembersFile
 from meshtrain.security.signing import HttpSecurity
 from meshtrain.security.standing import load_standing
@@ -50,9 +55,16 @@ def find_place(settings: WorkerSettings) -> Place:
     """The place of the node whose home the settings name.
 
     Raises SettingsError when its keys are damaged, readable by others, or another
-    node's, and when it has none and is to leave loopback.
+    node's, and when it has none and is to leave loopback; NetworkAwayError when the
+    network is not up yet.
     """
     standing = load_standing(settings.home, MemberKind.NODE)
+    if standing is None and settings.secure:
+        raise SettingsError(
+            f"secure is set, and {settings.home} has no keys: this host has not joined a mesh; ask "
+            "for a token (`meshtrain token` where the master runs), then "
+            "`meshtrain join --node TOKEN` as this user and with this home"
+        )
     if standing is None:
         master = settings.master or MASTER_DEFAULT
         host = require_loopback(settings.http_host or "127.0.0.1", "the worker")
@@ -84,7 +96,10 @@ def _address_towards(master: str) -> str:
             probe.connect(where)
             return str(probe.getsockname()[0])
     except OSError as error:
-        raise SettingsError(
+        told = (
             f"no way leads to the master at {master}: {error.strerror or error}. Check the "
             "address, or say with http_host where this node is reached"
-        ) from error
+        )
+        if is_passing(error):
+            raise NetworkAwayError(told) from error
+        raise SettingsError(told) from error

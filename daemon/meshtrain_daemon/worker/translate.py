@@ -11,7 +11,7 @@ from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
 from meshtrain.wire import messages as msg
 
 
-def hello(effect: io.SendHello, spec: NodeSpec) -> msg.Hello:
+def hello(effect: io.SendHello, spec: NodeSpec, members_version: int) -> msg.Hello:
     """The first message of a session."""
     return msg.Hello(
         protocol=msg.PROTOCOL_VERSION,
@@ -23,6 +23,7 @@ def hello(effect: io.SendHello, spec: NodeSpec) -> msg.Hello:
         accepting=effect.accepting,
         note=effect.note,
         gpus_busy=effect.gpus_busy,
+        members_version=members_version,
     )
 
 
