@@ -251,7 +251,9 @@ class SimMesh:
             if self.master is None:
                 return
             effects = self.master.handle(next_event, self.now_s)
-            check(self.master.state)
+            if next_event is event or any(isinstance(e, fx.Save) for e in effects):
+                # What places nothing changes nothing.
+                check(self.master.state)
             waits = self.master_is_full and any(isinstance(e, fx.Save) for e in effects)
             if waits or self._withheld:
                 self._withheld.append(effects)
