@@ -123,18 +123,21 @@ def choose(
 ) -> Placement | None:
     """The best placement among the nodes, or None where none fits.
 
-    Nodes that hold what the job needs come first, then those that lack least
-    of it; among equals the one that is busy least, then the name decides, so
-    that the same state always gives the same answer.
+    GPUs that failed lately come last. Nodes that hold what the job needs come
+    first, then those that lack least of it; among equals the one that is busy
+    least, then the name decides, so that the same state always gives the same
+    answer.
     """
-    best: tuple[tuple[bool, int, float, str], Placement] | None = None
+    best: tuple[tuple[bool, int, int, float, str], Placement] | None = None
     for node in nodes:
         placement = fit(node, needs, ahead=ahead)
         if isinstance(placement, str):
             continue
         # To start at once somewhere is better than to wait where the base is.
         waits = node.cpus_used >= node.spec.cpu_slots and not placement.gpus
-        score = (waits, missing_bytes(node), load(node), node.node_id)
+        known = node.gpu_faults
+        faults = max((known.get(gpu, 0) for gpu in placement.gpus), default=0) if known else 0
+        score = (waits, faults, missing_bytes(node), load(node), node.node_id)
         if best is None or score < best[0]:
             best = (score, placement)
     return None if best is None else best[1]

@@ -139,3 +139,19 @@ def test_a_training_needs_the_trainer_and_a_command_does_not() -> None:
     training = needs_of(Resources(), TrainingWork({}))
     assert "install meshtrain[train]" in (why_never(bare, training) or "")
     assert why_never(bare, needs_of(Resources(), CommandWork("true"))) is None
+
+
+@given(st.lists(st.integers(0, 2), min_size=2, max_size=5), st.data())
+def test_a_gpu_that_failed_lately_is_taken_last_wherever_it_is(
+    faults: list[int], data: st.DataObject
+) -> None:
+    nodes = []
+    for number, count in enumerate(faults):
+        spec = NodeSpec(f"n{number}", "", cpu_slots=1, gpus=(Gpu(0, "test", 16 * GIB),))
+        node = node_of(spec)
+        node.gpu_faults = {0: count} if count else {}
+        nodes.append(node)
+    missing = {node.node_id: data.draw(st.integers(0, 3)) for node in nodes}
+    placement = choose(nodes, Resources(gpus=1), lambda node: missing[node.node_id])
+    assert placement is not None
+    assert faults[int(placement.node_id[1:])] == min(faults)

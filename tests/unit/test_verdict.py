@@ -61,7 +61,7 @@ def test_exit_code_0_is_no_failure_whatever_was_printed(folder: AttemptFolder) -
         (b"", exited(None, signal=signal.SIGSEGV), FailureClass.USER_ERROR),
         (b"", exited(None, cause=EndCause.TIMED_OUT, signal=15), FailureClass.TIMEOUT),
         (b"", exited(None, cause=EndCause.LOST), FailureClass.HOST_LOST),
-        (b"", exited(None, cause=EndCause.REQUESTED), FailureClass.HOST_LOST),
+        (b"", exited(None, cause=EndCause.REQUESTED), FailureClass.PREEMPTED),
     ],
 )
 def test_the_class_comes_from_the_exit_and_the_end_of_the_log(

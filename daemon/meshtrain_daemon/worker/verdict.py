@@ -84,13 +84,13 @@ def failure_of(folder: AttemptFolder, event: Exited | LaunchFailed, node_id: str
         limit = folder.assignment.timeout_s
         told = f"it ran longer than its timeout of {limit:g} s" if limit else "it ran too long"
         return Failure(FailureClass.TIMEOUT, told, node_id, code)
+    if event.cause is EndCause.REQUESTED:
+        # Where this daemon asked, it knows better. Of itself a job can't have its shim asked.
+        told = "it was asked to end, by its host or by a daemon before this one"
+        return Failure(FailureClass.PREEMPTED, told, node_id, code)
     if event.cause is not EndCause.FINISHED:
-        return Failure(
-            FailureClass.HOST_LOST,
-            f"its supervisor on the node went away ({event.cause})",
-            node_id,
-            code,
-        )
+        told = "its supervisor on the node was killed, or the host went down"
+        return Failure(FailureClass.HOST_LOST, told, node_id, code)
     assignment = folder.assignment
     record = _read_record(folder.failure)
     trains = isinstance(assignment.work, TrainingWork)
