@@ -18,6 +18,7 @@ from meshtrain.core import events as ev
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
+from meshtrain.net.base import BulkBatch
 from meshtrain.net.zmq_client import Ports
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.results.folder import remove_leftovers
@@ -39,6 +40,8 @@ from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import event_of
 
 FEED_BEAT_S = 1.0
+EARLY_MAX = 1000
+"""Messages that are kept while the master comes up; nodes send the others again."""
 
 
 class Master:
@@ -72,6 +75,9 @@ class Master:
         self._beside: set[asyncio.Task[None]] = set()
         self._node_of_peer: dict[bytes, str] = {}
         self._stopped = asyncio.Event()
+        self._serving = False
+        self._early_control: list[tuple[bytes, msg.ToMaster]] = []
+        self._early_bulk: BulkBatch = []
 
     async def run(self, ready: Callable[[Ports], None]) -> None:
         """Serve until `stop`; `ready` is called once all ports listen."""
@@ -100,7 +106,7 @@ class Master:
                 settings.bulk_port,
                 settings.feed_port,
                 on_control=self._on_control,
-                on_bulk=lambda batch: self._bulk.take(batch),
+                on_bulk=self._on_bulk,
                 security=membership.net if membership is not None else None,
             )
             self.ports = Ports(
@@ -201,6 +207,7 @@ class Master:
                     inbox.run(),
                 ]
                 running = [tasks.create_task(loop) for loop in loops]
+                self._serve_the_early()
                 self._write_ports()
                 ready(self.ports)
                 await self._stopped.wait()
@@ -260,7 +267,26 @@ class Master:
 
     # --- control ---------------------------------------------------------------------------
 
+    def _serve_the_early(self) -> None:
+        """Take what came since the ports listen, before the parts that serve it were there."""
+        self._serving = True
+        early_control, self._early_control = self._early_control, []
+        early_bulk, self._early_bulk = self._early_bulk, []
+        self._on_control(early_control)
+        if early_bulk:
+            self._on_bulk(early_bulk)
+
+    def _on_bulk(self, batch: BulkBatch) -> None:
+        if self._serving:
+            self._bulk.take(batch)
+        elif len(self._early_bulk) < EARLY_MAX:
+            self._early_bulk.extend(batch)
+
     def _on_control(self, batch: list[tuple[bytes, msg.ToMaster]]) -> None:
+        if not self._serving:
+            if len(self._early_control) < EARLY_MAX:
+                self._early_control.extend(batch)
+            return
         for peer, message in batch:
             if isinstance(message, msg.FromNode):
                 self._on_node(peer, message)

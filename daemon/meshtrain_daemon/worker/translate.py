@@ -8,6 +8,7 @@ from meshtrain.artifacts.fetch import Source
 from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactSource
 from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
+from meshtrain.security.loopback import is_any_address
 from meshtrain.wire import messages as msg
 
 
@@ -34,8 +35,8 @@ def source_of(source: ArtifactSource, master_host: str) -> Source:
     there from here: `master_host` is the one that this node reaches it at.
     """
     url = source.http_url
-    if source.node_id == MASTER_NODE_ID:
-        parts = urlsplit(url)
+    parts = urlsplit(url)
+    if source.node_id == MASTER_NODE_ID and is_any_address(parts.hostname or ""):
         host = f"[{master_host}]" if ":" in master_host else master_host
         url = f"{parts.scheme}://{host}:{parts.port}"
     return Source(
