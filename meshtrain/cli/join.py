@@ -12,7 +12,7 @@ import typer
 from meshtrain.cli.context import cli_of
 from meshtrain.cli.output import print_json, say
 from meshtrain.core.member import MemberKind
-from meshtrain.security.tokens import read_token
+from meshtrain.security.tokens import JoinToken, read_token
 
 
 def command(
@@ -52,6 +52,8 @@ def command(
     else:
         folder, kind, called = home / PERSON_FOLDER, MemberKind.PERSON, name or _own_name()
     word = read_token(token)
+    # Before anything is made: a slip of the hand leaves nothing behind.
+    JoinToken.parse(word)
     make_private_home(home)
     standing = asyncio.run(join_mesh(folder, word, called, kind))
     if as_json:

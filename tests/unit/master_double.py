@@ -187,6 +187,12 @@ class MasterDouble:
         self.requests.append(message)
         if isinstance(message, msg.Query):
             return over_the_wire(answer(self.state, message, self))
+        if isinstance(message, msg.IssueToken):
+            return msg.Done(message.request_id, done=(f"mt1.for-a-{message.kind}",))
+        if isinstance(message, msg.Revoke):
+            named = [m for m in self.members if (m.kind, m.name) == (message.kind, message.name)]
+            is_one = any(not member.revoked for member in named)
+            return msg.Done(message.request_id, done=(message.name,) if is_one else ())
         try:
             reply = next(e for e in self.tell(self._event(message)) if isinstance(e, fx.Reply))
         except MeshtrainError as error:
@@ -212,7 +218,11 @@ class MasterDouble:
                 jobs = resolve(self.state, message.names).all_job_ids(self.state)
                 return ev.PriorityRequested(request_id, jobs, message.priority)
             case msg.Drain():
-                return ev.DrainRequested(request_id, message.node_id, message.drained)
+                return ev.DrainRequested(
+                    request_id, message.node_id, message.drained, message.within_s
+                )
+            case msg.Release():
+                return ev.ReleaseRequested(request_id, message.node_id)
             case msg.Rebuild():
                 base = resolve_base(self.state, message.recipe_hash)
                 return ev.RebuildRequested(request_id, base.recipe_hash)

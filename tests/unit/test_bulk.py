@@ -20,7 +20,7 @@ CHUNK = bytes(1 << 20)
 class Course:
     """All that the intake works with, and what it did."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_keys: bool = False) -> None:
         self.written: list[list[BulkToMaster]] = []
         self.sent: list[StreamStored] = []
         self.paused = False
@@ -30,7 +30,7 @@ class Course:
         self.all_written = asyncio.Event()
         job = SimpleNamespace(
             job_id="j",
-            attempt=SimpleNamespace(attempt_id="j.2"),
+            attempt=SimpleNamespace(attempt_id="j.2", node_id="n1"),
             state=SimpleNamespace(is_terminal=False),
         )
         self.intake = BulkIntake(
@@ -41,6 +41,7 @@ class Course:
             writer=self,  # type: ignore[arg-type]
             reporter=None,  # type: ignore[arg-type]
             say=self.told.append,
+            with_keys=with_keys,
         )
 
     def pause_bulk(self) -> None:
@@ -56,7 +57,7 @@ class Course:
 
     def attempts_of(self, job_id: str) -> list[Any]:
         self.attempts_asked += 1
-        return [SimpleNamespace(attempt_id="j.1")]
+        return [SimpleNamespace(attempt_id="j.1", node_id="n1")]
 
     async def count(self, write: Callable[[], Iterable[StreamSize]]) -> list[StreamSize]:
         if self.errors:
@@ -127,6 +128,22 @@ async def test_P11_bytes_of_nobody_are_confirmed_and_not_written() -> None:
     ]
     assert [len(batch) for batch in course.written] == [3]
     assert course.attempts_asked == 2, "once for each attempt, not for each message"
+
+
+async def test_P10_bytes_are_taken_from_the_node_of_the_attempt_alone() -> None:
+    course = Course(with_keys=True)
+    mine = StreamBytes("j.2", "j", "log", 0, b"abc")
+    former = StreamBytes("j.1", "j", "log", 0, b"abc")
+    strangers = [(b"n2/life/secret", mine), (b"n11/life/secret", former), (b"n1", mine)]
+    course.intake.take([*strangers, (b"n1/life/secret", mine), (b"n1/life/secret", former)])
+    await course.run_until_answered()
+    assert course.written == [[mine, former]]
+    # The others are told to be rid of theirs, and nothing of it is kept.
+    assert course.sent[:3] == [
+        StreamStored("j.2", "log", 3),
+        StreamStored("j.1", "log", 3),
+        StreamStored("j.2", "log", 3),
+    ]
 
 
 async def test_P12_a_full_disk_delays_bytes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
