@@ -33,6 +33,9 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
         state.command(event.node_id, cmd.ForgetAttempt(event.attempt_id))
         return
     if job.state is JobState.COLLECTING and event.failure is None and not event.handed_back:
+        if node is not None and event.artifact_id is not None:
+            # A hello that was made before the result, and came after it, didn't list it.
+            node.holds.add(event.artifact_id)
         return
     attempts.release_slots(state, job.attempt)
     wall_s = state.wall_s
