@@ -22,6 +22,7 @@ _EVENTS: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
 )
 _GIVEN_UP: Final = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _BROKEN_MIN: Final = 2
@@ -99,6 +100,9 @@ class LinkMonitor:
         if not self._given_up:
             return
         self._given_up = False
+        if self._on_state is None:
+            # Who reads asks what this try comes to, not what the last one did.
+            self.state = LinkState.UNTRIED
         # What was given up may be forgotten already.
         with contextlib.suppress(zmq.ZMQError):
             self._watched.disconnect(self._where)
@@ -129,6 +133,9 @@ class LinkMonitor:
                 self._on_state(self.state)
 
     def _state_after(self, event: int) -> LinkState:
+        if event == zmq.EVENT_DISCONNECTED:
+            # It follows a failed handshake too, and says nothing of why.
+            return LinkState.UNTRIED if self.state is LinkState.UP else self.state
         broken = event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         self._broken_in_row = self._broken_in_row + 1 if broken else 0
         match event:

@@ -47,16 +47,20 @@ def open_dealer(
     message_bytes_max: int,
     queued_max: int,
     identity: bytes = b"",
+    queue_while_away: bool = False,
 ) -> Socket:
     """A DEALER that takes messages only while it is connected.
 
     Nothing is queued for a master that is away: what is old by the time it is
-    back would be noise, and what matters is repeated by its sender.
+    back would be noise, and what matters is repeated by its sender. But when such
+    a link ends, ZeroMQ also drops what had come over it and wasn't read yet. Who
+    waits for an answer that nobody repeats asks to `queue_while_away`, and sends
+    only once its LinkMonitor says that the link is up.
     """
     socket = open_socket(
         context, zmq.DEALER, limits, message_bytes_max=message_bytes_max, queued_max=queued_max
     )
-    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.IMMEDIATE, 0 if queue_while_away else 1)
     if identity:
         socket.setsockopt(zmq.ROUTING_ID, identity)
     return socket

@@ -79,12 +79,14 @@ class MasterClient:
             message_bytes_max=limits.control_message_bytes_max,
             queued_max=limits.control_queued_max,
             identity=peer_name(security.identity.member) if security else b"",
+            queue_while_away=True,
         )
         if security is not None:
             secure_client(self._socket, security)
         self._monitor = LinkMonitor(self._socket, endpoint(host, port))
         self._poller = zmq.Poller()
         self._poller.register(self._monitor.socket, zmq.POLLIN)
+        self._poller.register(self._socket, zmq.POLLIN)
         self._socket.connect(endpoint(host, port))
 
     def __enter__(self) -> Self:
@@ -144,14 +146,14 @@ class MasterClient:
         deadline_s = time.monotonic() + patience_s
         self._monitor.read()
         self._monitor.redial()
+        if not self._wait_for_link(deadline_s):
+            raise self._away(no_master(self._address, patience_s))
         try:
-            if not self._wait(zmq.POLLOUT, deadline_s):
-                raise self._away(no_master(self._address, patience_s))
             send_frames(self._socket, [data])
         except zmq.Again as error:
             raise MasterAwayError(no_master(self._address, patience_s)) from error
         while True:
-            if not self._wait(zmq.POLLIN, deadline_s):
+            if not self._wait_for_answer(deadline_s):
                 raise self._away(no_answer(self._address, patience_s))
             for frame in self._socket.recv_multipart():
                 answer = self._decoder.decode(frame)
@@ -160,12 +162,21 @@ class MasterClient:
                 if answer.request_id == message.request_id:
                     yield answer
 
-    def _wait(self, event: int, deadline_s: float) -> bool:
-        """Whether the socket is ready in time; a refusal of our keys ends the wait."""
-        self._poller.register(self._socket, event)
+    def _wait_for_link(self, deadline_s: float) -> bool:
+        """Whether the link is up in time; a refusal of our keys ends the wait."""
         while True:
-            left_ms = max(0, round((deadline_s - time.monotonic()) * 1000))
-            ready = dict(self._poller.poll(left_ms))
+            state = self._monitor.read()
+            if state is LinkState.UP:
+                return True
+            if state is LinkState.REFUSED:
+                raise self._away("")
+            if not self._monitor.socket.poll(_left_ms(deadline_s)):
+                return False
+
+    def _wait_for_answer(self, deadline_s: float) -> bool:
+        """Whether one came in time; a refusal of our keys ends the wait."""
+        while True:
+            ready = dict(self._poller.poll(_left_ms(deadline_s)))
             if self._socket in ready:
                 return True
             if not ready:
@@ -223,6 +234,10 @@ def read_ports(answer: ToPerson, address: str) -> Ports:
         f"the master at {address} did not tell its ports ({problem or 'an empty answer'}): "
         "see that both sides run the same version"
     )
+
+
+def _left_ms(deadline_s: float) -> int:
+    return max(0, round((deadline_s - time.monotonic()) * 1000))
 
 
 def no_master(address: str, timeout_s: float) -> str:

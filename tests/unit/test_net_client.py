@@ -13,6 +13,7 @@ import zmq.asyncio
 from meshtrain.core.changes import Note
 from meshtrain.errors import ProtocolError, SettingsError
 from meshtrain.net.base import MasterAwayError
+from meshtrain.net.link import LinkState
 from meshtrain.net.zmq_client import MasterClient, Ports
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.wire import messages as wire
@@ -173,6 +174,25 @@ async def test_a_master_that_is_busy_is_another_error(desk: Desk) -> None:
         return client.request(wire.Cancel("request-3", ("s",)))
 
     assert await ask(desk.address, ask_thrice) == wire.Done("request-3")
+
+
+async def test_an_answer_is_read_though_its_link_has_ended_since(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_and_hang_up(message: wire.Cancel) -> list[Any]:
+        asyncio.get_running_loop().call_soon(desk.sockets.rebind)
+        return [wire.Done(message.request_id)]
+
+    wait = MasterClient._wait_for_answer
+
+    def wait_for_the_end_first(client: MasterClient, deadline_s: float) -> bool:
+        while client._monitor.read() is LinkState.UP:
+            assert client._monitor.socket.poll(20_000), "the link never ended"
+        return wait(client, deadline_s)
+
+    desk.answers = answer_and_hang_up
+    monkeypatch.setattr(MasterClient, "_wait_for_answer", wait_for_the_end_first)
+    assert await ask(desk.address, cancel) == wire.Done("request-1")
 
 
 async def test_an_answer_that_is_garbage_is_an_error() -> None:

@@ -107,6 +107,8 @@ def test_a_network_that_is_not_up_is_tried_again_and_a_wrong_name_is_not(
         ("http://10.0.0.7:7473", "10.0.0.5", "http://10.0.0.7:7473"),
     ],
 )
-def test_a_master_that_listens_everywhere_is_fetched_from_where_it_is_reached(told: str, host: str, url: str) -> None:
+def test_a_master_that_listens_everywhere_is_fetched_where_it_is_reached(
+    told: str, host: str, url: str
+) -> None:
     assert source_of(ArtifactSource("master", told), host) == Source("master", url, True)
     assert source_of(ArtifactSource("n2", "http://n2:1"), host) == Source("n2", "http://n2:1")
