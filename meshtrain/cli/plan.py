@@ -15,6 +15,7 @@ from meshtrain.cli.context import Cli, ask_all, cli_of
 from meshtrain.cli.output import painted, print_json, say, text_width
 from meshtrain.cli.submission import Submission, prepare
 from meshtrain.core.job import BaseState
+from meshtrain.core.nearest import Difference
 from meshtrain.core.plan import (
     KnownBase,
     PastRuns,
@@ -25,7 +26,7 @@ from meshtrain.core.plan import (
     work_kind,
 )
 from meshtrain.errors import MeshtrainError, UserError
-from meshtrain.ids import short
+from meshtrain.ids import DIGEST_HEX_LEN, short
 from meshtrain.results.formats import clip
 from meshtrain.spec.forms import CommandSweep
 from meshtrain.spec.jobs import SweepSpec
@@ -36,9 +37,11 @@ MASTER_TIMEOUT_S = 2.0
 RECIPES_MAX = 200
 """Known recipes that a new base is compared with, the newest."""
 BASES_SHOWN_MAX = 12
-DIFFERENCES_SHOWN_MAX = 2
+DIFFERENCES_SHOWN_MAX = 4
 VALUE_SHOWN_MAX = 40
+WHY_LINES_MAX = 3
 FACT_WIDTH = 18
+CODE_FIELD = "code."
 
 _WORK_WORDS = {
     "full_fine_tuning": ("fine-tune", "fine-tunes"),
@@ -219,7 +222,8 @@ def _one_base(base: PlannedBase) -> list[str]:
     why = _why_text(base)
     if len(line) + 5 + len(why) <= text_width():
         return [f"{line}     {why}"]
-    return [clip(line, text_width()), f"       {clip(why, text_width() - 7)}"]
+    wrapped = textwrap.wrap(why, text_width() - 7, max_lines=WHY_LINES_MAX, placeholder=" …")
+    return [clip(line, text_width()), *(f"       {part}" for part in wrapped)]
 
 
 def _why_text(base: PlannedBase) -> str:
@@ -231,31 +235,48 @@ def _why_text(base: PlannedBase) -> str:
         return f"new: it was {base.state} before"
     if base.nearest is None:
         return "new"
-    told = []
-    for difference in base.nearest.differences[:DIFFERENCES_SHOWN_MAX]:
-        theirs = _value_text(difference.theirs)
-        told.append(f"{difference.field} differs{f' ({theirs})' if theirs else ''}")
+    told = [_difference_text(each) for each in base.nearest.differences[:DIFFERENCES_SHOWN_MAX]]
     rest = len(base.nearest.differences) - DIFFERENCES_SHOWN_MAX
     if rest > 0:
-        told.append(f"{rest} more differ")
-    if len(told) == 1:
-        first = base.nearest.differences[0]
-        theirs = _value_text(first.theirs)
-        shown = f" ({theirs})" if theirs else ""
-        return f"new: {first.field} differs from {short(base.nearest.recipe_hash)}{shown}"
-    return f"new: unlike {short(base.nearest.recipe_hash)}, {', '.join(told)}"
+        told.append(f"and {words.count(rest, 'more field')}")
+    return f"new: {short(base.nearest.recipe_hash)} with {', '.join(told)}"
+
+
+def _difference_text(difference: Difference) -> str:
+    """One field of the nearest recipe, and what became of it: `lr: 0.001 -> 0.002`."""
+    field, was, now = difference.field, difference.theirs, difference.ours
+    if isinstance(was, list) and isinstance(now, list):
+        changes = [f"+{item}" for item in now if item not in was]
+        changes += [f"-{item}" for item in was if item not in now]
+        return f"{field}: {clip(' '.join(changes) or 'another order', VALUE_SHOWN_MAX)}"
+    if field.startswith(CODE_FIELD):
+        field = field.removeprefix(CODE_FIELD)
+        if was is None or now is None:
+            return f"{field} {'added' if was is None else 'removed'}"
+    if _is_digest(was) or _is_digest(now):
+        return f"{field} changed"
+    return f"{field}: {_value_text(was)} -> {_value_text(now)}"
 
 
 def _value_text(value: Any) -> str:
-    """A value of another recipe; nothing for a digest, which tells people nothing."""
+    if value is None:
+        return "none"
     if isinstance(value, list):
         text = " ".join(str(item) for item in value)
     elif isinstance(value, bool | int | float | str):
         text = scalar_text(value)
     else:
-        return ""
-    is_digest = len(text) == 32 and all(char in "0123456789abcdef" for char in text)
-    return "" if is_digest else clip(text, VALUE_SHOWN_MAX)
+        text = str(value)
+    return clip(text, VALUE_SHOWN_MAX)
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether a value tells people nothing."""
+    return (
+        isinstance(value, str)
+        and len(value) == DIGEST_HEX_LEN
+        and all(char in "0123456789abcdef" for char in value)
+    )
 
 
 def _works_text(jobs: Counter[str]) -> str:

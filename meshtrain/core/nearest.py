@@ -9,8 +9,10 @@ import msgspec
 
 from meshtrain.spec.recipe import canonical
 
-DIFFERENCES_MAX = 4
-"""Recipes that differ in more are not alike."""
+ALIKE_MAX = 4
+"""Recipes that differ in more fields are not alike: one tells nothing of the other's time."""
+DIFFERENCES_MAX = 64
+"""Recipes that differ in more fields have nothing to do with each other."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -29,24 +31,36 @@ class Nearest(msgspec.Struct, frozen=True):
     recipe_hash: str
     differences: tuple[Difference, ...]
 
+    @property
+    def is_alike(self) -> bool:
+        """Whether time and size of the one can be guessed from the other's."""
+        return len(self.differences) <= ALIKE_MAX
+
 
 def nearest_recipe(
     ours: Mapping[str, Any], recipes: Mapping[str, Mapping[str, Any]]
 ) -> Nearest | None:
-    """The recipe that ours differs least from; among equals the first. None where none is alike."""
+    """The recipe that ours differs from in the fewest fields. None where none is of its kind.
+
+    Args:
+        recipes: by recipe hash, the newest first: among equals the first one is taken.
+    """
     best: Nearest | None = None
+    fields_max = DIFFERENCES_MAX
     for recipe_hash, theirs in recipes.items():
         if theirs.get("kind") != ours.get("kind"):
             continue
+        if fields_max == 0:
+            break
         differences = []
         for difference in differences_of(ours, theirs):
             differences.append(difference)
-            if len(differences) > DIFFERENCES_MAX:
+            if len(differences) > fields_max:
                 break
-        if 0 < len(differences) <= DIFFERENCES_MAX and (
-            best is None or len(differences) < len(best.differences)
-        ):
+        if 0 < len(differences) <= fields_max:
             best = Nearest(recipe_hash, tuple(differences))
+            # A later one has to be nearer than this.
+            fields_max = len(differences) - 1
     return best
 
 

@@ -204,8 +204,9 @@ def _planned_base(
     estimated_s = base_s
     if estimated_s is None and there is not None:
         estimated_s = there.trained_s
-    if estimated_s is None and nearest is not None and nearest.recipe_hash in known:
-        estimated_s = known[nearest.recipe_hash].trained_s
+    if estimated_s is None and nearest is not None and nearest.is_alike:
+        like = known.get(nearest.recipe_hash)
+        estimated_s = None if like is None else like.trained_s
     return PlannedBase(
         recipe_hash=base.recipe_hash,
         label=base.label,
@@ -388,8 +389,9 @@ def _disk_bytes(
     total = 0
     for base in bases:
         like = known.get(base.recipe_hash)
-        if (like is None or not like.size_bytes) and base.nearest is not None:
-            like = known.get(base.nearest.recipe_hash)
+        near = base.nearest if base.nearest is not None and base.nearest.is_alike else None
+        if (like is None or not like.size_bytes) and near is not None:
+            like = known.get(near.recipe_hash)
         if like is None or not like.size_bytes:
             return None
         total += like.size_bytes * (models[base.recipe_hash] + int(base.is_new))

@@ -78,7 +78,7 @@ def test_what_ran_before_makes_the_plan_know(master: MasterDouble, tmp_path: Pat
     other = written(tmp_path, "other.json", base={**SWEEP["base"], "lr": 0.002})
     plan = out(master, "plan", other)
     known = json.loads(out(master, "bases", "--json"))[0]["recipe_hash"]
-    assert f"new: lr differs from {known[:4]}…{known[-3:]} (0.001)" in plan
+    assert f"new: {known[:4]}…{known[-3:]} with lr: 0.001 -> 0.002" in plan
 
 
 def test_a_plan_needs_no_master_and_says_so(tmp_path: Path) -> None:

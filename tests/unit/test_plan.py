@@ -170,12 +170,41 @@ def test_participants_differ_once_and_data_by_name() -> None:
 def test_what_is_too_different_is_not_alike() -> None:
     ours = {"kind": "command", "command": "a", "params": {str(n): n for n in range(9)}}
     theirs = {"kind": "command", "command": "b", "params": {}}
-    assert nearest_recipe(ours, {"h": theirs}) is None
+    nearest = nearest_recipe(ours, {"h": theirs})
+    assert nearest is not None
+    assert (len(nearest.differences), nearest.is_alike) == (10, False)
+    far = {**ours, "params": {str(n): n for n in range(100)}}
+    assert nearest_recipe(far, {"h": theirs}) is None
     assert nearest_recipe(ours, {"h": {**ours, "kind": "training"}}) is None
     assert nearest_recipe(ours, {"h": ours}) is None
     # A number and its text, 1 and true, are different recipes.
     assert list(differences_of({"x": 1}, {"x": True})) != []
     assert list(differences_of({"x": 1}, {"x": 1.0})) == []
+
+
+def test_of_those_that_differ_in_as_many_fields_the_newest_is_named() -> None:
+    ours = {"kind": "training", "base": {"lr": 0.002, "epochs": 3, "seed": 0}}
+    newest_first = {
+        "two": {**ours, "base": {"lr": 0.001, "epochs": 9, "seed": 0}},
+        "newer": {**ours, "base": {"lr": 0.001, "epochs": 3, "seed": 0}},
+        "older": {**ours, "base": {"lr": 0.002, "epochs": 3, "seed": 1}},
+    }
+    nearest = nearest_recipe(ours, newest_first)
+    assert nearest is not None
+    assert nearest.recipe_hash == "newer"
+    assert [(d.field, d.theirs, d.ours) for d in nearest.differences] == [("lr", 0.001, 0.002)]
+
+
+def test_what_is_unlike_tells_nothing_of_time_and_size() -> None:
+    ours = sweep_of()
+    far = sweep_of(
+        base={"participants": ["p03"], "model": "mlp", "lr": 0.1, "epochs": 1, "seed": 5}
+    )
+    recipes = {far.bases[0].recipe_hash: far.bases[0].recipe}
+    known = known_of(far, trained_s=90.0, size_bytes=1000)
+    plan = make_plan(ours, known=known, recipes=recipes, job_s=10.0)
+    assert plan.bases[0].nearest is not None
+    assert (plan.compute_s, plan.disk_bytes) == (None, None)
 
 
 # --- time to finish and disk ---------------------------------------------------------
