@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -31,6 +32,27 @@ class StreamSize(msgspec.Struct, frozen=True):
     attempt_id: str
     job_id: str
     stream: str
+    size_bytes: int
+
+
+class ArchiveState(StrEnum):
+    """Where something that goes to an archive stands."""
+
+    QUEUED = "queued"
+    DONE = "done"
+    LOST = "lost"
+    """Its own copy was gone, or damaged, before it was sent."""
+
+
+class ArchiveEntry(msgspec.Struct, frozen=True):
+    """Something that goes to an archive, or has gone."""
+
+    place: str
+    """Its folder there."""
+    artifact_id: str
+    subject: str
+    """The job of a result, or the recipe hash of a base."""
+    state: ArchiveState
     size_bytes: int
 
 
@@ -64,6 +86,14 @@ class ReadableStore(Protocol):
         """The stored size of every stream of every attempt, oldest attempt first."""
         ...
 
+    def archive_mark(self, target: str) -> str | None:
+        """The word that an archive of this mesh bears; None where it never had one there."""
+        ...
+
+    def archive_entries(self, target: str) -> tuple[ArchiveEntry, ...]:
+        """What goes to an archive, and what has gone, in the order in which it was queued."""
+        ...
+
     def close(self) -> None:
         """Lets go of the store; what was saved and not committed is dropped."""
         ...
@@ -86,6 +116,7 @@ class Store(ReadableStore, Protocol):
     - a job that has ended has an end, and one that failed has a failure;
       an attempt that is not live has an end;
     - a committed base, and a durable one, has an artifact;
+    - an archive keeps its mark, and what has gone to it stays so;
     - an attempt's id is `attempt_id_of` its job and epoch; an epoch is given
       once; a job's epochs rise; at most one attempt of a job is live.
 
@@ -104,6 +135,14 @@ class Store(ReadableStore, Protocol):
 
     def set_stream_size(self, attempt_id: str, job_id: str, stream: str, size_bytes: int) -> None:
         """Gathers the size in bytes that a stream of an attempt has come to."""
+        ...
+
+    def mark_archive(self, target: str, mark: str) -> None:
+        """Gathers that an archive is this mesh's, before anything is queued for it."""
+        ...
+
+    def save_archived(self, target: str, entries: Sequence[ArchiveEntry]) -> None:
+        """Gathers where things stand that go to an archive."""
         ...
 
     def bump_incarnation(self, by: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar, assert_never
 
 from meshtrain.core.effects import (
@@ -20,7 +20,7 @@ from meshtrain.core.effects import (
 from meshtrain.core.job import Attempt, Base, Job, Sweep, attempt_id_of
 from meshtrain.core.node import GpuFaults
 from meshtrain.spec.jobs import JobSpec
-from meshtrain.store.base import job_and_epoch_of
+from meshtrain.store.base import ArchiveEntry, job_and_epoch_of
 from meshtrain.store.failures import StoreRuleError, rule_broken
 
 _Record = TypeVar("_Record", Sweep, Job, Attempt)
@@ -35,6 +35,8 @@ class Batch:
     """
 
     __slots__ = (
+        "archived",
+        "archives",
         "attempts",
         "bases",
         "drained",
@@ -66,6 +68,10 @@ class Batch:
         #: (job id, epoch, stream) → size in bytes
         self.streams: dict[tuple[str, int, str], int] = {}
         self.incarnation_bumps = 0
+        #: target → mark
+        self.archives: dict[str, str] = {}
+        #: (target, place) → what goes there
+        self.archived: dict[tuple[str, str], ArchiveEntry] = {}
 
     def __bool__(self) -> bool:
         return bool(
@@ -80,6 +86,8 @@ class Batch:
             or self.drained
             or self.gpu_faults
             or self.incarnation_bumps
+            or self.archives
+            or self.archived
         )
 
     def add_all(self, effects: Iterable[Save]) -> None:
@@ -119,6 +127,11 @@ class Batch:
         if key is None or key[0] != job_id:
             raise rule_broken(f"{attempt_id} is no attempt of the job {job_id}")
         self.streams[job_id, key[1], stream] = size_bytes
+
+    def save_archived(self, target: str, entries: Sequence[ArchiveEntry]) -> None:
+        """Takes in where things stand that go to an archive."""
+        for entry in entries:
+            self.archived[target, entry.place] = entry
 
 
 def _wrong_id(attempt: Attempt) -> StoreRuleError:

@@ -16,6 +16,7 @@ from meshtrain.spec.jobs import JobSpec
 from meshtrain.store import rules
 from meshtrain.store.base import (
     INCARNATION_MAX,
+    ArchiveEntry,
     StreamSize,
     epoch_counter_of,
     is_forgotten,
@@ -48,6 +49,10 @@ class _Disk:
     #: (job id, epoch, stream) → size in bytes
     streams: dict[tuple[str, int, str], int] = field(default_factory=dict)
     gpu_faults: dict[tuple[str, int], GpuFaults] = field(default_factory=dict)
+    #: target → mark
+    archives: dict[str, str] = field(default_factory=dict)
+    #: (target, place) → what goes there
+    archived: dict[tuple[str, str], ArchiveEntry] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -97,6 +102,12 @@ class MemoryStore:
             for (job_id, epoch, stream), size_bytes in by_age
         )
 
+    def archive_mark(self, target: str) -> str | None:
+        return self._disk.archives.get(target)
+
+    def archive_entries(self, target: str) -> tuple[ArchiveEntry, ...]:
+        return tuple(entry for key, entry in self._disk.archived.items() if key[0] == target)
+
     def _job(self, job: Job) -> Job:
         attempts = self._disk.attempts.get(job.job_id, {})
         live = [a for a in attempts.values() if a.state is AttemptState.LIVE]
@@ -124,6 +135,12 @@ class MemoryStore:
         except StoreError:
             self._batch = Batch()
             raise
+
+    def mark_archive(self, target: str, mark: str) -> None:
+        self._batch.archives[target] = mark
+
+    def save_archived(self, target: str, entries: Sequence[ArchiveEntry]) -> None:
+        self._batch.save_archived(target, entries)
 
     def bump_incarnation(self, by: int = 1) -> None:
         self._batch.incarnation_bumps += by
@@ -166,6 +183,8 @@ class MemoryStore:
                 disk.gpu_faults.pop(key, None)
             else:
                 disk.gpu_faults[key] = known
+        disk.archives.update(batch.archives)
+        disk.archived.update(batch.archived)
         disk.incarnation += batch.incarnation_bumps
 
     def close(self) -> None:
@@ -231,6 +250,10 @@ class MemoryStore:
                 raise rule_broken(f"stream {stream} of job {job_id} has a size below 0")
         for known in batch.gpu_faults.values():
             rules.check_gpu_faults(known)
+        _demand_new(batch.archives.keys() & disk.archives.keys(), "archive")
+        for (target, place), entry in batch.archived.items():
+            _demand_there({target} - disk.archives.keys() - batch.archives.keys(), "archive")
+            rules.check_archived(disk.archived.get((target, place)), entry)
         if disk.incarnation + batch.incarnation_bumps > INCARNATION_MAX:
             raise rule_broken("the incarnation can rise no more")
 

@@ -23,7 +23,7 @@ from meshtrain.core.job import (
 )
 from meshtrain.core.node import GpuFaults
 from meshtrain.spec.jobs import BaseSpec, JobSpec, ResultsSpec
-from meshtrain.store.base import StreamSize, state_shown
+from meshtrain.store.base import ArchiveEntry, ArchiveState, StreamSize, state_shown
 
 Row = tuple[Any, ...]
 
@@ -375,6 +375,20 @@ DELETE_GPU_FAULTS = "DELETE FROM gpu_faults WHERE node_id = ? AND gpu = ?"
 SELECT_GPU_FAULTS = """
     SELECT node_id, gpu, faults, out_of_use FROM gpu_faults ORDER BY node_id, gpu
 """
+MARK_ARCHIVE = "INSERT INTO archives (target, mark) VALUES (?, ?)"
+SELECT_ARCHIVE_MARK = "SELECT mark FROM archives WHERE target = ?"
+SAVE_ARCHIVED = """
+    INSERT INTO archived (archive, place, artifact_id, subject, state, size_bytes)
+    SELECT row, ?, ?, ?, ?, ? FROM archives WHERE target = ?
+    ON CONFLICT (archive, place) DO UPDATE SET
+        artifact_id = excluded.artifact_id, subject = excluded.subject,
+        state = excluded.state, size_bytes = excluded.size_bytes
+"""
+SELECT_ARCHIVED = """
+    SELECT place, artifact_id, subject, state, size_bytes
+    FROM archived JOIN archives ON archives.row = archive
+    WHERE target = ? ORDER BY archived.row
+"""
 BUMP_INCARNATION = "UPDATE meta SET incarnation = incarnation + ?"
 SELECT_INCARNATION = "SELECT incarnation FROM meta"
 SELECT_EPOCH_MAX = "SELECT max(epoch) FROM attempts"
@@ -388,6 +402,22 @@ def gpu_faults_of(row: Row) -> GpuFaults:
 def stream_of(row: Row) -> StreamSize:
     job_id, epoch, stream, size_bytes = row
     return StreamSize(attempt_id_of(job_id, epoch), job_id, stream, size_bytes)
+
+
+def archived_values(target: str, entry: ArchiveEntry) -> Row:
+    return (
+        entry.place,
+        entry.artifact_id,
+        entry.subject,
+        entry.state.value,
+        entry.size_bytes,
+        target,
+    )
+
+
+def archived_of(row: Row) -> ArchiveEntry:
+    place, artifact_id, subject, state, size_bytes = row
+    return ArchiveEntry(place, artifact_id, subject, ArchiveState(state), size_bytes)
 
 
 def load_jobs(connection: sqlite3.Connection) -> tuple[Job, ...]:

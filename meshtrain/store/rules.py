@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState
 from meshtrain.core.node import GpuFaults
+from meshtrain.store.base import ArchiveEntry, ArchiveState
 from meshtrain.store.failures import rule_broken
 
 
@@ -63,6 +64,16 @@ def check_gpu_faults(known: GpuFaults) -> None:
     """Raises StoreRuleError when what is known of a GPU breaks a rule."""
     if known.gpu < 0 or known.faults < 0:
         raise rule_broken(f"GPU {known.gpu} of {known.node_id} with {known.faults} faults")
+
+
+def check_archived(old: ArchiveEntry | None, new: ArchiveEntry) -> None:
+    """Raises StoreRuleError when what goes to an archive can't come to stand like that."""
+    if new.size_bytes < 0:
+        raise rule_broken(f"{new.place} of an archive has a size below 0")
+    if old is None or old.state is not ArchiveState.DONE:
+        return
+    if new.state is not ArchiveState.DONE or new.artifact_id != old.artifact_id:
+        raise rule_broken(f"{new.place} is archived already, and stays so")
 
 
 def _demand(held: bool, broken: str, job: Job) -> None:

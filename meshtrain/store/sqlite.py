@@ -16,7 +16,13 @@ from meshtrain.core.job import Attempt, AttemptState
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
 from meshtrain.store import cutover, migrate, rows
-from meshtrain.store.base import StreamSize, epoch_counter_of, is_forgotten, job_and_epoch_of
+from meshtrain.store.base import (
+    ArchiveEntry,
+    StreamSize,
+    epoch_counter_of,
+    is_forgotten,
+    job_and_epoch_of,
+)
 from meshtrain.store.batch import Batch
 from meshtrain.store.failures import (
     StoreFullError,
@@ -92,6 +98,17 @@ class SqliteReader:
     def all_stream_sizes(self) -> tuple[StreamSize, ...]:
         return self._ask(
             lambda db: tuple(rows.stream_of(row) for row in db.execute(rows.SELECT_STREAMS))
+        )
+
+    def archive_mark(self, target: str) -> str | None:
+        row = self._ask(lambda db: db.execute(rows.SELECT_ARCHIVE_MARK, [target]).fetchone())
+        return None if row is None else str(row[0])
+
+    def archive_entries(self, target: str) -> tuple[ArchiveEntry, ...]:
+        return self._ask(
+            lambda db: tuple(
+                rows.archived_of(row) for row in db.execute(rows.SELECT_ARCHIVED, [target])
+            )
         )
 
     def close(self) -> None:
@@ -185,6 +202,12 @@ class SqliteStore:
     def all_stream_sizes(self) -> tuple[StreamSize, ...]:
         return self._reader.all_stream_sizes()
 
+    def archive_mark(self, target: str) -> str | None:
+        return self._reader.archive_mark(target)
+
+    def archive_entries(self, target: str) -> tuple[ArchiveEntry, ...]:
+        return self._reader.archive_entries(target)
+
     def save(self, effects: Sequence[Save]) -> None:
         try:
             self._batch.add_all(effects)
@@ -198,6 +221,12 @@ class SqliteStore:
         except StoreError:
             self._batch = Batch()
             raise
+
+    def mark_archive(self, target: str, mark: str) -> None:
+        self._batch.archives[target] = mark
+
+    def save_archived(self, target: str, entries: Sequence[ArchiveEntry]) -> None:
+        self._batch.save_archived(target, entries)
 
     def bump_incarnation(self, by: int = 1) -> None:
         self._batch.incarnation_bumps += by
@@ -329,6 +358,13 @@ class SqliteStore:
             else:
                 values = [known.faults, int(known.out_of_use), node_id, gpu]
                 self._connection.execute(rows.SAVE_GPU_FAULTS, values)
+        if batch.archives:
+            self._many(rows.MARK_ARCHIVE, list(batch.archives.items()))
+        if batch.archived:
+            self._many(
+                rows.SAVE_ARCHIVED,
+                [rows.archived_values(target, e) for (target, _), e in batch.archived.items()],
+            )
         if batch.incarnation_bumps:
             self._many(rows.BUMP_INCARNATION, [(batch.incarnation_bumps,)])
 
