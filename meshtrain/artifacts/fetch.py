@@ -11,6 +11,8 @@ from typing import ParamSpec, TypeVar
 import aiohttp
 import msgspec
 
+from meshtrain.artifacts.buffers import Buffers
+from meshtrain.artifacts.channel import Channels
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.flight import FetchProgress, FetchReport, Flight, Source, Tools
 from meshtrain.artifacts.holder import HttpTimeouts, new_session
@@ -63,6 +65,8 @@ class Fetcher:
         self._seed = secrets.randbits(32) if seed is None else seed
         self._turns = asyncio.Semaphore(fetches_max)
         self._flights: dict[str, Flight] = {}
+        self._buffers = Buffers()
+        self._channels = Channels(self._timeouts.connect_s, self._timeouts.read_s)
         self._session: aiohttp.ClientSession | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -82,6 +86,7 @@ class Fetcher:
                 )
             )
         await asyncio.gather(*(flight.ended() for flight in flights))
+        self._channels.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -132,6 +137,8 @@ class Fetcher:
         tools = Tools(
             store=self._store,
             session=self._session,
+            channels=self._channels,
+            buffers=self._buffers,
             in_thread=self._in_thread,
             limits=self._limits,
             seed=self._seed,

@@ -80,6 +80,7 @@ class ArtifactStore:
         self._begin_lock = threading.Lock()
         self._open: dict[str, Partial] = {}
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
+        self._watchers: list[Callable[[str], None]] = []
         with disk_errors(f"making the store {root}"):
             for folder in (self._artifacts, self._partials, self._temp, self._trash):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +104,14 @@ class ArtifactStore:
                 self._recover_temp(folder)
             for folder in self._partials.iterdir():
                 self._recover_partial(folder)
+
+    def watch(self, stored: Callable[[str], None]) -> None:
+        """Calls `stored` with each id that begins to come or becomes whole; in any thread."""
+        self._watchers.append(stored)
+
+    def unwatch(self, stored: Callable[[str], None]) -> None:
+        """Calls it no more; fine when it was not called."""
+        self._watchers = [watcher for watcher in self._watchers if watcher != stored]
 
     def ids(self) -> list[str]:
         """The ids of all whole artifacts, sorted."""
@@ -202,7 +211,8 @@ class ArtifactStore:
             partial = self._new_partial(name, manifest, folder, have=have or 0, committed=False)
             with self._lock:
                 self._open[name] = partial
-            return partial
+        self._tell(name)
+        return partial
 
     def partial(self, artifact_id: str) -> Partial | None:
         """The partial of an artifact that is being taken in this process, if any."""
@@ -382,7 +392,12 @@ class ArtifactStore:
             return False
         fsync_path(self._artifacts)
         failpoints.reach("artifact.renamed")
+        self._tell(name)
         return True
+
+    def _tell(self, name: str) -> None:
+        for stored in self._watchers:
+            stored(name)
 
     # --- partial ------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import msgspec
 
+from meshtrain.artifacts.buffers import Buffers
+from meshtrain.artifacts.channel import Channels
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.holder import (
     Holder,
@@ -20,17 +23,19 @@ from meshtrain.artifacts.holder import (
     HolderLacksError,
     HttpTimeouts,
 )
+from meshtrain.artifacts.news_frames import Frame, Gained, Holds, StillHere
 from meshtrain.artifacts.partial import Partial
 from meshtrain.artifacts.peers import Peers
 from meshtrain.core.manifest import Manifest, digest_of, parse_manifest
 from meshtrain.core.swarm import (
     Ask,
     AskChunk,
-    AskHave,
-    Bits,
+    Follow,
     Swarm,
     SwarmLimits,
     SwarmState,
+    bits_from_bytes,
+    bits_to_bytes,
 )
 from meshtrain.errors import ArtifactError, CorruptChunkError, FetchError
 from meshtrain.ids import short
@@ -87,7 +92,9 @@ class Tools:
 
     store: ArtifactStore
     session: aiohttp.ClientSession
+    channels: Channels
     in_thread: InThread
+    buffers: Buffers
     limits: SwarmLimits
     seed: int
     turns: asyncio.Semaphore
@@ -96,12 +103,16 @@ class Tools:
     """Whom requests are signed for; None where there is no membership."""
 
 
+class _End(msgspec.Struct, frozen=True):
+    """A stream of news came to its end, as it should."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What became of an ask: bits, a chunk that was written, or an error."""
+    """What became of an ask: news, a chunk that was written (None), or an error."""
 
     ask: Ask
-    result: Bits | ArtifactError | HolderError | None
+    result: Frame | _End | ArtifactError | HolderError | None
 
 
 class Flight:
@@ -110,6 +121,7 @@ class Flight:
     def __init__(self, artifact_id: str, tools: Tools, *, on_end: Callable[[Flight], None]) -> None:
         self.artifact_id = artifact_id
         self._tools = tools
+        self._name = secrets.token_hex(8)
         self._on_end = on_end
         self._sources: dict[str, Source] = {}
         self._new_sources: list[str] = []
@@ -269,12 +281,12 @@ class Flight:
                 case SwarmState.RUNNING:
                     pass
             for ask in swarm.next_asks(asked_s):
-                self._send(ask, partial)
+                await self._send(ask, partial)
             await self._wait(swarm.wake_at_s(asked_s))
 
     def _take(
         self, answer: _Answer, swarm: Swarm, partial: Partial, now_s: float
-    ) -> tuple[list[AskChunk], int]:
+    ) -> tuple[Sequence[Ask], int]:
         """Tells the swarm; returns the asks that are void now, and the bytes that came."""
         ask, result = answer.ask, answer.result
         chunk = ask.chunk if isinstance(ask, AskChunk) else None
@@ -283,8 +295,21 @@ class Flight:
                 new = bool(swarm.missing >> ask.chunk & 1)
                 size_bytes = partial.numbers.chunk(ask.chunk).size_bytes
                 return swarm.arrived(ask.peer, ask.chunk, now_s), size_bytes if new else 0
-            case int():
-                swarm.told_have(ask.peer, result, now_s)
+            case Holds():
+                if len(result.bits) != (partial.numbers.count + 7) // 8:
+                    told = f"its bitmap has {len(result.bits)} bytes, which fits another artifact"
+                    return self._break_off(ask, told, swarm, now_s), 0
+                bits = bits_from_bytes(result.bits)
+                swarm.told_have(ask.peer, bits, now_s, more=result.more)
+            case Gained():
+                if not all(0 <= chunk < partial.numbers.count for chunk in result.chunks):
+                    told = "it told of chunks that the artifact hasn't"
+                    return self._break_off(ask, told, swarm, now_s), 0
+                swarm.gained(ask.peer, result.chunks, now_s)
+            case StillHere():
+                pass
+            case _End():
+                swarm.unfollowed(ask.peer, now_s)
             case CorruptChunkError():
                 self._corrupt[ask.peer] = str(result)
                 return swarm.ban(ask.peer, str(result)), 0
@@ -297,6 +322,10 @@ class Flight:
             case HolderError():
                 swarm.failed(ask.peer, chunk, str(result), now_s)
         return [], 0
+
+    def _break_off(self, ask: Ask, why: str, swarm: Swarm, now_s: float) -> list[Ask]:
+        swarm.failed(ask.peer, None, why, now_s)
+        return [ask]
 
     def _add_new_sources(self, swarm: Swarm, now_s: float) -> None:
         for node_id in self._new_sources:
@@ -316,22 +345,29 @@ class Flight:
 
     # --- asks ---------------------------------------------------------------
 
-    def _send(self, ask: Ask, partial: Partial) -> None:
+    async def _send(self, ask: Ask, partial: Partial) -> None:
+        if ask in self._asks:
+            # A peer is followed anew: what it told before is no longer true.
+            await self._drop([ask])
         task = asyncio.create_task(self._ask(ask, partial), name=f"ask-{ask.peer}")
         task.add_done_callback(self._note_crash)
         self._asks[ask] = task
 
     async def _ask(self, ask: Ask, partial: Partial) -> None:
-        result: Bits | ArtifactError | HolderError | None = None
+        result: _End | ArtifactError | HolderError | None = None
         try:
-            if isinstance(ask, AskHave):
-                result = await self._ask_have(ask, partial)
+            if isinstance(ask, Follow):
+                await self._follow(ask, partial)
+                result = _End()
             else:
                 await self._ask_chunk(ask, partial)
         except (HolderError, ArtifactError) as error:
             result = error
         self._asks.pop(ask, None)
-        self._answers.append(_Answer(ask, result))
+        self._tell_of(_Answer(ask, result))
+
+    def _tell_of(self, answer: _Answer) -> None:
+        self._answers.append(answer)
         self._stirred.set()
 
     def _note_crash(self, task: asyncio.Task[None]) -> None:
@@ -339,16 +375,23 @@ class Flight:
             self._crash = error
             self._stirred.set()
 
-    async def _ask_have(self, ask: AskHave, partial: Partial) -> Bits:
-        return await self._holder(self._sources[ask.peer]).have(partial.numbers.count)
+    async def _follow(self, ask: Follow, partial: Partial) -> None:
+        have = bits_to_bytes(partial.have, partial.numbers.count)
+        async for frame in self._holder(self._sources[ask.peer]).news(have):
+            self._tell_of(_Answer(ask, frame))
 
     async def _ask_chunk(self, ask: AskChunk, partial: Partial) -> None:
         file_index, chunk_index = partial.numbers.place(ask.chunk)
         chunk = partial.manifest.files[file_index].chunks[chunk_index]
-        data = await self._holder(self._sources[ask.peer]).chunk(file_index, chunk)
-        await self._tools.in_thread(partial.write_chunk, file_index, chunk_index, data)
+        tools = self._tools
+        buffer = tools.buffers.take(chunk.size_bytes)
+        holder = self._holder(self._sources[ask.peer])
+        await holder.chunk(file_index, chunk, buffer)
+        await tools.in_thread(partial.write_chunk, file_index, chunk_index, buffer)
+        # What was cancelled meanwhile may still be written from: only this one is free again.
+        tools.buffers.give_back(buffer)
 
-    async def _drop(self, asks: list[AskChunk] | list[Ask]) -> None:
+    async def _drop(self, asks: Sequence[Ask]) -> None:
         """Breaks off asks, and waits until they have ended."""
         tasks = [task for ask in asks if (task := self._asks.pop(ask, None)) is not None]
         for task in tasks:
@@ -363,7 +406,15 @@ class Flight:
             peer = tools.peers.of(source.node_id)
             if peer is None:
                 raise HolderError("it is not on the list of members here, or not any more")
-        return Holder(tools.session, source.url, self.artifact_id, peer, tools.timeouts)
+        return Holder(
+            tools.session,
+            source.url,
+            self.artifact_id,
+            peer,
+            tools.timeouts,
+            channels=tools.channels,
+            fetch_name=self._name,
+        )
 
     # --- the callers --------------------------------------------------------
 

@@ -7,16 +7,24 @@ import hashlib
 import ipaddress
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
 import msgspec
 from yarl import URL
 
+from meshtrain.artifacts.channel import ChannelError, Channels, Reply
+from meshtrain.artifacts.news_frames import (
+    LENGTH_BYTES,
+    Frame,
+    frame_length,
+    read_frame,
+)
 from meshtrain.artifacts.peers import Peer
-from meshtrain.core.manifest import CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, Chunk
+from meshtrain.core.manifest import MANIFEST_BYTES_MAX, Chunk
 from meshtrain.core.swarm import Bits, bits_from_bytes
+from meshtrain.errors import ProtocolError
 from meshtrain.security.signing import NO_BODY, Asked
 
 _ERROR_BYTES_MAX = 4096
@@ -52,6 +60,10 @@ class HttpTimeouts(msgspec.Struct, frozen=True):
     def between_bytes(self) -> aiohttp.ClientTimeout:
         """What aiohttp watches; the time of the whole is watched by who asks."""
         return aiohttp.ClientTimeout(sock_connect=self.connect_s, sock_read=self.read_s)
+
+
+FETCH_HEADER = "X-Fetch"
+"""Which stream of news a request for a chunk follows from."""
 
 
 class HolderError(Exception):
@@ -95,6 +107,8 @@ class Holder:
         session: from `new_session`.
         url: the peer's base URL.
         artifact_id: the artifact.
+        channels: the connections that chunks come over; needed for `chunk` alone.
+        fetch_name: what this fetch is known by to the peer.
         peer: who that is, for requests that are signed; None asks without keys,
             and only on loopback.
         timeouts: how long it is waited for.
@@ -110,7 +124,11 @@ class Holder:
         artifact_id: str,
         peer: Peer | None = None,
         timeouts: HttpTimeouts | None = None,
+        channels: Channels | None = None,
+        fetch_name: str = "",
     ) -> None:
+        self._channels = channels
+        self._fetch_name = fetch_name
         self._session = session
         self._url = url.rstrip("/")
         self._artifact_id = artifact_id
@@ -131,17 +149,43 @@ class Holder:
             raise HolderError(f"its bitmap has {len(data)} bytes, not {size_bytes}")
         return bits_from_bytes(data)
 
-    async def chunk(self, file_index: int, chunk: Chunk) -> bytes:
-        """A chunk's bytes, unchecked."""
+    async def news(self, have: bytes) -> AsyncIterator[Frame]:
+        """What the peer shows, and what more, until it has no more to tell.
+
+        Args:
+            have: the bitmap of what is here already.
+        """
+        headers = {FETCH_HEADER: self._fetch_name}
+        async with self._request("POST", "news", data=have, headers=headers) as answer:
+            while (frame := await answer.frame()) is not None:
+                yield frame
+
+    async def chunk(self, file_index: int, chunk: Chunk, into: memoryview) -> None:
+        """Fills `into` with a chunk's bytes, unchecked; it has to be as long as the chunk."""
+        assert self._channels is not None
+        limits = self._timeouts
         stop = chunk.offset + chunk.size_bytes - 1
         range_ = f"bytes={chunk.offset}-{stop}"
-        async with self._request("GET", f"files/{file_index}", range_=range_) as answer:
-            if answer.status != 206:
-                raise HolderError(f"it answered {answer.status} to a request for a range")
-            data = await answer.read(min(chunk.size_bytes, CHUNK_BYTES_MAX))
-        if len(data) != chunk.size_bytes:
-            raise HolderError(f"it sent {len(data)} bytes of {chunk.size_bytes}")
-        return data
+        tls = self._peer.tls if self._peer is not None else None
+        try:
+            async with asyncio.timeout(limits.for_body_s(chunk.size_bytes)):
+                url = self._check(self._url_of(f"files/{file_index}"))
+                for tries_left in reversed(range(_SIGNED_TRIES_MAX)):
+                    headers = await self._headers("GET", url, range_, NO_BODY)
+                    headers[FETCH_HEADER] = self._fetch_name
+                    reply = await self._channels.get(
+                        url, tls if url.scheme == "https" else None, _head(url, headers), into
+                    )
+                    if reply.status == 206:
+                        return
+                    if reply.status == 401 and tries_left and self._learns_from(reply.headers):
+                        continue
+                    raise _refused(reply.status, _why(reply))
+        except TimeoutError as error:
+            raise HolderError("it did not answer in time") from error
+        except (ChannelError, aiohttp.ClientError, OSError, ValueError) as error:
+            told = str(error) or type(error).__name__
+            raise HolderError(told[:_REASON_CHARS_MAX]) from error
 
     async def put_manifest(self, data: bytes) -> None:
         """Begins an upload."""
@@ -160,24 +204,30 @@ class Holder:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, *, range_: str = "", data: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        data: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> AsyncIterator[_Answer]:
         limits = self._timeouts
         try:
-            url = self._check(URL(f"{self._url}/v1/artifacts/{self._artifact_id}/{path}"))
+            url = self._check(self._url_of(path))
             async with asyncio.timeout(limits.for_body_s(len(data or b""))) as limit:
                 body_sha256 = await _sha256(data) if self._peer is not None else NO_BODY
                 for tries_left in reversed(range(_SIGNED_TRIES_MAX)):
                     async with self._session.request(
                         method,
                         url,
-                        headers=await self._headers(method, url, range_, body_sha256),
+                        headers=(headers or {}) | await self._headers(method, url, "", body_sha256),
                         data=data,
                         allow_redirects=False,
                         ssl=self._tls(),
                         timeout=limits.between_bytes(),
                     ) as response:
-                        if response.status == 401 and tries_left and self._learns(response):
+                        learns = self._learns_from(response.headers)
+                        if response.status == 401 and tries_left and learns:
                             continue
                         if response.status >= 300:
                             raise await _refusal(response)
@@ -213,15 +263,18 @@ class Holder:
             ) as response:
                 if response.status in _BUSY:
                     raise await _refusal(response)
-                if response.status != 401 or not self._learns(response):
+                if response.status != 401 or not self._learns_from(response.headers):
                     raise HolderError(
                         f"it answered {response.status} and told no nonce to sign over: it serves "
                         "without membership, or is another kind of server"
                     )
 
-    def _learns(self, response: aiohttp.ClientResponse) -> bool:
-        challenge = response.headers.get("WWW-Authenticate")
+    def _learns_from(self, headers: Mapping[str, str]) -> bool:
+        challenge = headers.get("WWW-Authenticate") or headers.get("www-authenticate")
         return self._peer is not None and self._peer.signer.learn(challenge)
+
+    def _url_of(self, path: str) -> URL:
+        return URL(f"{self._url}/v1/artifacts/{self._artifact_id}/{path}")
 
     def _check(self, url: URL) -> URL:
         """Refuses addresses that this host's settings don't allow."""
@@ -269,6 +322,31 @@ class _Answer:
             self._limit.reschedule(begun_s + self._timeouts.for_body_s(len(body)))
         return bytes(body)
 
+    async def frame(self) -> Frame | None:
+        """The next frame of news; None at the end. Each gives the rest its time."""
+        loop = asyncio.get_running_loop()
+        self._limit.reschedule(loop.time() + self._timeouts.request_s)
+        content = self._response.content
+        try:
+            prefix = await content.readexactly(LENGTH_BYTES)
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise HolderError("its news broke off") from error
+            return None
+        try:
+            return read_frame(await content.readexactly(frame_length(prefix)))
+        except asyncio.IncompleteReadError as error:
+            raise HolderError("its news broke off") from error
+        except ProtocolError as error:
+            raise HolderError(str(error)) from error
+
+
+def _head(url: URL, headers: Mapping[str, str]) -> bytes:
+    """A request without a body, as it goes over a channel."""
+    lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.raw_authority}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
 
 async def _sha256(data: bytes | None) -> str:
     if not data:
@@ -287,18 +365,29 @@ def _is_loopback(host: str) -> bool:
 
 async def error_in(response: aiohttp.ClientResponse) -> str:
     """What an answer that refuses says: its status and why."""
-    text = (await response.content.read(_ERROR_BYTES_MAX)).decode("utf-8", "replace")
+    data = await response.content.read(_ERROR_BYTES_MAX)
+    return _told(response.status, data, response.reason or "")
+
+
+def _told(status: int, data: bytes, otherwise: str) -> str:
     try:
-        why = str(json.loads(text)["error"])
+        why = str(json.loads(data.decode("utf-8", "replace"))["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        why = response.reason or ""
-    return f"{response.status}: {why}"[:_REASON_CHARS_MAX]
+        why = otherwise
+    return f"{status}: {why}"[:_REASON_CHARS_MAX]
+
+
+def _why(reply: Reply) -> str:
+    return _told(reply.status, reply.body, "")
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> HolderError:
-    told = await error_in(response)
-    if response.status in _BUSY:
+    return _refused(response.status, await error_in(response))
+
+
+def _refused(status: int, told: str) -> HolderError:
+    if status in _BUSY:
         return HolderBusyError(told)
-    if response.status in _LACKS:
+    if status in _LACKS:
         return HolderLacksError(told)
-    return HolderRefusesError(response.status, told)
+    return HolderRefusesError(status, told)

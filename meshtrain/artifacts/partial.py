@@ -67,6 +67,8 @@ class Partial:
         self._commit_lock = threading.Lock()
         self._on_commit = on_commit
         self._on_discard = on_discard
+        self.on_have: Callable[[], None] | None = None
+        """Called in any thread when more is here, or all of it is in the store."""
 
     @property
     def have(self) -> Bits:
@@ -126,6 +128,7 @@ class Partial:
         failpoints.reach("chunk.verified")
         self._note_have(number)
         failpoints.reach("chunk.noted")
+        self._tell()
         return True
 
     def holds(self, file_index: int, start: int, stop: int) -> bool:
@@ -176,6 +179,7 @@ class Partial:
                 fsync_path(self.folder)
                 self._on_commit(self)
             self._state = _State.COMMITTED
+        self._tell()
 
     def discard(self) -> None:
         """Removes the partial and all that came; a committed artifact stays."""
@@ -185,6 +189,11 @@ class Partial:
             self._state = _State.DISCARDED
             with disk_errors(f"removing the partial artifact {short(self.artifact_id)}"):
                 self._on_discard(self)
+
+    def _tell(self) -> None:
+        tell = self.on_have
+        if tell is not None:
+            tell()
 
     def _claim(self, number: int) -> bool:
         """Whether the caller is the one to write a chunk; waits for another who does."""

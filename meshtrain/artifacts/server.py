@@ -2,6 +2,7 @@
 
     GET  /v1/artifacts/{id}/manifest                 canonical bytes
     GET  /v1/artifacts/{id}/have                     the bitmap of the chunks that are here
+    POST /v1/artifacts/{id}/news                     which chunks may be asked for, as they come
     GET  /v1/artifacts/{id}/files/{file}             a file, or one Range of it
     PUT  /v1/artifacts/{id}/manifest                 begins an upload
     PUT  /v1/artifacts/{id}/chunks/{file}/{chunk}    one chunk of it
@@ -19,6 +20,7 @@ unless that is switched off. Without keys nothing but loopback is served.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, ParamSpec, TypeVar
@@ -31,10 +33,13 @@ from meshtrain.artifacts.byterange import UnsatisfiableRangeError, parse_range
 from meshtrain.artifacts.enrol import ENROL_PATH, Enrolment
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.guard import Guard
+from meshtrain.artifacts.holder import FETCH_HEADER
 from meshtrain.artifacts.listener import Listener
+from meshtrain.artifacts.news import Follower, NewsDesk
 from meshtrain.artifacts.uploads import UploadLimits, Uploads
 from meshtrain.core.manifest import (
     CHUNK_BYTES_MAX,
+    CHUNKS_MAX,
     MANIFEST_BYTES_MAX,
     ChunkNumbers,
     Manifest,
@@ -50,6 +55,7 @@ from meshtrain.security.tls import server_context
 REQUESTS_MAX = 256
 _DISK_THREADS = 8
 _BINARY = "application/octet-stream"
+_FETCH_NAME = re.compile(r"[0-9a-f]{16}")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -97,6 +103,7 @@ class ArtifactServer:
         self._body_limits = body_limits or BodyLimits()
         self._requests = 0
         self._uploads = Uploads(store, upload_limits or UploadLimits())
+        self._desk = NewsDesk(store)
         self._threads: ThreadPoolExecutor | None = None
         self._listener: Listener | None = None
         self._guard: Guard | None = None
@@ -125,6 +132,7 @@ class ArtifactServer:
         tls = server_context(security.identity) if security is not None else None
         encrypt = security is not None and security.encrypt
         self._threads = ThreadPoolExecutor(_DISK_THREADS, "artifact-server")
+        self._desk.open()
         self._listener = Listener(self.app)
         try:
             url = await self._listener.listen(self._host, self._port, tls if encrypt else None)
@@ -139,6 +147,7 @@ class ArtifactServer:
 
     async def stop(self) -> None:
         """Stops serving; requests under way get a moment to end."""
+        self._desk.close()
         if self._listener is not None:
             await self._listener.close()
             self._listener = None
@@ -150,6 +159,7 @@ class ArtifactServer:
         routes = self.app.router
         routes.add_get("/v1/artifacts/{id}/manifest", self._get_manifest)
         routes.add_get("/v1/artifacts/{id}/have", self._get_have)
+        routes.add_post("/v1/artifacts/{id}/news", self._post_news)
         routes.add_get("/v1/artifacts/{id}/files/{file}", self._get_file)
         if accept_uploads:
             routes.add_put("/v1/artifacts/{id}/manifest", self._put_manifest)
@@ -168,6 +178,40 @@ class ArtifactServer:
         data = await self._in_thread(self._have_bytes, _id(request))
         return web.Response(body=data, content_type=_BINARY)
 
+    async def _post_news(self, request: web.Request) -> web.StreamResponse:
+        artifact_id = _id(request)
+        name = request.headers.get(FETCH_HEADER, "")
+        if _FETCH_NAME.fullmatch(name) is None:
+            return refuse(400, f"the {FETCH_HEADER} header names no fetch. Send 16 hex digits")
+        had_bytes = await self._read_body(request, (CHUNKS_MAX + 7) // 8)
+        if had_bytes is None:
+            return self._refuse_body()
+        follower = self._desk.enter(artifact_id, name, had_bytes)
+        if follower is None:
+            return refuse(503, "too many follow artifacts here. Try again", {"Retry-After": "1"})
+        # No answer to be waited for, and bounded by the desk.
+        self._requests -= 1
+        try:
+            await self._desk.begin(follower)
+            return await self._send_news(request, follower)
+        finally:
+            self._requests += 1
+            self._desk.leave(follower)
+
+    async def _send_news(self, request: web.Request, follower: Follower) -> web.StreamResponse:
+        guard = self._guard
+        response = web.StreamResponse()
+        response.content_type = _BINARY
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        while (frame := await self._desk.next(follower)) is not None:
+            if guard is not None and not guard.may_go_on(request):
+                break
+            async with asyncio.timeout(self._body_limits.request_timeout_s):
+                await response.write(frame)
+        await response.write_eof()
+        return response
+
     async def _get_file(self, request: web.Request) -> web.StreamResponse:
         artifact_id, file_index = _id(request), _index(request, "file")
         manifest, _ = await self._in_thread(self._look_up, artifact_id)
@@ -183,7 +227,11 @@ class ArtifactServer:
             self._store.open_verified, artifact_id, file_index, start, stop
         )
         try:
-            return await self._send_range(request, file, start, stop, size_bytes, bool(wanted))
+            response = await self._send_range(request, file, start, stop, size_bytes, bool(wanted))
+            if request.method == "GET":
+                name = request.headers.get(FETCH_HEADER, "")
+                self._desk.gave(artifact_id, name, file_index, start, stop)
+            return response
         finally:
             file.close()
 

@@ -10,14 +10,16 @@ The rules:
 - Rarest first: of what a peer can give, the chunk that the fewest peers hold.
   Ties go to the first one at or after a place drawn from the seed, so that
   nodes that start together fetch different chunks and can trade them.
-- A peer gets a few requests at a time; of several idle peers the least busy
-  one is asked first.
+- A peer gets a few requests at a time, fewer when each takes long; of several
+  that have room the one that will have answered first is asked.
 - A peer of last resort (the master) is asked only for what no other peer that
   can be asked holds, and not before the others had a moment to say what they
   hold.
 - A peer with nothing better to do is asked for a chunk that is slow in coming
-  from another one.
-- A peer that still fetches is asked again and again what it holds.
+  from another one: late at any time, soon once all that is missing was asked for.
+- At most `followed_max` peers are followed: they tell what they hold, and what
+  they get. Who shows a part of what it holds (`core.offers`) is followed anew
+  when nothing that it shows is missing here.
 - A peer that fails rests, longer each time, and is given up after a number of
   failures in a row; one that is merely busy rests too, and gets more patience.
 - A peer that sent one corrupt chunk is not asked again.
@@ -28,12 +30,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from zlib import crc32
 
 import msgspec
 
 Bits = int
 """A set of chunk numbers: bit n stands for chunk n."""
 
+_SMOOTHING = 0.3
+"""The weight of the newest time in an average."""
 _RARITY_LEVELS = 8
 """Chunks held by this many peers, or more, are all equally common."""
 
@@ -55,9 +60,15 @@ class SwarmLimits(msgspec.Struct, frozen=True):
     backoff_s: float = 0.25
     """The first rest after a failure; it doubles."""
     backoff_max_s: float = 10.0
-    poll_s: float = 0.25
-    """The time between two questions what a peer holds; doubles while nothing is new."""
-    poll_max_s: float = 2.0
+    followed_max: int = 50
+    """Peers that are asked what they hold."""
+    refollow_s: float = 0.25
+    """The time between two beginnings to follow a peer."""
+    pipeline_s: float = 0.1
+    """What a peer that has room is asked for in advance, in time."""
+    endgame_factor: float = 3.0
+    """Once all chunks are asked for: how many times longer than others one may take."""
+    endgame_min_s: float = 0.25
     last_resort_after_s: float = 1.0
     """How long a peer of last resort waits for the others to say what they hold."""
     stall_s: float = 60.0
@@ -72,13 +83,13 @@ class AskChunk(msgspec.Struct, frozen=True):
     chunk: int
 
 
-class AskHave(msgspec.Struct, frozen=True):
-    """Ask a peer which chunks it holds."""
+class Follow(msgspec.Struct, frozen=True):
+    """Let a peer tell which chunks it holds, from now on; ends a former stream of that."""
 
     peer: str
 
 
-Ask = AskChunk | AskHave
+Ask = AskChunk | Follow
 
 
 class PeerState(StrEnum):
@@ -103,12 +114,13 @@ class _Peer:
     order: int
     last_resort: bool
     added_s: float
-    poll_at_s: float
-    poll_s: float
+    follow_at_s: float
     have: Bits = 0
     answered: bool = False
     """Whether it has said what it holds."""
-    asking_have: bool = False
+    following: bool = False
+    more: bool = False
+    """Whether it holds more than it shows."""
     in_flight: dict[int, float] = field(default_factory=dict)
     """Chunk → when it was asked for."""
     state: PeerState = PeerState.LIVE
@@ -117,6 +129,10 @@ class _Peer:
     rest_until_s: float = 0.0
     reason: str = ""
     """Why it failed last."""
+    heard_s: float = 0.0
+    """When its last chunk came."""
+    chunk_s: float | None = None
+    """The time that it takes for a chunk, smoothed; None before the first."""
 
     def askable(self, now_s: float) -> bool:
         return self.state is PeerState.LIVE and now_s >= self.rest_until_s
@@ -145,12 +161,15 @@ class Swarm:
         self._all = (1 << chunk_count) - 1
         self._missing = self._all & ~have
         self._start = seed % chunk_count if chunk_count else 0
+        self._seed = seed
         self._limits = limits or SwarmLimits()
         self._peers: dict[str, _Peer] = {}
         self._askers: dict[int, set[str]] = {}
         self._requested: Bits = 0
         self._by_rarity: list[Bits] | None = None
         self._progress_s = now_s
+        self._latency_s: float | None = None
+        """From an ask to its chunk, smoothed over all peers."""
 
     # --- what is asked of it ------------------------------------------------
 
@@ -174,7 +193,10 @@ class Swarm:
             return SwarmState.DONE
         if not any(p.state is PeerState.LIVE for p in self._peers.values()):
             return SwarmState.STUCK
-        awaited = any(p.asking_have and not p.answered for p in self._peers.values())
+        awaited = any(
+            p.following and not p.answered and now_s < self._awaited_until_s(p)
+            for p in self._peers.values()
+        )
         if not self._askers and not awaited and self._stalls_at_s() <= now_s:
             return SwarmState.STUCK
         return SwarmState.RUNNING
@@ -195,14 +217,19 @@ class Swarm:
         if not self._missing:
             return []
         asks: list[Ask] = []
+        acquainted = sum(p.state is PeerState.LIVE and p.following for p in self._peers.values())
         for peer in self._peers.values():
-            if self._wants_poll(peer) and peer.askable(now_s) and now_s >= peer.poll_at_s:
-                peer.asking_have = True
-                asks.append(AskHave(peer.peer))
+            if not (peer.askable(now_s) and now_s >= peer.follow_at_s and self._to_follow(peer)):
+                continue
+            if peer.following or acquainted < self._limits.followed_max:
+                acquainted += not peer.following
+                peer.following = True
+                peer.follow_at_s = now_s + self._limits.refollow_s
+                asks.append(Follow(peer.peer))
         idle = [p for p in self._peers.values() if p.askable(now_s) and self._has_room(p)]
         withheld = self._withheld_from_last_resort(now_s)
         while idle and self._in_flight_count() < self._limits.requests_max:
-            peer = min(idle, key=lambda p: (p.last_resort, len(p.in_flight), p.order))
+            peer = min(idle, key=self._turn)
             chunk = self._choose(peer, withheld if peer.last_resort else 0, now_s)
             if chunk is None:
                 idle.remove(peer)
@@ -219,13 +246,12 @@ class Swarm:
         """A peer that may hold chunks; one that was given up gets a new chance."""
         known = self._peers.get(peer)
         if known is None:
-            self._peers[peer] = _Peer(
-                peer, len(self._peers), last_resort, now_s, now_s, self._limits.poll_s
-            )
+            order = crc32(f"{self._seed}/{peer}".encode())
+            self._peers[peer] = _Peer(peer, order, last_resort, now_s, now_s)
         elif known.state is PeerState.GIVEN_UP:
             known.state = PeerState.LIVE
             known.failures = known.refusals = 0
-            known.rest_until_s = known.poll_at_s = known.added_s = now_s
+            known.rest_until_s = known.follow_at_s = known.added_s = now_s
             known.answered = False
         else:
             return
@@ -242,26 +268,41 @@ class Swarm:
         self._set_have(banned, 0)
         return dropped
 
-    def told_have(self, peer: str, have: Bits, now_s: float) -> None:
-        """A peer said which chunks it holds."""
+    def told_have(self, peer: str, have: Bits, now_s: float, *, more: bool = False) -> None:
+        """A peer said which chunks it shows, and whether it holds more."""
         teller = self._peers[peer]
-        teller.asking_have = False
         if teller.state is not PeerState.LIVE:
             return
         teller.answered = True
+        teller.more = more
         have &= self._all
         if have & self._missing & ~teller.have:
             self._progress_s = now_s
-            teller.poll_s = self._limits.poll_s
-        else:
-            teller.poll_s = min(teller.poll_s * 2, self._limits.poll_max_s)
-        teller.poll_at_s = now_s + teller.poll_s
         self._set_have(teller, have)
+
+    def gained(self, peer: str, chunks: Iterable[int], now_s: float) -> None:
+        """A peer said which chunks it shows besides."""
+        teller = self._peers[peer]
+        new = 0
+        for chunk in chunks:
+            new |= 1 << chunk
+        self.told_have(peer, teller.have | new, now_s, more=teller.more)
+
+    def unfollowed(self, peer: str, now_s: float) -> None:
+        """A peer has no more to tell."""
+        teller = self._peers[peer]
+        teller.following = False
+        teller.more = False
+        teller.follow_at_s = now_s + self._limits.refollow_s
+        if self._missing & ~teller.have:
+            self.failed(peer, None, "it told of no more, and lacks some of it", now_s)
 
     def arrived(self, peer: str, chunk: int, now_s: float) -> list[AskChunk]:
         """A chunk came and was verified; returns asks for the same one, to be dropped."""
         sender = self._peers[peer]
-        self._forget(sender, chunk)
+        asked_s = self._forget(sender, chunk)
+        if asked_s is not None:
+            self._note_times(sender, asked_s, now_s)
         if not self._missing >> chunk & 1:
             return []
         self._missing &= ~(1 << chunk)
@@ -309,16 +350,34 @@ class Swarm:
         fresh = wanted & ~self._requested & ~withheld
         if fresh:
             return self._rarest(fresh)
+        late_s = self._late_after_s()
         slow = 0
         for chunk, askers in self._askers.items():
             if (
                 wanted >> chunk & 1
                 and peer.peer not in askers
                 and len(askers) < self._limits.askers_per_chunk_max
-                and now_s >= self._asked_last_s(chunk) + self._limits.slow_after_s
+                and now_s >= self._asked_last_s(chunk) + late_s
             ):
                 slow |= 1 << chunk
         return self._rarest(slow) if slow else None
+
+    def _turn(self, peer: _Peer) -> tuple[bool, float, int]:
+        """Whom to ask first: who will have answered first."""
+        chunk_s = peer.chunk_s if peer.chunk_s is not None else self._usual_chunk_s()
+        return peer.last_resort, (len(peer.in_flight) + 1) * chunk_s, peer.order
+
+    def _usual_chunk_s(self) -> float:
+        known = [p.chunk_s for p in self._peers.values() if p.chunk_s is not None]
+        return sum(known) / len(known) if known else 1.0
+
+    def _late_after_s(self) -> float:
+        """After which a chunk that was asked for is asked for elsewhere too."""
+        limits = self._limits
+        if self._latency_s is None or self._missing & ~self._requested:
+            return limits.slow_after_s
+        soon_s = max(limits.endgame_min_s, limits.endgame_factor * self._latency_s)
+        return min(soon_s, limits.slow_after_s)
 
     def _rarest(self, candidates: Bits) -> int:
         if self._by_rarity is None:
@@ -339,15 +398,18 @@ class Swarm:
             held |= peer.have
         return held
 
-    def _wants_poll(self, peer: _Peer) -> bool:
-        return (
-            peer.state is PeerState.LIVE
-            and not peer.asking_have
-            and bool(self._missing & ~peer.have)
-        )
+    def _to_follow(self, peer: _Peer) -> bool:
+        """Whether a peer may have more to tell than it did."""
+        if peer.state is not PeerState.LIVE or not self._missing & ~peer.have:
+            return False
+        if not peer.following:
+            return True
+        return peer.answered and peer.more and not peer.in_flight and not peer.have & self._missing
 
     def _has_room(self, peer: _Peer) -> bool:
-        return len(peer.in_flight) < self._limits.requests_per_peer_max
+        limits = self._limits
+        room = 2 if peer.chunk_s is None else 1 + int(limits.pipeline_s / max(peer.chunk_s, 1e-6))
+        return len(peer.in_flight) < min(room, limits.requests_per_peer_max)
 
     def _in_flight_count(self) -> int:
         return sum(len(p.in_flight) for p in self._peers.values())
@@ -356,17 +418,22 @@ class Swarm:
         return max(self._peers[asker].in_flight[chunk] for asker in self._askers[chunk])
 
     def _moments(self) -> Iterator[float]:
+        late_s = self._late_after_s()
         for peer in self._peers.values():
             if peer.state is not PeerState.LIVE:
                 continue
             yield peer.rest_until_s
-            if self._wants_poll(peer):
-                yield max(peer.poll_at_s, peer.rest_until_s)
+            if self._to_follow(peer):
+                yield max(peer.follow_at_s, peer.rest_until_s)
             if not peer.answered:
                 yield peer.added_s + self._limits.last_resort_after_s
+                yield self._awaited_until_s(peer)
             for asked_s in peer.in_flight.values():
-                yield asked_s + self._limits.slow_after_s
+                yield asked_s + late_s
         yield self._stalls_at_s()
+
+    def _awaited_until_s(self, peer: _Peer) -> float:
+        return peer.follow_at_s - self._limits.refollow_s + self._limits.stall_s
 
     def _stalls_at_s(self) -> float:
         return self._progress_s + self._limits.stall_s
@@ -391,7 +458,7 @@ class Swarm:
     def _answer_counts(self, peer: _Peer, chunk: int | None) -> bool:
         """Takes the ask back; says whether its bad answer is news."""
         if chunk is None:
-            peer.asking_have = False
+            peer.following = False
             return peer.state is PeerState.LIVE
         asked_s = self._forget(peer, chunk)
         # What was sent before the last rest began failed for the same cause.
@@ -404,7 +471,17 @@ class Swarm:
         self._progress_s = now_s
         rest_s = self._limits.backoff_s * 2 ** min(times - 1, 32)
         peer.rest_until_s = now_s + min(rest_s, self._limits.backoff_max_s)
-        peer.poll_at_s = peer.rest_until_s
+        peer.follow_at_s = peer.rest_until_s
+
+    def _note_times(self, peer: _Peer, asked_s: float, now_s: float) -> None:
+        # What was asked for in advance waited for what came before it.
+        chunk_s = now_s - max(asked_s, peer.heard_s)
+        peer.heard_s = now_s
+        before_s = chunk_s if peer.chunk_s is None else peer.chunk_s
+        peer.chunk_s = before_s + _SMOOTHING * (chunk_s - before_s)
+        latency_s = now_s - asked_s
+        before_s = latency_s if self._latency_s is None else self._latency_s
+        self._latency_s = before_s + _SMOOTHING * (latency_s - before_s)
 
     def _give_up(self, peer: _Peer) -> None:
         peer.state = PeerState.GIVEN_UP

@@ -32,11 +32,11 @@ QUICK = SwarmLimits(
     backoff_s=0.001,
     backoff_max_s=0.002,
     failures_max=3,
-    poll_s=0.005,
-    poll_max_s=0.01,
     # Never reached, however slow the machine: what these tests see is no matter of time.
     last_resort_after_s=60.0,
     slow_after_s=60.0,
+    endgame_min_s=60.0,
+    refollow_s=0.005,
 )
 
 Gate = Callable[[int], Awaitable[web.StreamResponse | None]]

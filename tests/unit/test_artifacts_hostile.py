@@ -20,6 +20,7 @@ from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.holder import HttpTimeouts
 from meshtrain.artifacts.listener import Listener
+from meshtrain.artifacts.news_frames import Holds, frame_bytes
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.core.manifest import artifact_id, canonical_bytes
 from meshtrain.core.swarm import SwarmLimits
@@ -28,14 +29,14 @@ from meshtrain.errors import FetchError
 CHUNK = 1024
 CHUNKS = 6
 CONTENT = b"".join(bytes([n]) * CHUNK for n in range(CHUNKS))
-HAVE = bytes([(1 << CHUNKS) - 1])
+HAVE = frame_bytes(Holds(bytes([(1 << CHUNKS) - 1])))
 QUICK = SwarmLimits(
     backoff_s=0.001,
     backoff_max_s=0.002,
-    poll_s=0.005,
-    poll_max_s=0.01,
     last_resort_after_s=60.0,
     slow_after_s=60.0,
+    endgame_min_s=60.0,
+    refollow_s=0.005,
 )
 
 
@@ -72,6 +73,8 @@ class Peer:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                body = re.search(r"[Cc]ontent-[Ll]ength: (\d+)", head)
+                await reader.readexactly(int(body[1]) if body else 0)
                 kind = "chunk" if "/files/" in head else head.split(" ")[1].rsplit("/", 1)[1]
                 answer = self._answer(kind, head)
                 if kind == self.bad_at:
@@ -282,7 +285,7 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             server.app.middlewares.append(wait_for_the_bad)
             url = await server.start()
             stack.push_async_callback(server.stop)
-            answers = {"manifest": canonical_bytes(manifest), "have": HAVE}
+            answers = {"manifest": canonical_bytes(manifest), "news": HAVE}
             bad = Peer(answers, bad_at, misbehave, elsewhere=url)
             await bad.start()
             stack.push_async_callback(bad.stop)
@@ -296,7 +299,7 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         yield start
 
 
-@pytest.mark.parametrize("bad_at", ["manifest", "have", "chunk"])
+@pytest.mark.parametrize("bad_at", ["manifest", "news", "chunk"])
 @pytest.mark.parametrize("misbehave", MISBEHAVIOURS, ids=lambda f: f.__name__)
 async def test_p12_a_bad_peer_delays_a_fetch_and_loses_nothing(
     stage: Stage, bad_at: str, misbehave: Misbehave
@@ -305,7 +308,7 @@ async def test_p12_a_bad_peer_delays_a_fetch_and_loses_nothing(
     bad, honest = Source("bad", scene.bad.url), Source("honest", scene.honest_url)
     report = await scene.fetcher.fetch(scene.name, [bad, honest])
     assert scene.store.verify(scene.name)
-    # A bad answer to `have` may be one that says too much: chunks of it are good then.
+    # A bad answer to `news` may be one that says too much: chunks of it are good then.
     assert sum(report.bytes_by_node.values()) == len(CONTENT)
     if bad_at == "chunk":
         assert report.bytes_by_node == {"honest": len(CONTENT)}

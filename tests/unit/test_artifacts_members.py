@@ -46,10 +46,10 @@ QUICK = SwarmLimits(
     backoff_s=0.001,
     backoff_max_s=0.002,
     failures_max=3,
-    poll_s=0.005,
-    poll_max_s=0.01,
     last_resort_after_s=0.0,
     slow_after_s=60.0,
+    endgame_min_s=60.0,
+    refollow_s=0.005,
 )
 RETRIES = UploadRetries(failures_max=1, wait_s=0.001)
 

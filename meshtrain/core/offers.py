@@ -1,0 +1,139 @@
+"""What the first holder of an artifact shows to those who fetch it: each chunk to one of them.
+
+Who holds everything could be asked by everyone for the same chunks, and would
+send the file once for each. So it tells each fetching node of few chunks at a
+time, and of each chunk one node only; those nodes pass them on to each other.
+(The idea is BitTorrent's super seeding, BEP 16, with what was sent in place of
+what is seen elsewhere.) So the holder has sent the file once when all of it is
+out, and no chunk waits for a second copy of another one.
+
+The rules:
+
+- One who fetches alone is told of everything.
+- Else each is told of `ahead` chunks that nobody else was told of; when it took
+  one, of the next one.
+- Once all chunks were given or are promised, those that were given are shown to
+  all, so that one that was lost with its holder can be had again.
+- A promise that isn't taken up in a time counts as given: whoever it was made
+  to is slow, or has the chunk from elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meshtrain.core.swarm import Bits
+
+AHEAD = 2
+"""Chunks that one is told of at a time: one on its way, and the next one."""
+PATIENCE_MIN_S = 1.0
+PATIENCE_FACTOR = 3.0
+"""A promise may take so many times what they take on average."""
+_SMOOTHING = 0.2
+"""The weight of the newest time in the average."""
+
+
+@dataclass(slots=True)
+class _Follower:
+    had: Bits
+    """What it has said that it has."""
+    promised: dict[int, float] = field(default_factory=dict)
+    """Chunk → when it was promised; still to be taken."""
+    took: Bits = 0
+
+
+class Offers:
+    """One whole artifact, and who follows it.
+
+    Args:
+        chunk_count: how many chunks there are.
+        ahead: chunks promised to one at a time.
+    """
+
+    def __init__(self, chunk_count: int, *, ahead: int = AHEAD) -> None:
+        self._all: Bits = (1 << chunk_count) - 1
+        self._ahead = ahead
+        self._given: Bits = 0
+        self._promised: Bits = 0
+        self._followers: dict[str, _Follower] = {}
+        self._took_s: float | None = None
+        """What a promise takes until it is kept, on average."""
+
+    @property
+    def open(self) -> Bits:
+        """The chunks that nobody was given or promised."""
+        return self._all & ~self._given & ~self._promised
+
+    def join(self, follower: str, have: Bits, now_s: float) -> None:
+        """One begins to fetch, or begins again; `have` is what it has already."""
+        if follower in self._followers:
+            self.leave(follower)
+        self._followers[follower] = _Follower(have & self._all)
+        self._given |= have & self._all
+        self._promise(now_s)
+
+    def leave(self, follower: str) -> None:
+        """One went away: what it was promised is promised to others."""
+        gone = self._followers.pop(follower, None)
+        if gone is not None:
+            for chunk in gone.promised:
+                self._promised &= ~(1 << chunk)
+
+    def gave(self, follower: str, chunk: int, now_s: float) -> None:
+        """A chunk was sent whole."""
+        self._given |= 1 << chunk
+        taker = self._followers.get(follower)
+        if taker is not None:
+            taker.took |= 1 << chunk
+            promised_s = taker.promised.pop(chunk, None)
+            if promised_s is not None:
+                self._promised &= ~(1 << chunk)
+                took_s = now_s - promised_s
+                before_s = took_s if self._took_s is None else self._took_s
+                self._took_s = before_s + _SMOOTHING * (took_s - before_s)
+        self._promise(now_s)
+
+    def expire(self, now_s: float) -> None:
+        """Gives up promises that were not taken in time."""
+        patience_s = max(PATIENCE_MIN_S, PATIENCE_FACTOR * (self._took_s or 0.0))
+        for follower in self._followers.values():
+            late = [c for c, at_s in follower.promised.items() if now_s >= at_s + patience_s]
+            for chunk in late:
+                del follower.promised[chunk]
+                follower.took |= 1 << chunk
+                self._promised &= ~(1 << chunk)
+                self._given |= 1 << chunk
+        self._promise(now_s)
+
+    def shown(self, follower: str) -> Bits:
+        """What one is told of now; what it took stays shown."""
+        if len(self._followers) == 1 or self._given == self._all:
+            return self._all
+        known = self._followers[follower]
+        shown = known.took
+        for chunk in known.promised:
+            shown |= 1 << chunk
+        return shown if self.open else shown | self._given
+
+    def shows_all(self, follower: str) -> bool:
+        """Whether one is told of everything, so that nothing more will come."""
+        return self.shown(follower) == self._all
+
+    def _promise(self, now_s: float) -> None:
+        """Makes the promises that are due, to those first who have the fewest."""
+        if len(self._followers) < 2:
+            return
+        free = self.open
+        for count in range(self._ahead):
+            for follower in self._followers.values():
+                if not free:
+                    return
+                if len(follower.promised) > count:
+                    continue
+                wanted = free & ~follower.had
+                if not wanted:
+                    continue
+                lowest = wanted & -wanted
+                follower.promised[lowest.bit_length() - 1] = now_s
+                self._promised |= lowest
+                free &= ~lowest
