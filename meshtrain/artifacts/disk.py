@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 _FICLONE = 0x40049409
@@ -21,6 +23,22 @@ _NOT_HERE = {
 }
 """What a file system answers to a call that it doesn't have."""
 _COPY_BYTES = 8 << 20
+_SYNC_FILE_RANGE_WRITE = 2
+"""sync_file_range(2): begins to write dirty pages, and waits for none."""
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    try:
+        found = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    found.restype = ctypes.c_int
+    called: Callable[[int, int, int, int], int] = found
+    return called
+
+
+_sync_file_range = _find_sync_file_range()
 
 
 def fsync_path(path: Path) -> None:
@@ -80,15 +98,26 @@ def preallocate(path: Path, size_bytes: int) -> None:
         os.close(fd)
 
 
-def write_at(path: Path, offset: int, data: bytes | bytearray | memoryview) -> None:
-    """Writes bytes into an existing file at an offset."""
+def write_at(
+    path: Path, offset: int, data: bytes | bytearray | memoryview, *, soon: bool = False
+) -> None:
+    """Writes bytes into an existing file at an offset.
+
+    Args:
+        soon: whether the kernel should begin at once to bring them to the disk, so that a
+            later fsync has little left to wait for.
+    """
     fd = os.open(path, os.O_WRONLY)
     try:
         view = memoryview(data)
+        at = offset
         while view:
-            written = os.pwrite(fd, view, offset)
+            written = os.pwrite(fd, view, at)
             view = view[written:]
-            offset += written
+            at += written
+        if soon and _sync_file_range is not None:
+            # Its errors are those of the disk, which the fsync tells.
+            _sync_file_range(fd, offset, at - offset, _SYNC_FILE_RANGE_WRITE)
     finally:
         os.close(fd)
 

@@ -555,7 +555,7 @@ async def test_a_full_disk_ends_the_fetch_as_such(
     holder, node = await mesh("holder", holds=tree), await mesh("node")
     fetcher = await started(node.fetcher(), fetchers)
 
-    def no_room(*_: Any) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
@@ -632,7 +632,7 @@ async def test_uploads_that_cannot_be_say_why(
         await upload_tree(tree, "http://127.0.0.1:1", retries=quick)
     full = await mesh("full", accept_uploads=True)
 
-    def no_room(*_: Any) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", no_room)
