@@ -36,6 +36,7 @@ from meshtrain.artifacts.guard import Guard
 from meshtrain.artifacts.holder import FETCH_HEADER
 from meshtrain.artifacts.listener import Listener
 from meshtrain.artifacts.news import Follower, NewsDesk
+from meshtrain.artifacts.open_files import OpenFiles
 from meshtrain.artifacts.uploads import UploadLimits, Uploads
 from meshtrain.core.manifest import (
     CHUNK_BYTES_MAX,
@@ -104,6 +105,7 @@ class ArtifactServer:
         self._requests = 0
         self._uploads = Uploads(store, upload_limits or UploadLimits())
         self._desk = NewsDesk(store)
+        self._files = OpenFiles(store, self._in_thread)
         self._threads: ThreadPoolExecutor | None = None
         self._listener: Listener | None = None
         self._guard: Guard | None = None
@@ -148,6 +150,7 @@ class ArtifactServer:
     async def stop(self) -> None:
         """Stops serving; requests under way get a moment to end."""
         self._desk.close()
+        self._files.close()
         if self._listener is not None:
             await self._listener.close()
             self._listener = None
@@ -214,7 +217,7 @@ class ArtifactServer:
 
     async def _get_file(self, request: web.Request) -> web.StreamResponse:
         artifact_id, file_index = _id(request), _index(request, "file")
-        manifest, _ = await self._in_thread(self._look_up, artifact_id)
+        manifest = await self._files.manifest(artifact_id)
         if file_index >= len(manifest.files):
             return refuse(404, f"the artifact has {len(manifest.files)} files, counted from 0")
         size_bytes = manifest.files[file_index].size_bytes
@@ -223,17 +226,17 @@ class ArtifactServer:
         except UnsatisfiableRangeError as error:
             return refuse(416, str(error), {"Content-Range": f"bytes */{size_bytes}"})
         start, stop = wanted or (0, size_bytes)
-        file = await self._in_thread(
-            self._store.open_verified, artifact_id, file_index, start, stop
-        )
+        file = await self._files.get(artifact_id, file_index, start, stop)
         try:
-            response = await self._send_range(request, file, start, stop, size_bytes, bool(wanted))
-            if request.method == "GET":
-                name = request.headers.get(FETCH_HEADER, "")
-                self._desk.gave(artifact_id, name, file_index, start, stop)
-            return response
+            response = await self._send_range(
+                request, file.file, start, stop, size_bytes, bool(wanted)
+            )
         finally:
-            file.close()
+            self._files.release(file)
+        if request.method == "GET":
+            name = request.headers.get(FETCH_HEADER, "")
+            self._desk.gave(artifact_id, name, file_index, start, stop)
+        return response
 
     async def _send_range(
         self,
