@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
 
+from meshtrain.artifacts.cutting import PIECE_BYTES_TARGET, content_pieces, even_pieces
 from meshtrain.artifacts.failures import disk_errors
 from meshtrain.core.manifest import (
     DEPTH_MAX,
@@ -22,10 +23,13 @@ from meshtrain.core.manifest import (
 )
 from meshtrain.errors import ArtifactError
 
-CHUNK_SIZE_BYTES = 1 << 20
-"""1 MiB: asking for it costs little beside sending it even at 10 Gbit/s (about 0.9 ms), a
+CHUNK_SIZE_BYTES = PIECE_BYTES_TARGET
+"""About 1 MiB: asking for it costs little beside sending it even at 10 Gbit/s (about 0.9 ms), a
 corrupt or lost one costs as little again, a model of some 100 MB has enough of them for several
-peers to share the work, and 32 in flight take 32 MiB."""
+peers to share the work, and 32 in flight take 32 MiB.
+
+Cuts by content are defined for this size alone: with any other one files are cut evenly, which
+tests of small files and of the largest chunks do."""
 
 
 def build_manifest(folder: Path) -> Manifest:
@@ -71,12 +75,6 @@ def list_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def cut_points(relpath: str, size_bytes: int) -> Sequence[int]:
-    """Where the chunks of a file start: every CHUNK_SIZE_BYTES, whatever it holds."""
-    del relpath  # Known formats may be cut at their own seams.
-    return range(0, size_bytes, CHUNK_SIZE_BYTES)
-
-
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
     if depth > DEPTH_MAX:
         raise ArtifactError(f"{folder} lies more than {DEPTH_MAX} folders deep. Flatten the tree")
@@ -118,30 +116,20 @@ def _describe(relpath: str, path: Path) -> FileEntry:
 
 
 def _hash(relpath: str, file: BinaryIO, found: os.stat_result) -> FileEntry:
-    size_bytes = found.st_size
-    starts = cut_points(relpath, size_bytes)
     whole = xxhash.xxh3_128()
-    chunks = []
-    buffer = bytearray(0)
-    for index, start in enumerate(starts):
-        stop = starts[index + 1] if index + 1 < len(starts) else size_bytes
-        if len(buffer) < stop - start:
-            buffer = bytearray(stop - start)
-        view = memoryview(buffer)[: stop - start]
-        _read_full(file, view, relpath)
-        chunks.append(Chunk(start, stop - start, xxhash.xxh3_128_hexdigest(view)))
-        if len(starts) > 1:
+    chunks: list[Chunk] = []
+    offset = 0
+    for view in _pieces(relpath, file, found.st_size):
+        chunks.append(Chunk(offset, len(view), xxhash.xxh3_128_hexdigest(view)))
+        offset += len(view)
+        if len(view) < found.st_size:
             whole.update(view)
     digest = chunks[0].digest if len(chunks) == 1 else whole.hexdigest()
     executable = bool(found.st_mode & stat.S_IXUSR)
-    return FileEntry(relpath, size_bytes, executable, digest, tuple(chunks))
+    return FileEntry(relpath, found.st_size, executable, digest, tuple(chunks))
 
 
-def _read_full(file: BinaryIO, view: memoryview, relpath: str) -> None:
-    while view:
-        count = file.readinto(view)  # type: ignore[attr-defined]
-        if not count:
-            raise ArtifactError(
-                f"{relpath} became shorter while it was read. Try again when nothing writes to it"
-            )
-        view = view[count:]
+def _pieces(relpath: str, file: BinaryIO, size_bytes: int) -> Iterator[memoryview]:
+    if CHUNK_SIZE_BYTES == PIECE_BYTES_TARGET:
+        return content_pieces(file, size_bytes, relpath)
+    return even_pieces(file, size_bytes, relpath, CHUNK_SIZE_BYTES)
