@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from meshtrain.artifacts.answers import encoded, too_large, too_slow
+from meshtrain.core.token_bucket import TokenBucket
 
 BODY_MIN_BYTES_PER_S = 64 << 10
 REQUEST_TIMEOUT_S = 60.0
@@ -18,6 +19,9 @@ _PIECE_BYTES = 1 << 20
 """After each it is asked whether the answer may go on."""
 _TLS_PIECE_BYTES = 512 << 10
 """Held in memory twice: as it was read, and encrypted."""
+
+_PACED_PIECE_BYTES = 128 << 10
+"""Where there is a limit for all that is sent: small, so that many advance side by side."""
 
 
 class BodyLimits(msgspec.Struct, frozen=True):
@@ -66,11 +70,13 @@ async def send_file(
     stop: int,
     limits: BodyLimits,
     may_go_on: Callable[[], bool],
+    uplink: TokenBucket | None = None,
 ) -> None:
     """Sends the bytes `start` to `stop - 1` of a file as the body of a prepared response.
 
     Args:
         may_go_on: asked before each piece; the connection is broken when it says no.
+        uplink: what all that is sent from here shares; None is no limit.
 
     Raises:
         ConnectionResetError: when it was broken off, by either side.
@@ -80,14 +86,18 @@ async def send_file(
         raise ConnectionResetError("the peer is gone")
     send = _encrypted if request.secure else _from_the_kernel
     piece_bytes = _TLS_PIECE_BYTES if request.secure else _PIECE_BYTES
+    if uplink is not None:
+        piece_bytes = _PACED_PIECE_BYTES
     why = "the peer takes its answer too slowly"
     try:
-        async with asyncio.timeout(limits.timeout_s(stop - start)):
+        async with asyncio.timeout(limits.timeout_s(stop - start)) as limit:
             while start < stop:
                 if not may_go_on():
                     why = "who asked is no member any more"
                     break
                 size_bytes = min(piece_bytes, stop - start)
+                if uplink is not None:
+                    await _wait_for_turn(uplink, size_bytes, limit)
                 sent_bytes = await send(transport, response, file, start, size_bytes)
                 if sent_bytes < size_bytes:
                     why = "the file is shorter than its manifest says"
@@ -100,6 +110,16 @@ async def send_file(
         transport.abort()
         raise ConnectionResetError(why)
     await response.write_eof()
+
+
+async def _wait_for_turn(uplink: TokenBucket, size_bytes: int, limit: asyncio.Timeout) -> None:
+    """The peer is not to blame for the time that it takes here."""
+    delay_s = uplink.delay_s(size_bytes, asyncio.get_running_loop().time())
+    if delay_s:
+        due_s = limit.when()
+        if due_s is not None:
+            limit.reschedule(due_s + delay_s)
+        await asyncio.sleep(delay_s)
 
 
 async def _from_the_kernel(

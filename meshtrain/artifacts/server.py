@@ -48,6 +48,7 @@ from meshtrain.core.manifest import (
     is_digest,
 )
 from meshtrain.core.swarm import Bits, bits_to_bytes
+from meshtrain.core.token_bucket import TokenBucket
 from meshtrain.errors import ArtifactError
 from meshtrain.security.loopback import require_loopback
 from meshtrain.security.signing import HttpSecurity
@@ -78,6 +79,7 @@ class ArtifactServer:
         requests_max: requests served at a time; more are told to come again (503).
         body_limits: how slow peers may be.
         upload_limits: what uploads may take.
+        sent_bytes_per_s_max: what is sent from here in all; None is no limit.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ArtifactServer:
         requests_max: int = REQUESTS_MAX,
         body_limits: BodyLimits | None = None,
         upload_limits: UploadLimits | None = None,
+        sent_bytes_per_s_max: int | None = None,
     ) -> None:
         self._store = store
         self._host = host
@@ -102,6 +105,7 @@ class ArtifactServer:
         self._enrol_port = enrol_port
         self._requests_max = requests_max
         self._body_limits = body_limits or BodyLimits()
+        self._uplink = TokenBucket(sent_bytes_per_s_max) if sent_bytes_per_s_max else None
         self._requests = 0
         self._uploads = Uploads(store, upload_limits or UploadLimits())
         self._desk = NewsDesk(store)
@@ -266,6 +270,7 @@ class ArtifactServer:
                 stop,
                 self._body_limits,
                 lambda: guard is None or guard.may_go_on(request),
+                self._uplink,
             )
         return response
 

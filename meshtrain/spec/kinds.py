@@ -25,6 +25,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,31}\Z")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]i?)?B?\s*\Z")
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h|d)?\s*\Z")
+_BASE_REFERENCE = re.compile(r"[0-9a-f]{4,32}(?:(?:…|\.\.\.?)[0-9a-f]{1,28})?\Z")
 _DEVICE = re.compile(r"(?:cuda:)?([0-9]+(?:,[0-9]+)*)\Z")
 
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -137,6 +138,19 @@ def matching(words: str, pattern: re.Pattern[str], rule: str) -> Kind:
 
     schema = {"type": "string", "pattern": "^" + pattern.pattern.replace(r"\Z", "$")}
     return Kind(words, check, schema)
+
+
+def size_or_none(of: str, size_min: int) -> Kind:
+    """A size of at least `size_min`, or 0 for none at all."""
+
+    def check(value: Any) -> int:
+        size = _check_size(value)
+        if 0 < size < size_min:
+            raise ValueError(f"{shown(value)} is too little: at least {size_min:,} {of}, or 0")
+        return size
+
+    told = f'size in {of}, {size_min:,} or more, or 0: "12GB", "512MiB" or bytes'
+    return Kind(told, check, {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]})
 
 
 def _check_size(value: Any) -> int:
@@ -254,6 +268,11 @@ DURATION = Kind(
 )
 RELATIVE_PATH = Kind("path below the folder", _check_relative_path, {"type": "string"})
 ABSOLUTE_PATH = Kind("absolute path", _check_absolute_path, {"type": "string", "pattern": "^/"})
+BASE_REFERENCE = matching(
+    "recipe hash or artifact id, or its beginning",
+    _BASE_REFERENCE,
+    "a recipe hash or an artifact id: at least its first 4 digits, as `meshtrain bases` shows them",
+)
 DEVICE = Kind(
     'GPU index, "0,1", "cuda:0" or "cpu"',
     _check_device,

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meshtrain.errors import SettingsError
 from meshtrain.spec import kinds
+from meshtrain.spec.archive_url import ARCHIVE_URL, ARCHIVE_WHAT, ArchiveWhat
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.matrix import CELLS_MAX_DEFAULT
 from meshtrain.spec.problems import JobFileError, Places, hint, shown
@@ -132,6 +133,7 @@ SECONDS = kinds.number("seconds", 0, 86400 * 365, above=True)
 SECONDS_OR_NONE_AT_ALL = kinds.number("seconds, 0 for none", 0, 86400 * 365)
 SLOTS = kinds.whole("whole number, 0 or more", 0, 65536)
 BATCH = kinds.whole("whole number, 1 or more", 1, 1_000_000)
+UPLOAD_LIMIT = kinds.size_or_none("bytes a second", 1_000_000)
 SPOOL = kinds.whole("number of bytes, 16,000,000 or more", 16_000_000, 2**60)
 GPUS = Kind('"auto" or a list of indexes', _check_gpus, {})
 LABELS = Kind("name = text", _check_labels, {"type": "object"})
@@ -197,11 +199,23 @@ class MasterSettings(Settings):
     cells_max: Annotated[int, BATCH] = Field(
         CELLS_MAX_DEFAULT, description="Cells of the largest matrix that is accepted."
     )
+    upload_limit: Annotated[int, UPLOAD_LIMIT] = Field(
+        0, description="Bytes a second that artifacts are sent at, in all; 0 is no limit."
+    )
     code_size_max_bytes: Annotated[int, kinds.SIZE] = Field(
         200_000_000, description="Bytes of the largest snapshot of code."
     )
     results: Annotated[Path | None, PATH] = Field(
         None, description="Folder of merged results; not given: HOME/results."
+    )
+    archive: Annotated[str | None, ARCHIVE_URL] = Field(
+        None, description="Folder or URL that results and bases are copied to; not given: none."
+    )
+    archive_what: Annotated[str, ARCHIVE_WHAT] = Field(
+        ArchiveWhat.BOTH.value, description="What is copied there: results, bases or both."
+    )
+    archive_at_once: Annotated[int, kinds.whole("whole number, 1 to 64", 1, 64)] = Field(
+        4, description="Results and bases that are copied there at once."
     )
     commit_batch_max: Annotated[int, BATCH] = Field(
         1000, description="Events that one commit of the store may hold."
@@ -257,6 +271,9 @@ class WorkerSettings(Settings):
     )
     chunks_at_once: Annotated[int, kinds.whole("whole number, 1 to 256", 1, 256)] = Field(
         8, description="Chunks of an artifact that are fetched at once."
+    )
+    upload_limit: Annotated[int, UPLOAD_LIMIT] = Field(
+        0, description="Bytes a second that artifacts are sent at, in all; 0 is no limit."
     )
     log_spool_bytes: Annotated[int, SPOOL] = Field(
         2_000_000_000,

@@ -24,6 +24,7 @@ from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.artifacts.uploads import UploadLimits, Uploads
 from meshtrain.core import manifest as manifests
 from meshtrain.core.manifest import Manifest, artifact_id, canonical_bytes
+from meshtrain.core.token_bucket import TokenBucket
 from meshtrain.errors import ArtifactError
 
 CHUNK = 16
@@ -385,3 +386,30 @@ async def test_without_leave_nothing_is_uploaded(tmp_path: Path, tree: Path) -> 
 
 def _fields(file: manifests.FileEntry) -> tuple[Any, ...]:
     return (file.path, file.size_bytes, file.executable, file.digest, file.chunks)
+
+
+async def test_what_is_sent_counts_against_the_limit_of_the_node(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def count(_: TokenBucket, size_bytes: int, now_s: float) -> float:
+        counted.append(size_bytes)
+        return 0.001
+
+    monkeypatch.setattr(TokenBucket, "delay_s", count)
+    (tree / "large").write_bytes(bytes(300_000))
+    store = ArtifactStore(tmp_path / "limited")
+    manifest = store.add_tree(tree)
+    index = [file.path for file in manifest.files].index("large")
+    server = ArtifactServer(store, "127.0.0.1", sent_bytes_per_s_max=1_000_000)
+    url = await server.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            place = f"{url}/v1/artifacts/{artifact_id(manifest)}/files/{index}"
+            async with session.get(place) as answer:
+                assert await answer.read() == bytes(300_000)
+    finally:
+        await server.stop()
+    assert sum(counted) == 300_000
+    assert max(counted) <= 128 << 10

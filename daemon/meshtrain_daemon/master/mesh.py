@@ -93,6 +93,7 @@ class Master:
             security=http_security,
             enrolment=membership.enrolment if membership is not None else None,
             enrol_port=settings.enrol_port,
+            sent_bytes_per_s_max=settings.upload_limit,
         )
         fetcher = Fetcher(self.artifacts, security=http_security)
         writer = Writer(self.store)

@@ -92,7 +92,11 @@ class WorkerNode:
             take_over, self._attempts, place.name, self._artifacts, self._say
         )
         server = ArtifactServer(
-            self._artifacts, place.http_host, settings.http_port, security=place.http
+            self._artifacts,
+            place.http_host,
+            settings.http_port,
+            security=place.http,
+            sent_bytes_per_s_max=settings.upload_limit,
         )
         fetcher = Fetcher(
             self._artifacts, connections_per_peer=settings.chunks_at_once, security=place.http
