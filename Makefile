@@ -9,7 +9,7 @@ RUNS ?= 100000
 FOR ?= 120
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format boot-test sim sim-for fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch clean
+.PHONY: help demo test check format boot-test sim sim-for fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch bench-fanout clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,11 @@ bench-peers: $(READY) ## install the systems that we measure ourselves against
 
 bench-dispatch: bench-peers ## durable jobs per second, ours and theirs, in one run
 	@$(BIN)/python benchmarks/dispatch.py
+
+# A peer that can't be had leaves its row out, and nothing else.
+bench-fanout: $(READY) ## how fast a file reaches N hosts behind limited links (needs root)
+	-@$(BIN)/python benchmarks/setup_peers.py
+	@$(BIN)/python benchmarks/fanout.py --tls --faults --stream
 
 clean: ## remove the environment and what the demo left
 	@rm -rf $(VENV) .peers demo-output

@@ -87,17 +87,20 @@ class Streams:
         }
 
 
-def measure(data: Data, scratch: Path, runs: int, say: Callable[[str], None]) -> Streams:
-    """Plain and ours in turn, `runs` times, after one of each to warm up.
+def measure(
+    data: Data, scratch: Path, runs: int, say: Callable[[str], None], warm_ups: int = 1
+) -> Streams:
+    """Plain and ours in turn.
 
     Args:
         data: the file that is sent.
         scratch: a folder on the disk.
         runs: how often.
         say: tells how it goes.
+        warm_ups: how many runs come before and aren't counted.
     """
     streams = Streams(data.size_bytes)
-    for number in range(runs + 1):
+    for number in range(-warm_ups, runs):
         for title, parts in (("plain", _plain), ("ours", _ours)):
             folder = Path(tempfile.mkdtemp(prefix="stream-", dir=scratch))
             try:
@@ -111,9 +114,9 @@ def measure(data: Data, scratch: Path, runs: int, say: Callable[[str], None]) ->
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             took_s = done["done_s"] - begun_s
-            warm_up = "" if number else "   (to warm up)"
+            warm_up = "" if number >= 0 else "   (to warm up)"
             say(f"  stream   {title:<6} {data.size_bytes / MIB / took_s:6.0f} MiB/s{warm_up}")
-            if not number:
+            if number < 0:
                 continue
             if parts is _plain:
                 streams.plain_fsync_s.append(took_s)
