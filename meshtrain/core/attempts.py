@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshtrain.core import checkpoints, gpu_health
+from meshtrain.core import checkpoints, gpu_health, shares
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.job import (
@@ -22,6 +22,7 @@ from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import why_never
 from meshtrain.core.retry import RULES, decide
 from meshtrain.core.state import MeshState
+from meshtrain.core.work_inputs import datasets_of
 from meshtrain.ids import short
 from meshtrain.spec.jobs import CommandWork
 
@@ -76,6 +77,11 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
                 resume=_need(state, resume, node.node_id),
                 checkpoint_every_s=job.spec.limits.checkpoint_every_s,
                 user=job.spec.limits.user,
+                inputs=tuple(
+                    need
+                    for artifact_id, _ in datasets_of(work)
+                    if (need := _need(state, artifact_id, node.node_id)) is not None
+                ),
             ),
         )
         node.assign_seqs[attempt.attempt_id] = node.seq
@@ -223,6 +229,10 @@ def requeue(state: MeshState, job: Job, failure: Failure) -> None:
         )
         finish(state, job, JobState.FAILED, failure=failure)
         return
+    nowhere = shares.nobody_has(state, job, failure)
+    if nowhere is not None:
+        finish(state, job, JobState.FAILED, failure=nowhere)
+        return
     if not decision.rerun:
         if not RULES[failure.failure_class].blames_job and job.losses:
             failure = msgspec.structs.replace(
@@ -254,6 +264,8 @@ def _learn(state: MeshState, job: Job, failure: Failure) -> Job:
     if failure.failure_class is FailureClass.BAD_GPU:
         for placement in attempt.placements:
             gpu_health.on_fault(state, placement.node_id, placement.gpus)
+    elif failure.failure_class is FailureClass.INPUT:
+        shares.note_lack(state, job, failure)
     elif failure.failure_class is FailureClass.DISK:
         for placement in attempt.placements:
             node = state.nodes.get(placement.node_id)

@@ -8,7 +8,7 @@ dropped when the next is held, not when there is a next.
 
 from __future__ import annotations
 
-from meshtrain.core import collecting
+from meshtrain.core import collecting, publishing
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.job import Job, JobState
@@ -171,7 +171,7 @@ def _drop(state: MeshState, artifact_id: str) -> None:
 
 
 def _is_used(state: MeshState, artifact_id: str) -> bool:
-    if artifact_id in state.collecting:
+    if artifact_id in state.collecting or publishing.is_named(state, artifact_id):
         return True
     if any(base.artifact_id == artifact_id for base in state.bases.values()):
         return True

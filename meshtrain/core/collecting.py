@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from meshtrain.core import effects as fx
+from meshtrain.core import publishing
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.state import MeshState
 
 
 def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
-    """Whether a result, a base or a checkpoint waits for the master to hold the artifact."""
-    if artifact_id in state.collecting:
+    """Whether the master is to hold the artifact: a result, a base, a checkpoint, a data set."""
+    if artifact_id in state.collecting or publishing.is_named(state, artifact_id):
         return True
     job_id = state.checkpoint_jobs.get(artifact_id)
     if job_id is not None and state.flights.get(job_id) == artifact_id:

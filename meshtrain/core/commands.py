@@ -41,6 +41,14 @@ class AssignAttempt(msgspec.Struct, frozen=True, tag="assign"):
     checkpoint_every_s: float | None = None
     user: str | None = None
     """The account that the job runs as; None is the daemon's own."""
+    inputs: tuple[ArtifactNeed, ...] = ()
+    """The data sets that the work reads, each once."""
+
+    @property
+    def needs(self) -> tuple[ArtifactNeed, ...]:
+        """All that must be on the node, and stay there, while the attempt is."""
+        parts = (self.base, self.code, self.resume, *self.inputs)
+        return tuple(need for need in parts if need is not None)
 
 
 class PreemptAttempt(msgspec.Struct, frozen=True, tag="preempt"):

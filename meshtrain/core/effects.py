@@ -10,6 +10,7 @@ import msgspec
 from meshtrain.core.changes import Change
 from meshtrain.core.commands import ArtifactSource, Command
 from meshtrain.core.job import Attempt, Base, Job, Sweep
+from meshtrain.core.named_input import NamedInput
 
 # --- kept -----------------------------------------------------------------------
 
@@ -58,6 +59,12 @@ class SaveGpuFaults(msgspec.Struct, frozen=True):
     out_of_use: bool
 
 
+class AddInput(msgspec.Struct, frozen=True):
+    """A data set has a name, or a new version; it never changes."""
+
+    named: NamedInput
+
+
 Save = (
     AddSweep
     | UpdateSweep
@@ -68,6 +75,7 @@ Save = (
     | SaveBase
     | SaveDrained
     | SaveGpuFaults
+    | AddInput
 )
 
 # --- sent ----------------------------------------------------------------------

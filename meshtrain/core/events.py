@@ -182,6 +182,17 @@ class CollectFailed(msgspec.Struct, frozen=True):
     """Whether it is the master's own disk that is full: then no holder is to blame."""
 
 
+class InputPublished(msgspec.Struct, frozen=True):
+    """A person gives a name to an artifact that the master holds."""
+
+    request_id: str
+    name: str
+    artifact_id: str
+    size_bytes: int
+    files_count: int
+    published_by: str = ""
+
+
 Event = (
     Tick
     | PlaceJobs
@@ -200,4 +211,5 @@ Event = (
     | AttemptEnded
     | ArtifactHeld
     | CollectFailed
+    | InputPublished
 )

@@ -100,8 +100,8 @@ class HeldAttempts:
         if hand_back:
             self._end(held, io.Report(assignment.attempt_id, assignment.epoch, handed_back=True))
             return
-        for need in (assignment.base, assignment.code, assignment.resume):
-            if need is None or need.artifact_id in self.holds:
+        for need in assignment.needs:
+            if need.artifact_id in self.holds:
                 continue
             held.missing.add(need.artifact_id)
             if need.artifact_id in self.fetching:
@@ -307,12 +307,10 @@ class HeldAttempts:
         if artifact_id not in self.holds:
             return
         for held in self.by_id.values():
-            assignment = held.assignment
             if artifact_id in held.checkpoints:
                 return
-            for need in (assignment.base, assignment.code, assignment.resume):
-                if need is not None and need.artifact_id == artifact_id:
-                    return
+            if any(need.artifact_id == artifact_id for need in held.assignment.needs):
+                return
         self.holds.discard(artifact_id)
         self._do(io.SendHolds(self.session, (), removed=(artifact_id,)))
         self._do(io.RemoveArtifact(artifact_id))

@@ -71,6 +71,8 @@ class FailureClass(StrEnum):
     DISK = "disk full"
     NETWORK = "network"
     BASE_FAILED = "base failed"
+    INPUT = "input"
+    """The node doesn't have what a path on a share held when the sweep was submitted."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -28,6 +28,10 @@ class Shape(msgspec.Struct, frozen=True):
     needs: Resources
     recipe_hash: str | None
     """The base that must be there first."""
+    datasets: tuple[tuple[str, int], ...] = ()
+    """The artifacts that it reads, with their sizes in bytes."""
+    shares: tuple[str, ...] = ()
+    """The shares that its node must have."""
 
 
 class WaitingQueue:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshtrain.core import bases
+from meshtrain.core import bases, shares
 from meshtrain.core import effects as fx
 from meshtrain.core.events import (
     CancelRequested,
@@ -216,6 +216,7 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
         if job.state not in (JobState.FAILED, JobState.CANCELLED):
             continue
         done.append(job_id)
+        shares.forget(state, job)
         recipe_hash = state.base_of_job.get(job_id)
         if recipe_hash is not None:
             bases.revive(state, state.bases[recipe_hash])

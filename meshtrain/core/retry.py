@@ -38,6 +38,8 @@ RULES: Mapping[FailureClass, Rule] = MappingProxyType(
         FailureClass.PREEMPTED: Rule(reruns=True, blames_job=False, counts=False),
         FailureClass.DISK: Rule(reruns=True, blames_job=False, delayed=True),
         FailureClass.NETWORK: Rule(reruns=True, blames_job=False, delayed=True),
+        # Another node may have it; core/shares.py ends it where none has.
+        FailureClass.INPUT: Rule(reruns=True, blames_job=False, counts=False),
         FailureClass.BASE_FAILED: Rule(reruns=False, blames_job=False),
     }
 )

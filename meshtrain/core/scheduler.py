@@ -12,7 +12,7 @@ with the same clock readings always have the same effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -24,11 +24,13 @@ from meshtrain.core import (
     checkpoints,
     collecting,
     gpu_health,
+    publishing,
     reports,
     requests,
     reserve,
     roster,
     rows,
+    shares,
 )
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
@@ -55,6 +57,7 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.AttemptEnded: reports.on_ended,
         ev.ArtifactHeld: reports.on_held,
         ev.CollectFailed: reports.on_collect_failed,
+        ev.InputPublished: publishing.on_published,
     }
 )
 
@@ -76,6 +79,9 @@ class Scheduler:
         state.drained = set(loaded.drained)
         for faults in loaded.gpu_faults:
             state.gpu_faults.setdefault(faults.node_id, {})[faults.gpu] = faults
+        for named in loaded.named_inputs:
+            state.named_inputs[named.name] = (*state.named_inputs.get(named.name, ()), named)
+            state.collect_again_s[named.artifact_id] = now_s + config.collect_retry_s
         for sweep in loaded.sweeps:
             state.sweeps[sweep.sweep_id] = sweep
             state.sweep_open.setdefault(sweep.sweep_id, 0)
@@ -135,6 +141,7 @@ class Scheduler:
         state = self.state
         roster.check_silent(state)
         roster.check_deadlines(state)
+        shares.clear(state)
         bases.settle(state)
         bases.check_lost(state)
         if state.delayed:
@@ -173,7 +180,10 @@ class Scheduler:
             job = state.jobs[job_id]
             missing = self._missing_bytes(shape)
             short = job.sweep_id in state.short_sweeps
-            placement = choose(free.values(), shape.needs, missing, ahead=short)
+            there: Iterable[Node] = free.values()
+            if shape.shares:
+                there = [n for n in there if shares.has_all(state, n, shape.shares)]
+            placement = choose(there, shape.needs, missing, ahead=short)
             if placement is None:
                 if reserve.is_wide(shape.needs):
                     node_id = reserve.node_for(state, job, shape.needs, kept)
@@ -191,15 +201,21 @@ class Scheduler:
         return shape.recipe_hash is None or self.state.is_ready(shape.recipe_hash)
 
     def _missing_bytes(self, shape: Shape) -> Callable[[Node], int]:
-        if shape.recipe_hash is None:
+        wanted = list(shape.datasets)
+        if shape.recipe_hash is not None:
+            base = self.state.bases[shape.recipe_hash]
+            if base.artifact_id is not None:
+                wanted.append((base.artifact_id, base.size_bytes))
+        if not wanted:
             return lambda node: 0
-        base = self.state.bases[shape.recipe_hash]
-        artifact_id, size_bytes = base.artifact_id, base.size_bytes
 
         def missing(node: Node) -> int:
-            if artifact_id in node.holds:
-                return 0
-            # Half a way: it is coming already.
-            return size_bytes // 2 if artifact_id in node.fetching else max(1, size_bytes)
+            total = 0
+            for artifact_id, size_bytes in wanted:
+                if artifact_id not in node.holds:
+                    # Half a way: it is coming already.
+                    is_coming = artifact_id in node.fetching
+                    total += size_bytes // 2 if is_coming else max(1, size_bytes)
+            return total
 
         return missing

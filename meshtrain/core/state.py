@@ -27,10 +27,12 @@ from meshtrain.core.job import (
     JobState,
     Sweep,
 )
+from meshtrain.core.named_input import NamedInput, Versions
 from meshtrain.core.node import MASTER_NODE_ID, GpuFaults, Node
 from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.session import split_session
+from meshtrain.core.work_inputs import read_by
 from meshtrain.spec.jobs import Resources
 
 LIVES_MAX = 64
@@ -74,6 +76,7 @@ class Loaded(msgspec.Struct, frozen=True):
     bases: tuple[Base, ...] = ()
     drained: tuple[str, ...] = ()
     gpu_faults: tuple[GpuFaults, ...] = ()
+    named_inputs: tuple[NamedInput, ...] = ()
 
 
 class MeshState:
@@ -109,6 +112,10 @@ class MeshState:
         self.paused_until_s: dict[str, float] = {}
         #: node id → GPU → its faults
         self.gpu_faults: dict[str, dict[int, GpuFaults]] = {}
+        #: name → the versions of that data set
+        self.named_inputs: dict[str, Versions] = {}
+        #: share → node id → until when it is taken to lack it (lease clock), and how it says so
+        self.lacking_shares: dict[str, dict[str, tuple[float, str]]] = {}
         #: artifact id of a checkpoint → the job that can go on from it
         self.checkpoint_jobs: dict[str, str] = {}
         #: job id → its checkpoints that are known, the newest last; and the one being fetched
@@ -228,7 +235,7 @@ class MeshState:
                 job = self.change_job(job, priority=priority)
         self.queue.push(
             job.job_id,
-            Shape(self.needs(job), job.spec.recipe_hash),
+            Shape(self.needs(job), job.spec.recipe_hash, *read_by(job.spec.work)),
             priority=priority,
             order=job.order,
             is_base=job.kind is JobKind.BASE,

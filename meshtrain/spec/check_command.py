@@ -10,8 +10,8 @@ from meshtrain.spec import kinds
 from meshtrain.spec.check_training import check_over
 from meshtrain.spec.forms import CommandSweep
 from meshtrain.spec.matrix import Matrix
-from meshtrain.spec.placeholders import NODE_PLACEHOLDERS, template_problems
-from meshtrain.spec.problems import Path
+from meshtrain.spec.placeholders import INPUTS, NODE_PLACEHOLDERS, template_problems
+from meshtrain.spec.problems import Path, hint, shown
 from meshtrain.spec.validate import Findings
 
 BASE_PARAMS = "base.params."
@@ -55,7 +55,7 @@ class _Check:
         check_over(sweep.results, self._matrix, self._tree, findings)
 
     def _refuse_idle_keys(self) -> None:
-        for key in ("params", "env"):
+        for key in ("params", "env", "prepare"):
             if self._tree.get(key):
                 self._findings.at_key("has no effect without command", (key,))
 
@@ -78,18 +78,42 @@ class _Check:
             *(axis[len(BASE_PARAMS) :] for axis in self._axes if axis.startswith(BASE_PARAMS)),
         ]
         self._check_params(base.params, ("base", "params"))
-        known = [*params, *self._axes, "output", *self._code()]
+        for index, name in enumerate(base.inputs):
+            if name not in self._sweep.inputs:
+                close = hint(name, self._sweep.inputs)
+                path: Path = ("base", "inputs")
+                if isinstance(self._tree["base"].get("inputs"), list):
+                    path = (*path, index)
+                self._findings.at_value(
+                    f"no input is called {shown(name)}{close or '; name it under inputs: first'}",
+                    path,
+                )
+        there = [*params, *self._axes, *self._code(), *(INPUTS + name for name in base.inputs)]
+        known = [*there, "output", *self._prepared(base.prepare)]
         self._check_template(base.command, known, ("base", "command"))
+        self._check_prepare(base.prepare, there, ("base", "prepare"))
         for name, value in base.env.items():
             self._check_template(value, known, ("base", "env", name))
 
     def _check_job(self) -> None:
         base = ["base"] if self._sweep.base is not None else []
-        known = [*self._sweep.params, *self._axes, "output", *base, *self._code()]
+        inputs = [INPUTS + name for name in self._sweep.inputs]
+        there = [*self._sweep.params, *self._axes, *self._code(), *inputs]
+        known = [*there, "output", *base, *self._prepared(self._sweep.prepare)]
         self._check_params(self._sweep.params, ("params",))
+        self._check_prepare(self._sweep.prepare, there, ("prepare",))
+        for name, reference in self._sweep.inputs.items():
+            self._check_template(reference, self._axes, ("inputs", name))
         self._check_template(self._sweep.command, known, ("command",))
         for name, value in self._sweep.env.items():
             self._check_template(value, known, ("env", name))
+
+    def _check_prepare(self, lines: str | None, there: list[str], path: Path) -> None:
+        if lines is not None:
+            self._check_template(lines, [*there, "prepared"], path)
+
+    def _prepared(self, lines: str | None) -> list[str]:
+        return ["prepared"] if lines is not None else []
 
     def _code(self) -> list[str]:
         return ["code"] if self._sweep.code is not None else []

@@ -17,6 +17,7 @@ from meshtrain.spec.expand_command import CommandExpansion
 from meshtrain.spec.expand_training import TrainingExpansion, expand_flat
 from meshtrain.spec.expansion import CodeDigests, Digests, Expansion, code_of, data_folder_of
 from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
+from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
@@ -36,15 +37,18 @@ class Needed(msgspec.Struct, frozen=True):
     """The folder of `.npz` files; None where the data is built in."""
     participants: tuple[str, ...] = ()
     """Whose file in `data_folder` is needed."""
+    inputs: tuple[str, ...] = ()
+    """Data sets and paths on shares that jobs read: `pascal5i`, `pascal5i@2`, `/mnt/coco`."""
 
 
 def needed(job_file: JobFile) -> Needed:
-    """What `expand` needs to be told about code and data."""
+    """What `expand` needs to be told about code, data and inputs."""
     form = job_file.form
     code = code_of(job_file)
     folder = data_folder_of(form)
     if folder is None or not isinstance(form, TrainingSweep):
-        return Needed(code=(code,) if code else ())
+        inputs = references(form.inputs, job_file.matrix) if isinstance(form, CommandSweep) else ()
+        return Needed(code=(code,) if code else (), inputs=inputs)
     names = set(form.base.participants or ()) if form.base else set()
     if form.target is not None and form.target.participant is not None:
         names.add(form.target.participant)
@@ -121,6 +125,8 @@ def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_on
         "again": again,
         "bases_only": bases_only,
     }
+    if wanted.inputs:
+        content["inputs"] = {name: digests.inputs[name].digest for name in wanted.inputs}
     if not isinstance(job_file.form, CommandSweep):
         content["trainer_version"] = TRAINER_VERSION
     return digest(canonical(content))

@@ -8,7 +8,8 @@ from typing import Any
 from meshtrain.spec.check_command import BASE_PARAMS
 from meshtrain.spec.expansion import Digests, Expansion, JobDraft, limits_of, resources_of
 from meshtrain.spec.forms import CommandBase, CommandSweep
-from meshtrain.spec.jobs import BaseSpec, CommandWork
+from meshtrain.spec.inputs import filled_reference, input_digests
+from meshtrain.spec.jobs import BaseSpec, CommandWork, InputData
 from meshtrain.spec.matrix import (
     Matrix,
     Scalar,
@@ -37,6 +38,9 @@ class CommandExpansion:
         self._code = snapshot.artifact_id if snapshot is not None else None
         self._files = dict(snapshot.files) if snapshot is not None else {}
         self._bases: dict[tuple[Any, ...], BaseSpec] = {}
+        self._found = digests.inputs
+        #: those of cells that come to the same share one dict
+        self._inputs: dict[tuple[str, ...], dict[str, InputData]] = {}
         self._expansion = Expansion(resources_of(sweep.resources), limits_of(sweep))
 
     def expand(self) -> Expansion:
@@ -47,7 +51,12 @@ class CommandExpansion:
             return self._expansion
         result_file = self._sweep.results.file if self._sweep.results is not None else None
         for cell in cells(self._matrix, cells_max=cells_count_max(self._matrix)):
-            start = self._base(base, cell.values, code_digests) if base is not None else None
+            inputs = self._inputs_of(cell.values)
+            if self._findings:
+                return self._expansion
+            start = (
+                self._base(base, cell.values, code_digests, inputs) if base is not None else None
+            )
             if start is not None:
                 self._expansion.bases.setdefault(start.recipe_hash, start)
             if self._sweep.command is None:
@@ -58,11 +67,28 @@ class CommandExpansion:
                 code=self._code,
                 env=_filled_env(self._sweep.env, values),
                 result_file=result_file,
+                inputs=inputs,
+                prepare=_filled_lines(self._sweep.prepare, values),
             )
             self._expansion.jobs.append(
                 JobDraft(cell.name, cell.values, work, start.recipe_hash if start else None)
             )
         return self._expansion
+
+    def _inputs_of(self, cell: Mapping[str, Scalar]) -> dict[str, InputData]:
+        """What each input is for one cell; what comes to no data set goes to the findings."""
+        filled: dict[str, str] = {}
+        for name, reference in self._sweep.inputs.items():
+            try:
+                filled[name] = filled_reference(reference, cell)
+            except ValueError as error:
+                self._findings.at_value(f"in a cell of the matrix: {error}", ("inputs", name))
+        if len(filled) < len(self._sweep.inputs):
+            return {}
+        key = tuple(filled.values())
+        if key not in self._inputs:
+            self._inputs[key] = {name: self._found[what] for name, what in filled.items()}
+        return self._inputs[key]
 
     def _base_code(self, base: CommandBase) -> dict[str, str]:
         """The digests that the recipe holds: of the files that `base.code` names."""
@@ -81,7 +107,11 @@ class CommandExpansion:
         return kept
 
     def _base(
-        self, base: CommandBase, cell: Mapping[str, Scalar], code_digests: dict[str, str]
+        self,
+        base: CommandBase,
+        cell: Mapping[str, Scalar],
+        code_digests: dict[str, str],
+        inputs: dict[str, InputData],
     ) -> BaseSpec:
         varied = {
             name[len(BASE_PARAMS) :]: value
@@ -92,25 +122,35 @@ class CommandExpansion:
         values = {**cell, **params}
         command = fill(base.command or "", values, for_shell=True)
         env = _filled_env(base.env, values)
-        key = (command, _typed(params), tuple(env.items()))
+        prepare = _filled_lines(base.prepare, values)
+        read = {name: inputs[name] for name in base.inputs}
+        sources = tuple(data.source for data in read.values())
+        key = (command, prepare, _typed(params), tuple(env.items()), sources)
         if key not in self._bases:
-            self._bases[key] = self._make_base(base, command, params, env, code_digests)
+            work = CommandWork(command, self._code, env, inputs=read, prepare=prepare)
+            self._bases[key] = self._make_base(base, work, params, code_digests)
         return self._bases[key]
 
     def _make_base(
         self,
         base: CommandBase,
-        command: str,
+        work: CommandWork,
         params: dict[str, Scalar],
-        env: dict[str, str],
         code_digests: dict[str, str],
     ) -> BaseSpec:
-        recipe = command_recipe(command, params, env, code_digests, {})
+        recipe = command_recipe(
+            work.command,
+            params,
+            work.env,
+            code_digests,
+            input_digests(work.inputs),
+            prepare=work.prepare,
+        )
         return BaseSpec(
             recipe_hash=recipe_hash(recipe),
             recipe=recipe,
-            label=command_label(command, params),
-            work=CommandWork(command=command, code=self._code, env=env),
+            label=command_label(work.command, params),
+            work=work,
             resources=resources_of(base.resources or self._sweep.resources),
             limits=limits_of(self._sweep, base),
         )
@@ -118,6 +158,10 @@ class CommandExpansion:
 
 def _filled_params(params: Mapping[str, Any], cell: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {name: fill_value(value, cell) for name, value in params.items()}
+
+
+def _filled_lines(lines: str | None, values: Mapping[str, Scalar]) -> str | None:
+    return None if lines is None else fill(lines, values, for_shell=True)
 
 
 def _filled_env(env: Mapping[str, Any], values: Mapping[str, Scalar]) -> dict[str, str]:

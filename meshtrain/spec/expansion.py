@@ -15,7 +15,7 @@ from meshtrain.spec.forms import (
     TrainingSweep,
 )
 from meshtrain.spec.jobfile import JobFile
-from meshtrain.spec.jobs import BaseSpec, CodeDigests, Limits, Resources, Work
+from meshtrain.spec.jobs import BaseSpec, CodeDigests, InputData, Limits, Resources, Work
 
 __all__ = [
     "CodeDigests",
@@ -30,12 +30,14 @@ __all__ = [
 
 
 class Digests(msgspec.Struct, frozen=True):
-    """What a caller found out about code and data."""
+    """What a caller found out about code, data and inputs."""
 
     code: dict[str, CodeDigests] = {}
     """Folder as the job file writes it → its snapshot."""
     data: dict[str, str] = {}
     """Participant → digest; only where the data lies in a folder."""
+    inputs: dict[str, InputData] = {}
+    """Reference, as `needed` names it → what it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshtrain.spec import kinds, training_keys
+from meshtrain.spec.inputs import INPUTS, LINES
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.problems import shown
 
@@ -188,6 +189,13 @@ class CommandBase(BaseRunKeys):
         default_factory=dict, description="Named values for {placeholders} of the base's command."
     )
     env: Params = Field(default_factory=dict, description="Environment of the base's command.")
+    inputs: Annotated[tuple[str, ...], kinds.NAMES] = Field(
+        (), description="Which of the sweep's inputs the base reads; their digests are hashed."
+    )
+    prepare: Annotated[str | None, LINES] = Field(
+        None,
+        description="Shell lines that fill {prepared} for the base's command, once a node. Hashed.",
+    )
 
 
 class ResultsSection(Section):
@@ -256,7 +264,9 @@ class CommandSweep(SweepKeys):
     """Any program: a command, once per cell of the matrix."""
 
     command: Text = Field(
-        None, description="Shell line; {axis} is filled in, so are {output}, {base} and {code}."
+        None,
+        description="Shell line; {axis} is filled in, so are {output}, {base}, {code}, "
+        "{prepared} and {inputs.NAME}.",
     )
     code: Annotated[str | None, kinds.FILLED_TEXT] = Field(
         None, description="Folder whose snapshot travels with the jobs."
@@ -266,6 +276,16 @@ class CommandSweep(SweepKeys):
         default_factory=dict, description="Named values for {placeholders} of the command."
     )
     env: Params = Field(default_factory=dict, description="Environment of the command.")
+    inputs: Annotated[dict[str, str], INPUTS] = Field(
+        default_factory=dict,
+        description="Data that jobs read, each a folder: {inputs.NAME}. Names are of "
+        "`meshtrain publish`; a path on a share is used in place.",
+    )
+    prepare: Annotated[str | None, LINES] = Field(
+        None,
+        description="Shell lines that fill {prepared} from code and inputs, once a node; kept "
+        "there for all jobs of the same lines, code and inputs.",
+    )
 
 
 class FlatJob(Section):

@@ -86,7 +86,16 @@ def _training(tree: dict[str, Any], matrix: Matrix, findings: Findings) -> Train
     if not tree:
         findings.at_value("the file has no keys; a sweep needs base or command", ())
         return None
-    _refuse_other_form(tree, "code", "params", "env", findings=findings, belongs="a command")
+    _refuse_other_form(
+        tree,
+        "code",
+        "params",
+        "env",
+        "inputs",
+        "prepare",
+        findings=findings,
+        belongs="a command",
+    )
     sweep = validated(TrainingSweep, tree, findings)
     if sweep is not None:
         check_training(sweep, matrix, tree, findings)

@@ -42,12 +42,25 @@ class TrainingWork(msgspec.Struct, frozen=True, tag="training"):
     config: dict[str, Any]
 
 
+class InputData(msgspec.Struct, frozen=True):
+    """Data that a job reads: a published data set, or a path on a mounted share."""
+
+    source: str
+    """`pascal5i@2`, or the absolute path."""
+    digest: str
+    """The id of the artifact; of a share, the digest of what was listed there."""
+    on_share: bool = False
+    """Whether it is used in place, and doesn't travel."""
+    size_bytes: int = 0
+    files_count: int = 0
+
+
 class CommandWork(msgspec.Struct, frozen=True, tag="command"):
     """One run of a person's own program.
 
     `command` is a shell line whose matrix placeholders are filled; `{output}`,
-    `{base}` and `{code}` are filled on the node. `code` is the artifact that
-    holds the snapshot the command runs in, or None.
+    `{base}`, `{code}`, `{prepared}` and `{inputs.NAME}` are filled on the node.
+    `code` is the artifact that holds the snapshot the command runs in, or None.
     """
 
     command: str
@@ -55,6 +68,10 @@ class CommandWork(msgspec.Struct, frozen=True, tag="command"):
     env: dict[str, str] = {}
     result_file: str | None = None
     """A file below `{output}` that holds the metrics, instead of `metrics.json`."""
+    inputs: dict[str, InputData] = {}
+    """Name in the job file → what it was when the sweep was submitted."""
+    prepare: str | None = None
+    """A shell line that fills `{prepared}`, once for a node, its text, the code and the inputs."""
 
 
 Work = TrainingWork | CommandWork

@@ -162,12 +162,16 @@ def command_recipe(
     env: Mapping[str, str],
     code_digests: Mapping[str, str],
     inputs: Mapping[str, str],
+    *,
+    prepare: str | None = None,
 ) -> dict[str, Any]:
     """The recipe of a base that a command makes.
 
     `code_digests` maps paths inside the snapshot to digests, `inputs` names of
-    inputs to digests; no path of a machine is in a recipe.
+    inputs to digests; no path of a machine is in a recipe. `prepare` is part of
+    it where there is one.
     """
+    prepared = {} if prepare is None else {"prepare": prepare}
     return {
         "version": RECIPE_VERSION,
         "kind": "command",
@@ -176,6 +180,7 @@ def command_recipe(
         "env": dict(env),
         "code": dict(code_digests),
         "inputs": dict(inputs),
+        **prepared,
     }
 
 

@@ -67,10 +67,10 @@ class ReadableStore(Protocol):
         """All that a scheduler goes on from.
 
         Sweeps come in the order in which they were added, jobs by `order`, bases
-        in the order in which they were first saved. Each job has its live
-        attempt, else the one of its highest epoch; a job saved as WAITING whose
-        attempt is live is ASSIGNED, since giving it out is saved as the attempt
-        alone.
+        in the order in which they were first saved, named data sets as they were
+        added. Each job has its live attempt, else the one of its highest epoch; a
+        job saved as WAITING whose attempt is live is ASSIGNED, since giving it out
+        is saved as the attempt alone.
         """
         ...
 
@@ -116,6 +116,7 @@ class Store(ReadableStore, Protocol):
     - a job that has ended has an end, and one that failed has a failure;
       an attempt that is not live has an end;
     - a committed base, and a durable one, has an artifact;
+    - a version of a named data set is added once, and is other bytes than the others;
     - an archive keeps its mark, and what has gone to it stays so;
     - an attempt's id is `attempt_id_of` its job and epoch; an epoch is given
       once; a job's epochs rise; at most one attempt of a job is live.

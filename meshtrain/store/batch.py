@@ -7,6 +7,7 @@ from typing import TypeVar, assert_never
 
 from meshtrain.core.effects import (
     AddAttempt,
+    AddInput,
     AddJobs,
     AddSweep,
     Save,
@@ -18,6 +19,7 @@ from meshtrain.core.effects import (
     UpdateSweep,
 )
 from meshtrain.core.job import Attempt, Base, Job, Sweep, attempt_id_of
+from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
 from meshtrain.spec.jobs import JobSpec
 from meshtrain.store.base import ArchiveEntry, job_and_epoch_of
@@ -42,6 +44,7 @@ class Batch:
         "drained",
         "gpu_faults",
         "incarnation_bumps",
+        "inputs",
         "jobs",
         "new_attempts",
         "new_jobs",
@@ -68,6 +71,8 @@ class Batch:
         #: (job id, epoch, stream) → size in bytes
         self.streams: dict[tuple[str, int, str], int] = {}
         self.incarnation_bumps = 0
+        #: (name, version) → the data set
+        self.inputs: dict[tuple[str, int], NamedInput] = {}
         #: target → mark
         self.archives: dict[str, str] = {}
         #: (target, place) → what goes there
@@ -86,6 +91,7 @@ class Batch:
             or self.drained
             or self.gpu_faults
             or self.incarnation_bumps
+            or self.inputs
             or self.archives
             or self.archived
         )
@@ -118,6 +124,10 @@ class Batch:
                     self.drained[node_id] = drained
                 case SaveGpuFaults(node_id=node_id, gpu=gpu, faults=faults, out_of_use=out):
                     self.gpu_faults[node_id, gpu] = GpuFaults(node_id, gpu, faults, out)
+                case AddInput(named=named):
+                    if (named.name, named.version) in self.inputs:
+                        raise rule_broken(f"the data set {named.reference} was added twice")
+                    self.inputs[named.name, named.version] = named
                 case _:
                     assert_never(effect)
 

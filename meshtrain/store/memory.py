@@ -9,6 +9,7 @@ import msgspec
 
 from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState, Base, Job, Sweep
+from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
@@ -49,6 +50,8 @@ class _Disk:
     #: (job id, epoch, stream) → size in bytes
     streams: dict[tuple[str, int, str], int] = field(default_factory=dict)
     gpu_faults: dict[tuple[str, int], GpuFaults] = field(default_factory=dict)
+    #: (name, version) → the data set
+    inputs: dict[tuple[str, int], NamedInput] = field(default_factory=dict)
     #: target → mark
     archives: dict[str, str] = field(default_factory=dict)
     #: (target, place) → what goes there
@@ -81,6 +84,7 @@ class MemoryStore:
             bases=tuple(_decode_base(blob) for blob in disk.bases.values()),
             drained=tuple(sorted(disk.drained)),
             gpu_faults=tuple(disk.gpu_faults[key] for key in sorted(disk.gpu_faults)),
+            named_inputs=tuple(disk.inputs.values()),
         )
 
     def attempts_of(self, job_id: str) -> tuple[Attempt, ...]:
@@ -183,6 +187,7 @@ class MemoryStore:
                 disk.gpu_faults.pop(key, None)
             else:
                 disk.gpu_faults[key] = known
+        disk.inputs.update(batch.inputs)
         disk.archives.update(batch.archives)
         disk.archived.update(batch.archived)
         disk.incarnation += batch.incarnation_bumps
@@ -250,6 +255,10 @@ class MemoryStore:
                 raise rule_broken(f"stream {stream} of job {job_id} has a size below 0")
         for known in batch.gpu_faults.values():
             rules.check_gpu_faults(known)
+        known_inputs = disk.inputs.copy()
+        for key, named in batch.inputs.items():
+            rules.check_input(named, known_inputs)
+            known_inputs[key] = named
         _demand_new(batch.archives.keys() & disk.archives.keys(), "archive")
         for (target, place), entry in batch.archived.items():
             _demand_there({target} - disk.archives.keys() - batch.archives.keys(), "archive")

@@ -21,6 +21,7 @@ from meshtrain.core.job import (
     Sweep,
     attempt_id_of,
 )
+from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
 from meshtrain.spec.jobs import BaseSpec, JobSpec, ResultsSpec
 from meshtrain.store.base import ArchiveEntry, ArchiveState, StreamSize, state_shown
@@ -375,6 +376,20 @@ DELETE_GPU_FAULTS = "DELETE FROM gpu_faults WHERE node_id = ? AND gpu = ?"
 SELECT_GPU_FAULTS = """
     SELECT node_id, gpu, faults, out_of_use FROM gpu_faults ORDER BY node_id, gpu
 """
+_INPUT_COLUMNS = (
+    "name",
+    "version",
+    "artifact_id",
+    "size_bytes",
+    "files_count",
+    "published_by",
+    "published_wall_s",
+)
+INSERT_INPUT = f"""
+    INSERT INTO named_inputs ({", ".join(_INPUT_COLUMNS)})
+    VALUES ({", ".join("?" * len(_INPUT_COLUMNS))})
+"""
+SELECT_INPUTS = f"SELECT {', '.join(_INPUT_COLUMNS)} FROM named_inputs ORDER BY row"
 MARK_ARCHIVE = "INSERT INTO archives (target, mark) VALUES (?, ?)"
 SELECT_ARCHIVE_MARK = "SELECT mark FROM archives WHERE target = ?"
 SAVE_ARCHIVED = """
@@ -402,6 +417,14 @@ def gpu_faults_of(row: Row) -> GpuFaults:
 def stream_of(row: Row) -> StreamSize:
     job_id, epoch, stream, size_bytes = row
     return StreamSize(attempt_id_of(job_id, epoch), job_id, stream, size_bytes)
+
+
+def input_values(named: NamedInput) -> Row:
+    return msgspec.structs.astuple(named)
+
+
+def input_of(row: Row) -> NamedInput:
+    return NamedInput(*row)
 
 
 def archived_values(target: str, entry: ArchiveEntry) -> Row:

@@ -6,7 +6,10 @@ the two together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState
+from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
 from meshtrain.store.base import ArchiveEntry, ArchiveState
 from meshtrain.store.failures import rule_broken
@@ -64,6 +67,16 @@ def check_gpu_faults(known: GpuFaults) -> None:
     """Raises StoreRuleError when what is known of a GPU breaks a rule."""
     if known.gpu < 0 or known.faults < 0:
         raise rule_broken(f"GPU {known.gpu} of {known.node_id} with {known.faults} faults")
+
+
+def check_input(new: NamedInput, known: Mapping[tuple[str, int], NamedInput]) -> None:
+    """Raises StoreRuleError when a version of a data set can't be added to those that are known."""
+    if new.version < 1 or new.size_bytes < 0 or new.files_count < 0:
+        raise rule_broken(f"the data set {new.reference} has a number below what it can be")
+    if (new.name, new.version) in known:
+        raise rule_broken(f"the data set {new.reference} is there already")
+    if any(o.name == new.name and o.artifact_id == new.artifact_id for o in known.values()):
+        raise rule_broken(f"the bytes of {new.reference} are another version already")
 
 
 def check_archived(old: ArchiveEntry | None, new: ArchiveEntry) -> None:

@@ -358,6 +358,8 @@ class SqliteStore:
             else:
                 values = [known.faults, int(known.out_of_use), node_id, gpu]
                 self._connection.execute(rows.SAVE_GPU_FAULTS, values)
+        if batch.inputs:
+            self._many(rows.INSERT_INPUT, [rows.input_values(one) for one in batch.inputs.values()])
         if batch.archives:
             self._many(rows.MARK_ARCHIVE, list(batch.archives.items()))
         if batch.archived:
@@ -440,6 +442,7 @@ def _load(connection: sqlite3.Connection) -> Loaded:
         gpu_faults=tuple(
             rows.gpu_faults_of(row) for row in connection.execute(rows.SELECT_GPU_FAULTS)
         ),
+        named_inputs=tuple(rows.input_of(row) for row in connection.execute(rows.SELECT_INPUTS)),
     )
     (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
     if jobs != len(loaded.jobs):

@@ -22,7 +22,7 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.job import Failure
 from meshtrain.core.member import MemberKind, Members
 from meshtrain.core.node import NodeSpec
-from meshtrain.spec.jobs import CodeDigests
+from meshtrain.spec.jobs import CodeDigests, InputData
 
 PROTOCOL_VERSION = 1
 
@@ -210,6 +210,16 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     bases_only: bool = False
     allow_pending: bool = False
     again: bool = False
+    inputs: dict[str, InputData] = {}
+    """Reference as the file comes to it → what its sender found; else the master looks."""
+
+
+class PublishInput(msgspec.Struct, frozen=True, tag="publish_input"):
+    """Give a name to a data set that the master holds; `Done.done` names its version."""
+
+    request_id: str
+    name: str
+    artifact_id: str
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -317,7 +327,17 @@ class Feed(msgspec.Struct, frozen=True, tag="feed"):
 FromNode = Hello | Beat | Started | Ended | Holds | Goodbye
 ToNode = Welcome | BeatAnswer | SayHello | Numbered | MembersChanged | Refused
 FromPerson = (
-    Submit | Cancel | Retry | Reprioritise | Drain | Release | IssueToken | Revoke | Rebuild | Query
+    Submit
+    | PublishInput
+    | Cancel
+    | Retry
+    | Reprioritise
+    | Drain
+    | Release
+    | IssueToken
+    | Revoke
+    | Rebuild
+    | Query
 )
 ToPerson = Done | Answer | Snapshot | Refused
 BulkToMaster = StreamBytes | StreamHole

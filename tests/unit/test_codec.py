@@ -38,7 +38,7 @@ from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobSta
 from meshtrain.core.member import Member, MemberKind, Members
 from meshtrain.core.node import Gpu, NodeSpec
 from meshtrain.errors import ProtocolError
-from meshtrain.spec.jobs import CodeDigests, CommandWork, TrainingWork
+from meshtrain.spec.jobs import CodeDigests, CommandWork, InputData, TrainingWork
 from meshtrain.wire import messages as wire
 from meshtrain.wire.codec import DEPTH_MAX, BadMessageError, BadMessageKind, Decoder, encode
 
@@ -70,8 +70,19 @@ TRAINING = TrainingWork(
 ASSIGN = AssignAttempt(
     "job-1.5", "job-1", "s/fold=0", 5, TRAINING, (0,), None, "ab" * 16, NEED, code=None
 )
+DATA = InputData("pascal5i@2", "ef" * 16, size_bytes=1 << 30, files_count=3)
+SHARE = InputData("/mnt/coco", "01" * 16, on_share=True, size_bytes=1 << 34, files_count=9)
 ASSIGN_COMMAND = msgspec.structs.replace(
-    ASSIGN, work=CommandWork("python a.py --out {output}", "cd" * 16, {"A": "1"}), timeout_s=60.0
+    ASSIGN,
+    work=CommandWork(
+        "python a.py {inputs.data} {prepared} --out {output}",
+        "cd" * 16,
+        {"A": "1"},
+        inputs={"data": DATA, "coco": SHARE},
+        prepare="unpack {inputs.coco} {prepared}",
+    ),
+    timeout_s=60.0,
+    inputs=(ArtifactNeed("ef" * 16, SOURCES),),
 )
 
 SAMPLES: dict[str, wire.Message] = {
@@ -116,8 +127,13 @@ SAMPLES: dict[str, wire.Message] = {
     "hole": wire.StreamHole("job-1.5", "job-1", "log", 4105, 1 << 30),
     "stored": wire.StreamStored("job-1.5", "log", 4105),
     "submit": wire.Submit(
-        "request-1", "s.yaml", b"name: s\n", {".": CodeDigests("aa" * 16, {"a.py": "bb" * 16})}
+        "request-1",
+        "s.yaml",
+        b"name: s\n",
+        {".": CodeDigests("aa" * 16, {"a.py": "bb" * 16})},
+        inputs={"pascal5i": DATA},
     ),
+    "publish_input": wire.PublishInput("request-12", "pascal5i", "ef" * 16),
     "cancel": wire.Cancel("request-2", ("s",)),
     "retry": wire.Retry("request-3", ("s/fold=0",)),
     "reprioritise": wire.Reprioritise("request-4", ("s",), -5),

@@ -113,12 +113,16 @@ def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:
     command = effect.command
     match command:
         case cmd.AssignAttempt():
-            if any((command.base, command.code, command.resume)):
+            if command.needs:
                 command = msgspec.structs.replace(
                     command,
                     base=_with_url(command.base, master_url),
                     code=_with_url(command.code, master_url),
                     resume=_with_url(command.resume, master_url),
+                    inputs=tuple(
+                        cmd.ArtifactNeed(n.artifact_id, _sources_with_url(n.sources, master_url))
+                        for n in command.inputs
+                    ),
                 )
         case cmd.AddSources():
             command = cmd.AddSources(
