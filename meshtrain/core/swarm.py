@@ -224,6 +224,8 @@ class Swarm:
             if peer.following or acquainted < self._limits.followed_max:
                 acquainted += not peer.following
                 peer.following = True
+                # Not before it has told again is it followed anew.
+                peer.more = False
                 peer.follow_at_s = now_s + self._limits.refollow_s
                 asks.append(Follow(peer.peer))
         idle = [p for p in self._peers.values() if p.askable(now_s) and self._has_room(p)]
@@ -485,6 +487,7 @@ class Swarm:
 
     def _give_up(self, peer: _Peer) -> None:
         peer.state = PeerState.GIVEN_UP
+        peer.following = False
         self._set_have(peer, 0)
 
     def _set_have(self, peer: _Peer, have: Bits) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
 from meshtrain.core.swarm import (
     AskChunk,
-    AskHave,
+    Follow,
     Swarm,
     SwarmLimits,
     SwarmState,
@@ -19,8 +22,10 @@ LIMITS = SwarmLimits(
     refusals_max=4,
     backoff_s=1.0,
     backoff_max_s=3.0,
-    poll_s=1.0,
-    poll_max_s=4.0,
+    refollow_s=0.5,
+    pipeline_s=0.1,
+    endgame_factor=3.0,
+    endgame_min_s=0.25,
     slow_after_s=5.0,
     last_resort_after_s=1.0,
     stall_s=60.0,
@@ -38,7 +43,7 @@ def swarm_of(
     swarm = Swarm(chunk_count, limits=limits, seed=seed)
     for peer in haves:
         swarm.add_peer(peer, 0.0, last_resort=peer == "master")
-    assert set(swarm.next_asks(0.0)) == {AskHave(peer) for peer in haves}
+    assert set(swarm.next_asks(0.0)) == {Follow(peer) for peer in haves}
     for peer, have in haves.items():
         swarm.told_have(peer, have, 0.0)
     return swarm
@@ -80,6 +85,44 @@ def test_requests_are_bounded_for_each_peer_and_in_all() -> None:
 def test_the_least_busy_peer_is_asked_first() -> None:
     swarm = swarm_of(2, a=bits(0, 1), b=bits(0, 1))
     assert {peer for peer, _ in chunks_asked(swarm)} == {"a", "b"}
+
+
+def test_a_peer_that_was_never_timed_gets_two_requests() -> None:
+    many = msgspec.structs.replace(LIMITS, requests_per_peer_max=8)
+    assert len(chunks_asked(swarm_of(8, limits=many, a=bits(*range(8))))) == 2
+
+
+def test_a_quick_peer_is_asked_for_as_much_as_it_sends_in_the_window() -> None:
+    many = msgspec.structs.replace(LIMITS, requests_per_peer_max=8)
+    swarm = swarm_of(20, limits=many, a=bits(*range(20)))
+    first, second = sorted(chunk for _, chunk in chunks_asked(swarm))
+    swarm.arrived("a", first, 0.02)
+    # The second was asked for in advance: its time runs from the first one's end.
+    swarm.arrived("a", second, 0.04)
+    # 0.1 s at 0.02 s a chunk, besides the one that is being sent.
+    assert len(chunks_asked(swarm, 0.04)) == 6
+
+
+def test_a_slow_peer_gets_one_request_at_a_time() -> None:
+    swarm = swarm_of(4, a=bits(0, 1, 2, 3))
+    assert len(chunks_asked(swarm)) == 2
+    swarm.arrived("a", 0, 1.0)
+    assert chunks_asked(swarm, 1.0) == set()
+    swarm.arrived("a", 1, 2.0)
+    assert chunks_asked(swarm, 2.0) == {("a", 2)}
+
+
+def test_of_two_with_room_the_one_that_will_have_answered_first_is_asked() -> None:
+    deep = msgspec.structs.replace(LIMITS, pipeline_s=1.0, requests_per_peer_max=4)
+    swarm = swarm_of(9, limits=deep, quick=bits(0, 1, *range(4, 9)), slow=bits(2, 3, *range(4, 9)))
+    assert chunks_asked(swarm) == {("quick", 0), ("quick", 1), ("slow", 2), ("slow", 3)}
+    swarm.arrived("quick", 0, 0.1)
+    swarm.arrived("quick", 1, 0.2)
+    swarm.arrived("slow", 2, 0.35)
+    swarm.arrived("slow", 3, 0.7)
+    # Three from the quick one take 0.3 s, one from the slow one 0.35 s.
+    asked = [ask.peer for ask in swarm.next_asks(1.0) if isinstance(ask, AskChunk)]
+    assert asked == ["quick", "quick", "quick", "slow", "quick"]
 
 
 def test_the_last_resort_is_not_asked_for_what_others_hold() -> None:
@@ -169,7 +212,7 @@ def test_a_peer_that_was_given_up_gets_a_new_chance_when_it_is_added_again() -> 
         swarm.failed("a", 0, "refused", now_s)
     assert swarm.state(3.0) is SwarmState.STUCK
     swarm.add_peer("a", 4.0)
-    assert swarm.next_asks(4.0) == [AskHave("a")]
+    assert swarm.next_asks(4.0) == [Follow("a")]
     swarm.told_have("a", bits(0), 4.0)
     assert chunks_asked(swarm, 4.0) == {("a", 0)}
 
@@ -196,29 +239,167 @@ def test_what_a_peer_turned_out_to_lack_is_asked_of_another() -> None:
 
 def test_a_slow_chunk_is_asked_of_an_idle_peer_too() -> None:
     swarm = swarm_of(1, a=bits(0), b=bits(0), c=bits(0))
-    assert chunks_asked(swarm) == {("a", 0)}
+    ((first, _),) = chunks_asked(swarm)
     assert chunks_asked(swarm, 4.9) == set()
     assert swarm.wake_at_s(4.9) == 5.0
-    assert chunks_asked(swarm, 5.0) == {("b", 0)}
-    assert chunks_asked(swarm, 20.0) == set()
-    assert swarm.arrived("b", 0, 20.0) == [AskChunk("a", 0)]
+    ((second, _),) = chunks_asked(swarm, 5.0)
+    assert second != first
+    assert chunks_asked(swarm, 20.0) == set(), "no more than two at a time"
+    assert swarm.arrived(second, 0, 20.0) == [AskChunk(first, 0)]
     assert swarm.state(20.0) is SwarmState.DONE
-    assert swarm.arrived("a", 0, 20.0) == []
+    assert swarm.arrived(first, 0, 20.0) == []
 
 
-def test_a_partial_peer_is_polled_until_it_holds_all_that_is_missing() -> None:
-    swarm = swarm_of(2, a=bits(0))
+def test_at_the_end_what_takes_longer_than_the_others_is_asked_elsewhere_soon() -> None:
+    swarm = swarm_of(3, slow=bits(0), quick=bits(1, 2))
+    assert len(chunks_asked(swarm)) == 3
+    swarm.gained("quick", [0], 0.0)
+    swarm.arrived("quick", 1, 0.2)
+    swarm.arrived("quick", 2, 0.2)
+    # Three times the 0.2 s that the others took, counted from the ask.
+    assert chunks_asked(swarm, 0.5) == set()
+    assert swarm.wake_at_s(0.5) == pytest.approx(0.6)
+    assert chunks_asked(swarm, 0.61) == {("quick", 0)}
+    assert swarm.arrived("quick", 0, 0.7) == [AskChunk("slow", 0)]
+
+
+def test_nothing_is_asked_twice_for_being_quick_alone() -> None:
+    swarm = swarm_of(3, slow=bits(0), quick=bits(1, 2))
+    assert len(chunks_asked(swarm)) == 3
+    swarm.gained("quick", [0], 0.0)
+    swarm.arrived("quick", 1, 0.001)
+    swarm.arrived("quick", 2, 0.002)
+    assert chunks_asked(swarm, 0.24) == set()
+    assert chunks_asked(swarm, 0.25) == {("quick", 0)}
+
+
+def test_before_the_end_a_late_chunk_gets_more_patience() -> None:
+    """While there are chunks that nobody was asked for, those go first."""
+    swarm = swarm_of(5, slow=bits(0), quick=bits(0, 1, 2), other=bits(3))
+    swarm.failed("other", None, "away", 0.0)
+    assert chunks_asked(swarm) == {("slow", 0), ("quick", 1), ("quick", 2)}
+    swarm.arrived("quick", 1, 0.1)
+    swarm.arrived("quick", 2, 0.1)
+    # Chunk 4 is nowhere yet: the end has not come.
+    assert chunks_asked(swarm, 4.9) == {("other", 3)}
+    assert chunks_asked(swarm, 5.0) == {("quick", 0)}
+
+
+def test_what_a_slow_peer_has_begun_is_not_asked_of_it_again() -> None:
+    swarm = swarm_of(1, a=bits(0))
+    assert chunks_asked(swarm) == {("a", 0)}
+    assert chunks_asked(swarm, 100.0) == set()
+
+
+# --- who tells what it holds ----------------------------------------------------------
+
+
+def test_a_partial_peer_is_followed_once_and_tells_what_it_gets() -> None:
+    swarm = swarm_of(3, a=bits(0))
     assert swarm.next_asks(0.5) == [AskChunk("a", 0)]
-    assert swarm.next_asks(1.0) == [AskHave("a")]
     assert swarm.next_asks(9.0) == []
-    swarm.told_have("a", bits(0), 9.0)
-    swarm.told_have("a", bits(0), 9.0)
-    assert swarm.next_asks(12.9) == []
-    assert swarm.next_asks(13.0) == [AskHave("a")]
-    swarm.told_have("a", bits(0, 1), 13.0)
-    assert chunks_asked(swarm, 13.0) == {("a", 1)}
-    swarm.arrived("a", 0, 14.0)
-    assert swarm.next_asks(100.0) == []
+    swarm.gained("a", [1], 9.0)
+    assert chunks_asked(swarm, 9.0) == {("a", 1)}
+    swarm.arrived("a", 0, 9.5)
+    swarm.arrived("a", 1, 9.5)
+    swarm.gained("a", [1, 2], 20.0)
+    assert chunks_asked(swarm, 20.0) == {("a", 2)}
+
+
+def test_what_a_peer_tells_anew_takes_the_place_of_what_it_told() -> None:
+    swarm = swarm_of(3, a=bits(0))
+    swarm.told_have("a", bits(2), 0.1)
+    assert chunks_asked(swarm, 0.1) == {("a", 2)}
+
+
+def test_chunks_beyond_the_last_are_of_no_meaning() -> None:
+    swarm = swarm_of(2, a=bits(0, 1, 2, 77))
+    assert {chunk for _, chunk in chunks_asked(swarm)} == {0, 1}
+
+
+def test_a_peer_that_has_told_of_everything_may_end_its_news() -> None:
+    swarm = swarm_of(2, a=bits(0, 1))
+    swarm.unfollowed("a", 0.1)
+    assert chunks_asked(swarm, 0.1) == {("a", 0), ("a", 1)}
+    assert swarm.next_asks(50.0) == [], "it has nothing more to tell"
+
+
+def test_a_peer_whose_news_end_too_early_is_followed_anew_after_a_rest() -> None:
+    swarm = swarm_of(2, a=bits(0))
+    swarm.unfollowed("a", 0.1)
+    assert "told of no more" in swarm.reasons()["a"]
+    assert swarm.next_asks(1.0) == []
+    assert swarm.wake_at_s(1.0) == pytest.approx(1.1)
+    assert set(swarm.next_asks(1.2)) == {Follow("a"), AskChunk("a", 0)}
+    for now_s in (1.2, 4.0):
+        swarm.unfollowed("a", now_s)
+    assert swarm.state(4.0) is SwarmState.STUCK, "it was given up at the third time"
+
+
+def test_a_peer_whose_news_break_off_is_followed_anew_after_a_rest() -> None:
+    swarm = swarm_of(2, a=bits(0))
+    assert chunks_asked(swarm) == {("a", 0)}
+    swarm.failed("a", None, "reset", 0.1)
+    assert swarm.next_asks(1.0) == []
+    assert swarm.next_asks(1.1) == [Follow("a")]
+    swarm.told_have("a", bits(0, 1), 1.1)
+    assert chunks_asked(swarm, 1.1) == {("a", 1)}
+
+
+def test_a_peer_that_holds_more_is_followed_anew_when_it_shows_nothing_of_use() -> None:
+    swarm = Swarm(4, limits=LIMITS)
+    swarm.add_peer("a", 0.0)
+    assert swarm.next_asks(0.0) == [Follow("a")]
+    swarm.told_have("a", bits(0), 0.0, more=True)
+    assert swarm.next_asks(0.0) == [AskChunk("a", 0)]
+    assert swarm.next_asks(2.0) == [], "it may show another when this one was sent"
+    swarm.arrived("a", 0, 2.0)
+    assert swarm.next_asks(2.0) == [Follow("a")]
+    assert swarm.next_asks(2.4) == []
+    # It shows the same again: it is asked once more, not at once.
+    swarm.told_have("a", bits(0), 2.4, more=True)
+    assert swarm.next_asks(2.4) == []
+    assert swarm.wake_at_s(2.4) == 2.5
+    assert swarm.next_asks(2.5) == [Follow("a")]
+    swarm.told_have("a", bits(0, 1), 2.5, more=True)
+    assert swarm.next_asks(2.6) == [AskChunk("a", 1)]
+
+
+def test_who_takes_long_to_tell_again_is_waited_for() -> None:
+    swarm = swarm_of(2)
+    swarm.add_peer("a", 0.0)
+    swarm.next_asks(0.0)
+    swarm.told_have("a", 0, 0.0, more=True)
+    assert swarm.next_asks(1.0) == [Follow("a")]
+    assert swarm.next_asks(30.0) == []
+    swarm.told_have("a", bits(0), 30.0, more=True)
+    assert chunks_asked(swarm, 30.0) == {("a", 0)}
+
+
+def test_a_peer_that_shows_all_it_has_is_not_followed_anew() -> None:
+    swarm = swarm_of(2, a=bits(0))
+    chunks_asked(swarm)
+    swarm.arrived("a", 0, 1.0)
+    assert swarm.next_asks(50.0) == [], "it tells of more when more has come there"
+
+
+def test_no_more_peers_are_followed_than_allowed() -> None:
+    few = msgspec.structs.replace(LIMITS, followed_max=2)
+    swarm = Swarm(4, limits=few)
+    for peer in ("a", "b", "c", "d"):
+        swarm.add_peer(peer, 0.0)
+    assert swarm.next_asks(0.0) == [Follow("a"), Follow("b")]
+    swarm.told_have("a", bits(0), 0.0, more=True)
+    swarm.told_have("b", bits(1), 0.0)
+    assert len(chunks_asked(swarm)) == 2
+    swarm.arrived("a", 0, 1.0)
+    # Who is followed already may be followed anew: that is no one more.
+    assert swarm.next_asks(1.0) == [Follow("a")]
+    swarm.ban("b", "corrupt")
+    assert swarm.next_asks(1.0) == [Follow("c")]
+    for now_s in (2.0, 10.0, 20.0):
+        swarm.failed("a", None, "refused", now_s)
+    assert Follow("d") in swarm.next_asks(20.0), "the place of one that was given up"
 
 
 def test_peers_that_wait_for_each_other_end_the_fetch() -> None:
@@ -234,7 +415,7 @@ def test_a_peer_may_be_added_while_it_runs() -> None:
     swarm = swarm_of(2, a=bits(0))
     assert chunks_asked(swarm) == {("a", 0)}
     swarm.add_peer("b", 1.0)
-    assert AskHave("b") in swarm.next_asks(1.0)
+    assert Follow("b") in swarm.next_asks(1.0)
     swarm.told_have("b", bits(0, 1), 1.0)
     assert chunks_asked(swarm, 1.0) == {("b", 1)}
 
