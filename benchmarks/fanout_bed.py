@@ -24,7 +24,10 @@ from fanout_figures import card_bytes
 NET = "10.213.9"
 """Nobody else sees it: the switch is in a namespace of its own."""
 _CABLE = "cable"
+_ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+"""What a namespace may set; more of them only the machine's owner may allow."""
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
+_BRIDGE_CALLS = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 _BURST_KB = 128
 """Above the 64 KiB that the kernel hands down at once, so that it needn't cut them up."""
 _QUEUE_MS = 25
@@ -62,6 +65,12 @@ class Bed:
     def __enter__(self) -> Bed:
         if problem := why_not():
             raise BedError(problem)
+        allowed = _ALLOWED.read_text().split()
+        if self.congestion and self.congestion not in allowed:
+            raise BedError(
+                f"TCP's {self.congestion!r} may not be set in a namespace here; {_ALLOWED} has "
+                f"{', '.join(allowed)}: choose one of them, or add it there"
+            )
         try:
             self._build()
         except BaseException:
@@ -106,7 +115,7 @@ class Bed:
             (self._holders[name], _CABLE),
             (self._switch, f"port{self._number(name)}"),
         ):
-            _run(_enter(holder), *shaping("replace", device, rate_mbit, self.shaper))
+            _run(_enter(holder), *shaping(device, rate_mbit, self.shaper))
 
     def _number(self, name: str) -> int:
         return self._names.index(name) + 1
@@ -115,7 +124,13 @@ class Bed:
         self._switch = _hold()
         switch = _enter(self._switch)
         self.shaper = _choose_shaper(switch)
-        _run(switch, "ip link add bridge type bridge", "ip link set bridge up")
+        _run(
+            switch,
+            "ip link add bridge type bridge",
+            "ip link set bridge up",
+            # Where the kernel has it: bridged packets needn't pass a firewall that has no rules.
+            f"if [ -e {_BRIDGE_CALLS} ]; then echo 0 > {_BRIDGE_CALLS}; fi",
+        )
         for name in self._names:
             holder = self._holders[name] = _hold()
             number, host = self._number(name), _enter(holder)
@@ -151,16 +166,19 @@ def why_not() -> str:
     return ""
 
 
-def shaping(verb: str, device: str, rate_mbit: float, shaper: str) -> list[str]:
-    """The commands that hold what a card sends to a rate."""
-    begin = f"tc qdisc {verb} dev {device} root"
+def shaping(device: str, rate_mbit: float, shaper: str) -> list[str]:
+    """The commands that hold what a card sends to a rate, whatever it was held to before."""
+    clear = f"tc qdisc del dev {device} root 2> /dev/null || true"
+    begin = f"tc qdisc add dev {device} root"
     if shaper == "tbf":
-        return [f"{begin} tbf rate {rate_mbit}mbit burst {_BURST_KB}kb latency {_QUEUE_MS}ms"]
+        bucket = f"tbf rate {rate_mbit}mbit burst {_BURST_KB}kb latency {_QUEUE_MS}ms"
+        return [clear, f"{begin} {bucket}"]
     rate = f"rate {rate_mbit}mbit ceil {rate_mbit}mbit burst {_BURST_KB}kb cburst {_BURST_KB}kb"
     return [
+        clear,
         f"{begin} handle 1: htb default 1",
-        f"tc class replace dev {device} parent 1: classid 1:1 htb {rate}",
-        f"tc qdisc replace dev {device} parent 1:1 pfifo limit {_HTB_QUEUE_PACKETS}",
+        f"tc class add dev {device} parent 1: classid 1:1 htb {rate}",
+        f"tc qdisc add dev {device} parent 1:1 pfifo limit {_HTB_QUEUE_PACKETS}",
     ]
 
 
@@ -172,7 +190,7 @@ def _choose_shaper(switch: list[str]) -> str:
             _run(
                 switch,
                 "ip link add trial type veth peer name lairt",
-                *shaping("add", "trial", 100, shaper),
+                *shaping("trial", 100, shaper),
             )
         except BedError as error:
             problems.append(f"{shaper}: {error}")

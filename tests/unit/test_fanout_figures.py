@@ -123,7 +123,7 @@ def test_a_fault_s_row_is_found_though_fewer_hosts_were_timed() -> None:
 
 @pytest.mark.parametrize("shaper", fanout_bed.SHAPERS)
 def test_a_link_is_held_to_its_rate_by_either_shaper(shaper: str) -> None:
-    commands = fanout_bed.shaping("replace", "cable", 20, shaper)
+    commands = fanout_bed.shaping("cable", 20, shaper)
     assert all(command.startswith("tc ") and " dev cable " in command for command in commands)
     assert sum("rate 20mbit" in command for command in commands) == 1
 
