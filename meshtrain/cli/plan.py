@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, ask_all, cli_of
 from meshtrain.cli.output import painted, print_json, say, text_width
-from meshtrain.cli.submission import Submission, prepare
+from meshtrain.cli.submission import Submission, prepare, with_parents
 from meshtrain.core.job import BaseState
 from meshtrain.core.nearest import Difference
 from meshtrain.core.plan import (
@@ -28,6 +29,7 @@ from meshtrain.core.plan import (
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import DIGEST_HEX_LEN, short
 from meshtrain.results.formats import clip
+from meshtrain.spec.expand import needed
 from meshtrain.spec.forms import CommandSweep
 from meshtrain.spec.jobs import SweepSpec
 from meshtrain.spec.matrix import scalar_text
@@ -87,6 +89,10 @@ def command(
     """
     cli = cli_of(ctx)
     submission = prepare(file)
+    if needed(submission.job_file).parent is not None:
+        # What it continues from is part of its recipe: without a master nobody can tell it.
+        with cli.link() as link:
+            submission = with_parents(submission, link)
     sweep = submission.sweep(bases_only=bases_only)
     mesh = look_up(cli)
     plan = make_plan(
@@ -261,6 +267,8 @@ def _difference_text(difference: Difference) -> str:
 def _value_text(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, Mapping) and set(value) == {"recipe", "artifact"}:
+        return f"{short(value['recipe'])}, model {short(value['artifact'])}"
     if isinstance(value, list):
         text = " ".join(str(item) for item in value)
     elif isinstance(value, bool | int | float | str):

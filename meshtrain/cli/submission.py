@@ -1,6 +1,7 @@
 """A job file on this host, with what only this host knows of it: its code and its data.
 
 submission = prepare(Path("sweep.yaml"))
+submission = with_parents(submission, link)      # where its base continues from another
 sweep = submission.sweep()                       # what it comes to, as the master will see it
 asyncio.run(upload(submission, "http://127.0.0.1:7473", None))
 link.request(submission.message())
@@ -9,18 +10,22 @@ link.request(submission.message())
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from meshtrain.artifacts.snapshot import snapshot_files, snapshot_manifest
 from meshtrain.artifacts.tree import hash_file
+from meshtrain.cli.context import Link, ask
 from meshtrain.core.manifest import artifact_id
 from meshtrain.errors import ArtifactError, UserError
 from meshtrain.ids import new_id, short
 from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import JobFile, parse_job_file
 from meshtrain.spec.jobs import CodeDigests, SweepSpec
+from meshtrain.spec.lineage import ResolvedParent
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
 from meshtrain.wire.messages import Submit
 
@@ -53,6 +58,8 @@ class Submission:
     """Folder as the job file writes it → its snapshot."""
     data_digests: Mapping[str, str] = field(default_factory=dict)
     """Participant → the digest of its file; empty where the data is built in."""
+    parents: Mapping[str, ResolvedParent] = field(default_factory=dict)
+    """What `base.from` says → the base that it means, as the master knows it."""
 
     def sweep(self, *, bases_only: bool = False) -> SweepSpec:
         """What the file comes to.
@@ -61,7 +68,7 @@ class Submission:
         without bases of which only those are asked for.
         """
         code = {written: snapshot.digests for written, snapshot in self.snapshots.items()}
-        digests = Digests(code=code, data=dict(self.data_digests))
+        digests = Digests(code=code, data=dict(self.data_digests), parents=dict(self.parents))
         return expand(self.job_file, digests, bases_only=bases_only)
 
     def message(
@@ -100,6 +107,19 @@ def prepare(path: Path, *, code_bytes_max: int = CODE_BYTES_MAX) -> Submission:
     if wanted.data_folder is not None:
         digests = _data_digests(Path(wanted.data_folder), wanted.participants)
     return Submission(path, data, job_file, snapshots, digests)
+
+
+def with_parents(submission: Submission, link: Link) -> Submission:
+    """The submission with the base that it continues from, if it does, as the master knows it.
+
+    Raises UserError when there is no such base, MasterAwayError when nobody can tell.
+    """
+    name = needed(submission.job_file).parent
+    if name is None:
+        return submission
+    (row,) = ask(link, "parent", [name]).rows
+    found = msgspec.convert(row, ResolvedParent)
+    return replace(submission, parents={name: found})
 
 
 async def upload(submission: Submission, http_url: str, standing: Standing | None) -> None:

@@ -11,7 +11,7 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, act, ask, cli_of
 from meshtrain.cli.output import painted, print_json, say, state_painted, tell, text_width
-from meshtrain.cli.submission import Submission, prepare, upload
+from meshtrain.cli.submission import Submission, prepare, upload, with_parents
 from meshtrain.ids import short
 from meshtrain.net.address import split_address
 from meshtrain.results.formats import clip
@@ -51,8 +51,9 @@ def command(
     """
     cli = cli_of(ctx)
     submission = prepare(file)
-    sweep = submission.sweep(bases_only=bases_only)
     with cli.link() as link:
+        submission = with_parents(submission, link)
+        sweep = submission.sweep(bases_only=bases_only)
         # Asked in any case: a master that is away is told sooner than a slow one.
         url = http_url(cli, link)
         if submission.snapshots:

@@ -89,7 +89,8 @@ class _Check:
                     path,
                 )
         there = [*params, *self._axes, *self._code(), *(INPUTS + name for name in base.inputs)]
-        known = [*there, "output", *self._prepared(base.prepare)]
+        parent = ["from"] if base.from_ is not None else []
+        known = [*there, "output", *parent, *self._prepared(base.prepare)]
         self._check_template(base.command, known, ("base", "command"))
         self._check_prepare(base.prepare, there, ("base", "prepare"))
         for name, value in base.env.items():

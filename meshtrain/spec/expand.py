@@ -15,7 +15,14 @@ from meshtrain.errors import UserError
 from meshtrain.ids import digest
 from meshtrain.spec.expand_command import CommandExpansion
 from meshtrain.spec.expand_training import TrainingExpansion, expand_flat
-from meshtrain.spec.expansion import CodeDigests, Digests, Expansion, code_of, data_folder_of
+from meshtrain.spec.expansion import (
+    CodeDigests,
+    Digests,
+    Expansion,
+    code_of,
+    data_folder_of,
+    parent_of,
+)
 from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
 from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
@@ -37,24 +44,27 @@ class Needed(msgspec.Struct, frozen=True):
     """The folder of `.npz` files; None where the data is built in."""
     participants: tuple[str, ...] = ()
     """Whose file in `data_folder` is needed."""
+    parent: str | None = None
+    """The base that the sweep's base continues from, as the file writes it."""
     inputs: tuple[str, ...] = ()
     """Data sets and paths on shares that jobs read: `pascal5i`, `pascal5i@2`, `/mnt/coco`."""
 
 
 def needed(job_file: JobFile) -> Needed:
-    """What `expand` needs to be told about code, data and inputs."""
+    """What `expand` needs to be told about code, data, inputs and the parent of bases."""
     form = job_file.form
     code = code_of(job_file)
     folder = data_folder_of(form)
     if folder is None or not isinstance(form, TrainingSweep):
         inputs = references(form.inputs, job_file.matrix) if isinstance(form, CommandSweep) else ()
-        return Needed(code=(code,) if code else (), inputs=inputs)
+        parent = parent_of(job_file)
+        return Needed(code=(code,) if code else (), parent=parent, inputs=inputs)
     names = set(form.base.participants or ()) if form.base else set()
     if form.target is not None and form.target.participant is not None:
         names.add(form.target.participant)
     for axis in ("participant", "target.participant"):
         names |= {str(name) for name in job_file.matrix.values_of(axis)}
-    return Needed(data_folder=folder, participants=tuple(sorted(names)))
+    return Needed(data_folder=folder, participants=tuple(sorted(names)), parent=parent_of(job_file))
 
 
 def expand(
@@ -125,6 +135,8 @@ def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_on
         "again": again,
         "bases_only": bases_only,
     }
+    if wanted.parent is not None:
+        content["from"] = digests.parents[wanted.parent].parent.document()
     if wanted.inputs:
         content["inputs"] = {name: digests.inputs[name].digest for name in wanted.inputs}
     if not isinstance(job_file.form, CommandSweep):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from meshtrain.spec.check_command import BASE_PARAMS
 from meshtrain.spec.expansion import Digests, Expansion, JobDraft, limits_of, resources_of
 from meshtrain.spec.forms import CommandBase, CommandSweep
 from meshtrain.spec.inputs import filled_reference, input_digests
 from meshtrain.spec.jobs import BaseSpec, CommandWork, InputData
+from meshtrain.spec.lineage import from_words
 from meshtrain.spec.matrix import (
     Matrix,
     Scalar,
@@ -23,6 +26,8 @@ from meshtrain.spec.recipe import command_recipe, recipe_hash
 from meshtrain.spec.validate import Findings
 
 LABEL_LEN_MAX = 100
+FROM_VARIABLE = "MESHTRAIN_FROM"
+"""Names the folder of the base that a base continues from."""
 
 
 class CommandExpansion:
@@ -37,6 +42,8 @@ class CommandExpansion:
         snapshot = digests.code[sweep.code] if sweep.code is not None else None
         self._code = snapshot.artifact_id if snapshot is not None else None
         self._files = dict(snapshot.files) if snapshot is not None else {}
+        parent = sweep.base.from_ if sweep.base is not None else None
+        self._parent = digests.parents[parent].parent if parent is not None else None
         self._bases: dict[tuple[Any, ...], BaseSpec] = {}
         self._found = digests.inputs
         #: those of cells that come to the same share one dict
@@ -145,14 +152,22 @@ class CommandExpansion:
             code_digests,
             input_digests(work.inputs),
             prepare=work.prepare,
+            parent=self._parent,
         )
+        label = command_label(work.command, params)
+        if self._parent is not None:
+            # Beside the recipe: which folder it is differs from node to node.
+            env = {**work.env, FROM_VARIABLE: "{from}"}
+            work = msgspec.structs.replace(work, env=env)
+            label = f"{label} · {from_words(self._parent)}"
         return BaseSpec(
             recipe_hash=recipe_hash(recipe),
             recipe=recipe,
-            label=command_label(work.command, params),
+            label=label,
             work=work,
             resources=resources_of(base.resources or self._sweep.resources),
             limits=limits_of(self._sweep, base),
+            parent=self._parent,
         )
 
 

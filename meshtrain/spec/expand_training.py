@@ -16,6 +16,7 @@ from meshtrain.spec.expansion import (
 )
 from meshtrain.spec.forms import BaseRunKeys, FlatJob, TrainingSweep
 from meshtrain.spec.jobs import BaseSpec, DataSource, Limits, Resources, TrainingWork
+from meshtrain.spec.lineage import ResolvedParent, from_words
 from meshtrain.spec.matrix import (
     Cell,
     Matrix,
@@ -74,8 +75,15 @@ class _Data:
 class _Bases:
     """The bases of a sweep, each made once."""
 
-    def __init__(self, data: _Data, resources: Resources, limits: Limits) -> None:
+    def __init__(
+        self,
+        data: _Data,
+        resources: Resources,
+        limits: Limits,
+        resolved: ResolvedParent | None = None,
+    ) -> None:
         self._data = data
+        self.resolved = resolved
         self._resources = resources
         self._limits = limits
         self._by_settings: dict[tuple[Any, ...], BaseSpec] = {}
@@ -90,7 +98,9 @@ class _Bases:
 
     def _make(self, settings: Mapping[str, Any], device: str | None) -> BaseSpec:
         data_digests = self._data.digests_of(settings["participants"])
-        recipe = training_recipe(settings, data_digests)
+        parent = None if self.resolved is None else self.resolved.parent
+        recipe = training_recipe(settings, data_digests, parent)
+        label = base_label(recipe["base"])
         config = {
             "mode": Mode.BASE_ONLY.value,
             "recipe": recipe,
@@ -106,13 +116,16 @@ class _Bases:
             "device": device,
             "prefix": None,
         }
+        if parent is not None:
+            config["parent"] = parent.document()
         return BaseSpec(
             recipe_hash=recipe_hash(recipe),
             recipe=recipe,
-            label=base_label(recipe["base"]),
+            label=label if parent is None else f"{label} · {from_words(parent)}",
             work=TrainingWork(config),
             resources=self._resources,
             limits=self._limits,
+            parent=parent,
         )
 
 
@@ -154,6 +167,8 @@ class _Runs:
             "device": settings.get("device"),
             "prefix": settings.get("prefix"),
         }
+        if base is not None and self._bases.resolved is not None:
+            config["trained_before"] = list(self._bases.resolved.participants)
         return TrainingWork(config), base
 
     def _digests_of(self, target: str, base: BaseSpec | None) -> dict[str, str]:
@@ -183,6 +198,7 @@ class TrainingExpansion:
                 base or BaseRunKeys.model_construct(),
                 checkpoint_every_s=CHECKPOINT_EVERY_S_DEFAULT,
             ),
+            None if base is None or base.from_ is None else digests.parents[base.from_],
         )
         self._runs = _Runs(self._data, self._bases)
         self._given_base = {**BASE_DEFAULTS, **_given(base, (*RECIPE_KEYS,))}
@@ -197,7 +213,7 @@ class TrainingExpansion:
 
     def expand(self) -> Expansion:
         """All jobs and bases; missing data goes to the findings."""
-        if not self._data_is_there():
+        if not (self._data_is_there() and self._parent_fits()):
             return self._expansion
         points = cells(self._matrix, cells_max=cells_count_max(self._matrix))
         if self._sweep.target is None or self._sweep.target.mode == Mode.BASE_ONLY:
@@ -209,6 +225,48 @@ class TrainingExpansion:
             self._add(cell, base_settings, target)
         self._add_references(points)
         return self._expansion
+
+    def _parent_fits(self) -> bool:
+        """Whether training can go on from the parent, and has no target of its past."""
+        resolved = self._bases.resolved
+        if resolved is None:
+            return True
+        path: Path = ("base", "from")
+        written = self._given_base.get("model")
+        axis = next((n for n, (s, k, _) in self._checks.items() if (s, k) == ("base", "model")), "")
+        models = list(self._matrix.values_of(axis)) if axis else [written]
+        others = [model for model in models if model != resolved.model]
+        seen = set(resolved.participants)
+        leaks = [(name, place) for name, place in self._targets() if name in seen]
+        if not resolved.training:
+            self._findings.at_value(
+                f"{resolved.label} was made by a command: built-in training continues from "
+                "bases of its own",
+                path,
+            )
+        elif others:
+            self._findings.at_value(
+                f"is a {resolved.model}, and this base is a {others[0]}: a base continues with "
+                "the model of its parent",
+                path,
+            )
+        for name, place in leaks:
+            self._findings.at_value(
+                f"the parent of the base was trained on {name}: its test data would leak into "
+                "the base",
+                place,
+            )
+        return not self._findings
+
+    def _targets(self) -> Iterable[tuple[str, Path]]:
+        """Everybody whose model is wanted, with the place that says so."""
+        target = self._sweep.target
+        if target is not None and target.participant is not None:
+            yield target.participant, ("target", "participant")
+        for name, (section, key, _) in self._checks.items():
+            if (section, key) == ("target", "participant"):
+                for index, value in enumerate(self._matrix.values_of(name)):
+                    yield str(value), ("matrix", name, index)
 
     def _settings(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         base, target = dict(self._given_base), dict(self._given_target)
@@ -261,21 +319,14 @@ class TrainingExpansion:
                 self._add(Cell(name, values), base_settings, {**target, "mode": mode.value}, group)
 
     def _data_is_there(self) -> bool:
-        base, target = self._sweep.base, self._sweep.target
+        base = self._sweep.base
         wanted: list[tuple[str, Path]] = []
         if base is not None:
             wanted += [
                 (name, ("base", "participants", index))
                 for index, name in enumerate(base.participants or ())
             ]
-        if target is not None and target.participant is not None:
-            wanted.append((target.participant, ("target", "participant")))
-        for name, (section, key, _) in self._checks.items():
-            if (section, key) == ("target", "participant"):
-                wanted += [
-                    (str(value), ("matrix", name, index))
-                    for index, value in enumerate(self._matrix.values_of(name))
-                ]
+        wanted += self._targets()
         complete = True
         for participant, path in wanted:
             missing = self._data.missing(participant)

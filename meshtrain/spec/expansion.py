@@ -16,6 +16,7 @@ from meshtrain.spec.forms import (
 )
 from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import BaseSpec, CodeDigests, InputData, Limits, Resources, Work
+from meshtrain.spec.lineage import ResolvedParent
 
 __all__ = [
     "CodeDigests",
@@ -25,6 +26,7 @@ __all__ = [
     "code_of",
     "data_folder_of",
     "limits_of",
+    "parent_of",
     "resources_of",
 ]
 
@@ -36,6 +38,8 @@ class Digests(msgspec.Struct, frozen=True):
     """Folder as the job file writes it → its snapshot."""
     data: dict[str, str] = {}
     """Participant → digest; only where the data lies in a folder."""
+    parents: dict[str, ResolvedParent] = {}
+    """What `base.from` says → the base that it means."""
     inputs: dict[str, InputData] = {}
     """Reference, as `needed` names it → what it is."""
 
@@ -98,6 +102,13 @@ def limits_of(
 def code_of(job_file: JobFile) -> str | None:
     """The folder of code that travels with a sweep, as written."""
     return job_file.form.code if isinstance(job_file.form, CommandSweep) else None
+
+
+def parent_of(job_file: JobFile) -> str | None:
+    """The base that a sweep's base continues from, as written."""
+    form = job_file.form
+    base = form.base if isinstance(form, TrainingSweep | CommandSweep) else None
+    return None if base is None else base.from_
 
 
 def data_folder_of(form: Any) -> str | None:

@@ -113,6 +113,9 @@ class BaseRunKeys(Section):
 class TrainingBase(BaseRunKeys):
     """The base model of a built-in training: all but three of its keys are the recipe."""
 
+    from_: Annotated[str | None, kinds.BASE_REFERENCE] = Field(
+        None, alias="from", description="The base that this one continues from; of the same model."
+    )
     participants: list[Annotated[str, kinds.NAME]] | None = Field(
         None,
         max_length=PARTICIPANTS_MAX,
@@ -177,6 +180,11 @@ class TargetSection(Section):
 class CommandBase(BaseRunKeys):
     """A base made by a command of your own: its command, params, env and code are the recipe."""
 
+    from_: Annotated[str | None, kinds.BASE_REFERENCE] = Field(
+        None,
+        alias="from",
+        description="The base that this one continues from; {from} is its folder on the node.",
+    )
     command: Text = Field(
         None, description="Shell line that makes the base; its result goes to {output}."
     )

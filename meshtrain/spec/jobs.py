@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from meshtrain.spec.lineage import Parent
+
 
 class Resources(msgspec.Struct, frozen=True):
     """What one slot of a job needs on its node."""
@@ -101,6 +103,8 @@ class BaseSpec(msgspec.Struct, frozen=True):
     work: Work
     resources: Resources = Resources()
     limits: Limits = Limits()
+    parent: Parent | None = None
+    """The model that it continues from; None begins from nothing."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 `{name}` is a placeholder, `{{` and `}}` stand for braces, `${VAR}` is the
 shell's and is left alone. A first pass fills what the matrix knows and leaves
-`{output}`, `{base}`, `{code}`, `{prepared}` and `{inputs.NAME}` for the node;
+`{output}`, `{base}`, `{code}`, `{from}`, `{prepared}` and `{inputs.NAME}` for the node;
 its result is a template again, so braces in a value can't turn into a
 placeholder. The node's pass is `fill_on_node`. Values that go into a shell line
 are quoted for the shell.
@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from meshtrain.spec.matrix import Scalar, scalar_text
 from meshtrain.spec.problems import hint, shown
 
-NODE_PLACEHOLDERS = ("output", "base", "code", "prepared")
+NODE_PLACEHOLDERS = ("output", "base", "code", "prepared", "from")
 INPUTS = "inputs."
 """Put before the name of an input: `{inputs.data}` is its folder."""
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from meshtrain.errors import UserError
 from meshtrain.ids import digest
+from meshtrain.spec.lineage import PARENT_KEY, Parent
 from meshtrain.spec.training_keys import BASE_DEFAULTS, DIGITS_VERSION, RECIPE_KEYS
 
 TRAINER_VERSION = 1
@@ -121,11 +122,14 @@ def builtin_data_digest(source: str, participant: str) -> str:
     )
 
 
-def training_recipe(base: Mapping[str, Any], data_digests: Mapping[str, str]) -> dict[str, Any]:
+def training_recipe(
+    base: Mapping[str, Any], data_digests: Mapping[str, str], parent: Parent | None = None
+) -> dict[str, Any]:
     """The recipe of a base of the built-in training.
 
     `base` holds recipe keys, defaults may be left out; `data_digests` has a
-    digest for each of its participants, and may have more.
+    digest for each of its participants, and may have more. `parent` is the model
+    that it continues from.
     Raises UserError for unknown or missing keys and for a missing digest.
     """
     unknown = sorted(set(base) - set(RECIPE_KEYS))
@@ -142,7 +146,13 @@ def training_recipe(base: Mapping[str, Any], data_digests: Mapping[str, str]) ->
         "trainer_version": TRAINER_VERSION,
         "base": {key: filled[key] for key in RECIPE_KEYS},
         "data": _digests_of(filled["participants"], data_digests),
+        **_pinned(parent),
     }
+
+
+def _pinned(parent: Parent | None) -> dict[str, Any]:
+    # Left out where there is none: recipes keep the hash that they had before there were parents.
+    return {} if parent is None else {PARENT_KEY: parent.document()}
 
 
 def _digests_of(participants: Iterable[str], data_digests: Mapping[str, str]) -> dict[str, str]:
@@ -162,6 +172,7 @@ def command_recipe(
     env: Mapping[str, str],
     code_digests: Mapping[str, str],
     inputs: Mapping[str, str],
+    parent: Parent | None = None,
     *,
     prepare: str | None = None,
 ) -> dict[str, Any]:
@@ -181,6 +192,7 @@ def command_recipe(
         "code": dict(code_digests),
         "inputs": dict(inputs),
         **prepared,
+        **_pinned(parent),
     }
 
 

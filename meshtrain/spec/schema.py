@@ -151,7 +151,7 @@ def _key_lines(model: type[BaseModel], indent: str, prefix: str) -> list[str]:
     for key in _reading_order(model):
         field = model.model_fields[key]
         inner = section_model(model, key)
-        head = f"{indent}{prefix}{key}"
+        head = f"{indent}{prefix}{field.alias or key}"
         if inner is None:
             head += f": {_field_words(model, key)}{_default_words(model, key)}"
         elif inner is ResourcesSection and prefix:

@@ -126,7 +126,7 @@ def _words(details: Any) -> str:
 def _unknown_key(model: type[BaseModel], loc: Path) -> str:
     key = str(loc[-1])
     section = _section(model, loc[:-1])
-    known = list(section.model_fields) if section else []
+    known = [field.alias or name for name, field in section.model_fields.items()] if section else []
     close = hint(key, known)
     if not close and len(loc) == 1:
         inside = [

@@ -67,7 +67,7 @@ class TrainingRequest(msgspec.Struct, frozen=True):
     output: str
     """The folder whose content becomes the result."""
     base: str | None
-    """The folder of the base artifact."""
+    """The folder of the base artifact; of a base that continues from another: of that one."""
     metrics: str
     """The file to which a line is added after each epoch."""
     failure: str
@@ -256,9 +256,7 @@ def _kept(
         yield None
         return
     base = None if request.base is None else Path(request.base) / MODEL_FILE
-    identity = identify(
-        config, request.recipe_hash, base if config.mode in MODES_FROM_BASE else None
-    )
+    identity = identify(config, request.recipe_hash, base if _continues(config) else None)
     if request.resume is not None:
         resume(run, Path(request.resume), identity, _say)
     if request.checkpoint is None:
@@ -277,24 +275,30 @@ def _kept(
 def _starting_model(
     request: TrainingRequest, config: TrainingConfig, samples: RunSamples
 ) -> tuple[nn.Module, int]:
-    """A fresh model, or the base's; and its number of classes."""
+    """A fresh model, or that of the base or the parent; and its number of classes."""
     seed = derived_seed(config.seed, "weights")
-    if config.mode not in MODES_FROM_BASE:
+    if not _continues(config):
         model = build_model(
             config.model, sample_shape=samples.sample_shape, classes=samples.classes, seed=seed
         )
         return model, samples.classes
     if request.base is None:
         raise UserError(f"mode {config.mode.value} starts from a base, but no folder was given.")
+    expected_hash = request.recipe_hash if config.parent is None else config.parent.recipe
     path = Path(request.base) / MODEL_FILE
     tensors, info = load_model(path)
     classes = samples.classes
     if info is not None:
-        _check_base(info, config, samples, request.recipe_hash, path)
+        _check_base(info, config, samples, expected_hash, path)
         classes = info.classes
     model = build_model(config.model, sample_shape=samples.sample_shape, classes=classes, seed=seed)
     load_weights(model, tensors, str(path))
     return model, classes
+
+
+def _continues(config: TrainingConfig) -> bool:
+    """Whether it starts from weights that somebody trained."""
+    return config.mode in MODES_FROM_BASE or config.parent is not None
 
 
 def _check_base(
@@ -304,11 +308,21 @@ def _check_base(
     expected_hash: str | None,
     path: Path,
 ) -> None:
+    if info.recipe_hash != expected_hash and config.parent is not None:
+        raise RecipeMismatchError(
+            f"{path} is the base of recipe {info.recipe_hash}, but this base continues from "
+            f"recipe {expected_hash}. Give it the folder of that one."
+        )
     if info.recipe_hash != expected_hash:
         raise RecipeMismatchError(
             f"{path} is the base of recipe {info.recipe_hash}, but the job starts from recipe "
             f"{expected_hash}. The base it carries: {info.config.get('recipe')}; the one it "
             f"needs: {config.recipe}."
+        )
+    if info.model != config.model and config.parent is not None:
+        raise UserError(
+            f"the base's model is {config.model}, its parent's {info.model}: a base continues "
+            "with the model of its parent. Name that one."
         )
     if info.model != config.model:
         raise UserError(

@@ -8,14 +8,17 @@ import msgspec
 from msgspec import Meta
 
 from meshtrain.errors import RecipeMismatchError, UserError
+from meshtrain.spec.lineage import CHAIN_MAX, Parent
 from meshtrain.spec.recipe import explain_mismatch, recipe_hash, training_recipe
 from meshtrain.spec.training_keys import MODES_FROM_BASE, Mode
 
 PARTICIPANTS_MAX = 10_000
+TRAINED_BEFORE_MAX = PARTICIPANTS_MAX * CHAIN_MAX
 
 # A name becomes a file's name.
 Name = Annotated[str, Meta(pattern=r"\A[^/\x00.][^/\x00]*\Z", max_length=128)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 
 
 class DigitsData(
@@ -32,8 +35,19 @@ class FolderData(
     path: Annotated[str, Meta(pattern=r"\A/")]
 
 
-class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run of the built-in training. Every key is there; what doesn't apply is null."""
+class ParentPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model, by its recipe and by its content."""
+
+    recipe: Digest
+    artifact: Digest
+
+
+class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One run of the built-in training. Every key is there; what doesn't apply is null.
+
+    The last two may be left out, and are where nothing stands in them: runs that
+    were begun before there were such keys go on from their checkpoints.
+    """
 
     mode: Mode
     recipe: dict[str, Any] | None
@@ -62,6 +76,10 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What CUDA_VISIBLE_DEVICES is set to (empty hides every GPU), or null: the mesh chooses."""
     prefix: str | None
     """A person's own mark on the results; training doesn't read it."""
+    parent: ParentPin | None = None
+    """The model that a base continues from; None begins with fresh weights."""
+    trained_before: Annotated[tuple[Name, ...], Meta(max_length=TRAINED_BEFORE_MAX)] = ()
+    """Whose data the bases were trained on that a target's base continues from."""
 
     @property
     def source(self) -> str:
@@ -111,6 +129,16 @@ def parse_config(raw: dict[str, Any]) -> TrainingConfig:
         raise UserError(
             f"fold is {split.fold}, but there are {split.folds} folds, numbered from 0. "
             "Lower fold or raise folds."
+        )
+    if config.parent is not None:
+        raise UserError(
+            f"a run of mode {config.mode.value} starts from its base, and continues from no other. "
+            "Remove parent from its configuration."
+        )
+    if config.mode in MODES_FROM_BASE and split.target in config.trained_before:
+        raise UserError(
+            f"target {split.target} is among those whom the base's parents were trained on: "
+            "its test data would leak. Take another target, or a base with another parent."
         )
     if config.mode in MODES_FROM_BASE and split.target in config.participants:
         raise UserError(
@@ -197,4 +225,5 @@ def recipe_of(config: TrainingConfig) -> dict[str, Any]:
             "seed": config.seed,
         },
         config.data_digests,
+        None if config.parent is None else Parent(config.parent.recipe, config.parent.artifact),
     )

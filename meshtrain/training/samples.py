@@ -67,7 +67,7 @@ def load_samples(config: TrainingConfig) -> RunSamples:
 
     wanted = target_split(config)
     if config.source == "digits" and config.mode in MODES_FROM_BASE:
-        refuse_shared_images(wanted.target, config.participants)
+        refuse_shared_images(wanted.target, (*config.participants, *config.trained_before))
     target = _load(config, wanted.target)
     loaded = [target]
     split = split_folds(target, fold=wanted.fold, folds=wanted.folds)

@@ -24,11 +24,12 @@ from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import digest
 from meshtrain.results.metrics import Metrics
-from meshtrain.spec.expand import Digests, expand
+from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import Ports, answer
@@ -58,6 +59,8 @@ class MasterDouble:
     requests: list[msg.FromPerson] = field(default_factory=list)
     #: what happens before a request is answered, one step a request
     script: list[Callable[[], None]] = field(default_factory=list)
+    #: artifact id → the metrics in it, where the master has it
+    left: dict[str, dict[str, float]] = field(default_factory=dict)
     home: str = "/var/lib/meshtrain"
     version: str = "0.1.0"
     https: bool = False
@@ -90,6 +93,9 @@ class MasterDouble:
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         self.tell(ev.Tick(WALL_S + self.now_s))
+
+    def metrics_in(self, artifact_id: str) -> dict[str, float]:
+        return self.left.get(artifact_id, {})
 
     def add_node(
         self, node_id: str, *, cpu_slots: int = 2, gpus: int = 0, gpu_memory: int = 24 << 30
@@ -203,8 +209,15 @@ class MasterDouble:
         request_id = message.request_id
         match message:
             case msg.Submit():
-                digests = Digests(code=dict(message.code), data=dict(message.data_digests))
                 job_file = parse_job_file(message.data, message.name)
+                parent = needed(job_file).parent
+                digests = Digests(
+                    code=dict(message.code),
+                    data=dict(message.data_digests),
+                    parents={parent: resolve_parent(self.state, parent, self.attempts_of)}
+                    if parent is not None
+                    else {},
+                )
                 again = len(self.state.sweeps) if message.again else 0
                 sweep = expand(job_file, digests, again=again, bases_only=message.bases_only)
                 return ev.SweepSubmitted(request_id, sweep, message.allow_pending)

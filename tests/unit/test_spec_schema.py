@@ -191,8 +191,8 @@ def test_the_schema_is_plain_json_that_editors_can_use() -> None:
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
     found: list[str] = []
-    for key in model.model_fields:
-        found.append(prefix + key)
+    for key, field in model.model_fields.items():
+        found.append(prefix + (field.alias or key))
         inner = section_model(model, key)
         if inner is not None and not (inner is forms.ResourcesSection and prefix):
             found += keys_of(inner, f"{prefix}{key}.")

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from meshtrain.core.job import FailureClass
+from meshtrain.spec.lineage import Parent
 from meshtrain.spec.recipe import builtin_data_digest, recipe_hash, training_recipe
 from meshtrain.training import child
 from meshtrain.training.child import TrainingRequest, run
@@ -189,11 +190,56 @@ def test_fine_tuning_starts_from_the_weights_of_the_base(base: Path, tmp_path: P
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def child_config(recipe: str, **changed: Any) -> dict[str, Any]:
+    """A base that continues from another."""
+    config = config_of("base_only", **{"lr": 1e-12, "epochs": 1, **changed})
+    pin = Parent(recipe, "e" * 32)
+    values = {key: config[key] for key in RECIPE_VALUES}
+    return {
+        **config,
+        "recipe": training_recipe(values, DIGESTS, pin),
+        "parent": pin.document(),
+    }
+
+
+def test_a_base_that_continues_starts_from_the_weights_of_its_parent(
+    base: Path, tmp_path: Path
+) -> None:
+    parent = recipe_hash(config_of("base_only")["recipe"])
+    request = request_of(tmp_path, child_config(parent), base)
+    assert run(request) == 0
+    before, _ = load_model(base / "model.safetensors")
+    after, info = load_model(tmp_path / "output" / "model.safetensors")
+    assert info is not None
+    assert info.recipe_hash == request.recipe_hash != parent
+    assert info.config["parent"]["recipe"] == parent
+    assert all(torch.allclose(before[name], after[name], atol=1e-8) for name in before)
+    further = tmp_path / "further"
+    further.mkdir()
+    assert run(request_of(further, child_config(parent, lr=0.01), base)) == 0
+    trained, _ = load_model(further / "output" / "model.safetensors")
+    assert any(not torch.allclose(before[name], trained[name]) for name in before)
+
+
+def test_a_base_continues_from_no_other_weights_than_those_of_its_recipe(
+    base: Path, tmp_path: Path
+) -> None:
+    assert run(request_of(tmp_path, child_config("f" * 32), base)) == 1
+    assert "continues from recipe ffff" in failure_of(tmp_path)["message"]
+    parent = recipe_hash(config_of("base_only")["recipe"])
+    assert run(request_of(tmp_path, child_config(parent, model="mlp"), base)) == 1
+    assert "its parent's softmax" in failure_of(tmp_path)["message"]
+    assert run(request_of(tmp_path, child_config(parent))) == 1
+    assert "no folder was given" in failure_of(tmp_path)["message"]
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
         (config_of("base_only", data_digests={**DIGESTS, "w01": "0" * 32}), "data of participant"),
         (config_of("full_fine_tuning", target="w09"), "hold the same built-in images"),
+        (config_of("full_fine_tuning", trained_before=["w15"]), "hold the same built-in images"),
+        (config_of("full_fine_tuning", trained_before=["w07"]), "parents were trained on"),
         (config_of("full_fine_tuning", seed=4), "is the base of recipe"),
         ({**config_of("full_fine_tuning"), "model": "mlp"}, "its base's softmax"),
         ({**config_of("base_only"), "seed": 4}, "not the recipe that was hashed"),

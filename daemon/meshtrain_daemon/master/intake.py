@@ -13,6 +13,7 @@ from meshtrain.errors import UserError
 from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import JobFile, parse_job_file
 from meshtrain.spec.jobs import CodeDigests, SweepSpec
+from meshtrain.spec.lineage import ResolvedParent
 
 AGAIN_MAX = 10_000
 
@@ -34,12 +35,14 @@ def sweep_of(
     cells_max: int,
     known_sweeps: Container[str],
     job_file: JobFile | None = None,
+    parents: Mapping[str, ResolvedParent] | None = None,
 ) -> SweepSpec:
     """The sweep that a submission comes to; takes about a second for 100,000 cells.
 
     Args:
         known_sweeps: ids that are taken; with `again`, the sweep gets one that isn't.
         job_file: the file, where it was parsed already.
+        parents: what the bases that it continues from are, by their names in the file.
 
     Raises JobFileError with all problems of the file, or UserError.
     """
@@ -56,7 +59,7 @@ def sweep_of(
     data: Mapping[str, str] = submission.data_digests
     if wanted.data_folder is not None and not data:
         data = data_digests(wanted.data_folder, wanted.participants)
-    digests = Digests(code=dict(submission.code), data=dict(data))
+    digests = Digests(code=dict(submission.code), data=dict(data), parents=dict(parents or {}))
     sweep = expand(job_file, digests, bases_only=submission.bases_only)
     if not submission.again:
         return sweep

@@ -22,6 +22,9 @@ from meshtrain.net.base import MasterTransport
 from meshtrain.net.curve import person_of
 from meshtrain.net.zmq_client import Ports
 from meshtrain.results.metrics import Metrics
+from meshtrain.spec.expand import needed
+from meshtrain.spec.jobfile import parse_job_file
+from meshtrain.spec.lineage import ResolvedParent
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.base import ReadableStore
 from meshtrain.store.failures import StoreFullError
@@ -29,12 +32,15 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.intake import Submission, sweep_of
+from meshtrain_daemon.master.kept_metrics import metrics_in
+from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
 from meshtrain_daemon.master.membership import Membership
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.translate import cache_event
 
 SNAPSHOT_PART = 1000
 """Rows in one part of a snapshot."""
@@ -141,6 +147,13 @@ class People:
                     )
                 case msg.IssueToken() | msg.Revoke():
                     self._spawn(self._change_members(peer, message))
+                case msg.Pin() | msg.Evict() | msg.Warm():
+                    recipe_hash = resolve_base(self._state, message.recipe_hash).recipe_hash
+                    self._request(
+                        peer,
+                        message.request_id,
+                        lambda r: cache_event(message, r, recipe_hash),
+                    )
                 case msg.Rebuild():
                     base = resolve_base(self._state, message.recipe_hash)
                     self._request(
@@ -262,11 +275,18 @@ class People:
         self, submission: Submission, *, allow_pending: bool, waits: bool
     ) -> fx.Reply:
         self._demand_room()
+        cells_max = self._settings.cells_max
+        job_file = await asyncio.to_thread(
+            parse_job_file, submission.data, submission.name, cells_max=cells_max
+        )
+        parent = needed(job_file).parent
         sweep = await asyncio.to_thread(
             sweep_of,
             submission,
-            cells_max=self._settings.cells_max,
+            cells_max=cells_max,
             known_sweeps=frozenset(self._state.sweeps),
+            job_file=job_file,
+            parents={} if parent is None else {parent: self._parent(parent)},
         )
         for code in submission.code.values():
             if not self._artifacts.has(code.artifact_id):
@@ -284,6 +304,9 @@ class People:
         request_id = self._expect(_Open(future.set_result, future.set_exception, waits))
         self._decisions.post(ev.SweepSubmitted(request_id, sweep, allow_pending=allow_pending))
         return await future
+
+    def _parent(self, name: str) -> ResolvedParent:
+        return resolve_parent(self._state, name, self.attempts_of)
 
     async def submit_dropped(self, submission: Submission) -> Taken:
         """Submit what lay in the inbox.
@@ -366,6 +389,9 @@ class People:
 
     def metrics_of(self, job: Job) -> Metrics:
         return self._reporter.metrics_of(job)
+
+    def metrics_in(self, artifact_id: str) -> dict[str, float]:
+        return metrics_in(self._artifacts, artifact_id)
 
     def attempts_of(self, job_id: str) -> Sequence[Attempt]:
         return self._store.attempts_of(job_id)

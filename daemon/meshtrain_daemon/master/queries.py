@@ -44,6 +44,7 @@ from meshtrain.results.metrics import Metrics
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
+from meshtrain_daemon.master import lineage
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 
@@ -95,6 +96,10 @@ class Surroundings(Protocol):
 
     def metrics_of(self, job: Job) -> Metrics:
         """What a job left that succeeded and sent no metrics: why it has none."""
+        ...
+
+    def metrics_in(self, artifact_id: str) -> dict[str, float]:
+        """The metrics that an artifact holds which lies here; empty where there are none."""
         ...
 
     def attempts_of(self, job_id: str) -> Sequence[Attempt]:
@@ -449,6 +454,8 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "jobs": _jobs,
         "sweeps": _sweeps,
         "bases": _bases,
+        "base": lineage.answer_base,
+        "parent": lineage.answer_parent,
         "nodes": _nodes,
         "members": _members,
         "job": _job,

@@ -2,7 +2,7 @@
 
 attempts/<attempt id>/
     output/          {output}: becomes the result
-    base/            {base}: the base artifact, a copy of its own
+    base/            {base}, {from}: the base artifact, or a base's parent, a copy of its own
     code/            {code}: the snapshot, where the command runs
     checkpoint/      where the job puts its checkpoints, if it is to make any
     resume/          the checkpoint that it goes on from
@@ -256,7 +256,8 @@ class AttemptFolder:
         """The text with this attempt's folders in place of {output}, {base} and {code}."""
         if "{" not in template and "}" not in template:
             return template
-        folders = {"output": self.output, "base": self.base or "", "code": self.code or ""}
+        base = self.base or ""
+        folders = {"output": self.output, "base": base, "from": base, "code": self.code or ""}
         return fill_on_node(template, folders, for_shell=for_shell)
 
     def _write_request(self, work: TrainingWork) -> str:
