@@ -114,7 +114,7 @@ class Attempt(msgspec.Struct, frozen=True):
     placements: tuple[Placement, ...]
     state: AttemptState = AttemptState.LIVE
     base_artifact: str | None = None
-    """The artifact of the base that it started from."""
+    """The artifact of the base that it started from; of a base job: of its parent."""
     assigned_wall_s: float = 0.0
     started_wall_s: float | None = None
     ended_wall_s: float | None = None

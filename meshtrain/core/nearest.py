@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from meshtrain.spec.lineage import PARENT_KEY
 from meshtrain.spec.recipe import canonical
 
 ALIKE_MAX = 4
@@ -68,7 +69,8 @@ def differences_of(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterat
     """The fields that differ; keys of the sections `base`, `params` and the like one by one."""
     for key in dict.fromkeys([*ours, *theirs]):
         mine, other = ours.get(key), theirs.get(key)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        # What it continues from is one thing, and told as one.
+        if key != PARENT_KEY and isinstance(mine, Mapping) and isinstance(other, Mapping):
             for name in dict.fromkeys([*mine, *other]):
                 # Whose data it is tells the participants already.
                 if key == "data" and not (name in mine and name in other):

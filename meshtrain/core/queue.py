@@ -32,6 +32,8 @@ class Shape(msgspec.Struct, frozen=True):
     """The artifacts that it reads, with their sizes in bytes."""
     shares: tuple[str, ...] = ()
     """The shares that its node must have."""
+    parent: str | None = None
+    """Of a base that continues from another: the artifact of that one."""
 
 
 class WaitingQueue:

@@ -37,6 +37,15 @@ def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
     if error and not event.allow_pending:
         state.out.append(fx.Reply(event.request_id, error=error))
         return
+    strangers = [
+        base.parent.recipe_hash
+        for base in spec.bases
+        if base.parent is not None and base.parent.recipe_hash not in state.bases
+    ]
+    if strangers:
+        told = f"no base has the recipe hash {strangers[0]}, which base.from names"
+        state.out.append(fx.Reply(event.request_id, error=told))
+        return
     taken = [job.job_id for job in spec.jobs if job.job_id in state.jobs]
     if taken:
         state.out.append(
