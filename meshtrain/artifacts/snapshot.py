@@ -2,7 +2,9 @@
 
 In a git work tree: what git tracks, as it is on disk now, and what is new and
 not ignored; so that neither an uncommitted change nor a new module is missing.
-Elsewhere: everything but version control, caches and environments.
+Elsewhere: everything but version control, caches and environments. In both, a
+file `.meshtrainignore` in the folder leaves out more, with the patterns of a
+`.gitignore`: also what git tracks and jobs don't need.
 
 A link is taken as the file that it points at when that lies inside the folder,
 since the snapshot then holds all that the link needs; any other link is refused.
@@ -12,17 +14,28 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from meshtrain.artifacts.chunking import manifest_of
 from meshtrain.artifacts.failures import disk_errors
+from meshtrain.artifacts.ignore import Ignore
 from meshtrain.core.manifest import FILES_MAX, Manifest, path_problem
 from meshtrain.errors import UserError
 
-_LEFT_OUT_FOLDERS = {".git", "__pycache__", ".venv"}
-_LEFT_OUT_SUFFIX = ".pyc"
-_LARGEST_SHOWN = 10
+IGNORE_FILE = ".meshtrainignore"
+LARGEST_SHOWN = 10
+RAISE_THE_LIMIT = "raise the limit"
+_LEFT_OUT = {
+    *(".git", ".hg", ".svn", ".jj"),
+    *("__pycache__", ".ipynb_checkpoints", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+    *(".venv", ".tox", ".nox", ".eggs", "node_modules", ".DS_Store"),
+}
+"""Outside of git: version control, caches, environments."""
+_LEFT_OUT_SUFFIXES = (".pyc", ".egg-info")
+_ENVIRONMENT_MARK = "pyvenv.cfg"
+"""What a virtual environment holds, whatever it is called."""
+_IGNORE_BYTES_MAX = 1 << 20
 _GIT_TIMEOUT_S = 60.0
 _NESTED_MAX = 20
 """Work trees inside work trees, such as submodules of submodules."""
@@ -39,12 +52,15 @@ _GIT_PLACES = {
 _NO_WORK_TREE = ("not a git repository", "must be run in a work tree")
 
 
-def snapshot_files(folder: Path, size_max_bytes: int) -> list[str]:
+def snapshot_files(
+    folder: Path, size_max_bytes: int | None, *, or_else: str = RAISE_THE_LIMIT
+) -> list[str]:
     """The files of a folder that its code consists of: relative paths, sorted.
 
     Args:
         folder: the folder of the code.
-        size_max_bytes: the limit of all files together.
+        size_max_bytes: the limit of all files together; None for no limit.
+        or_else: what to do where all of it is to travel, for the error.
 
     Raises:
         UserError: when the folder can't be read, a link leads outside or
@@ -54,12 +70,24 @@ def snapshot_files(folder: Path, size_max_bytes: int) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder. Name the folder that holds the code")
     # Nothing listed: the folder itself is ignored by a work tree around it.
-    found = _listed_by_git(folder, 0) or list(_walk(folder, ""))
+    ignore = _ignored(folder)
+    found = _listed_by_git(folder, 0) or _walk(folder, "", ignore)
+    found = [relpath for relpath in found if not ignore.leaves_out(relpath)]
     sizes = {relpath: _checked(folder, relpath).stat().st_size for relpath in found}
     total_bytes = sum(sizes.values())
-    if total_bytes > size_max_bytes or len(sizes) > FILES_MAX:
-        raise UserError(_too_large(folder, sizes, total_bytes, size_max_bytes))
+    if size_max_bytes is not None and total_bytes > size_max_bytes:
+        limit = f"the limit is {size_max_bytes:,}"
+        raise UserError(_too_large(folder, sizes, limit, or_else))
+    if len(sizes) > FILES_MAX:
+        limit = f"a snapshot has at most {FILES_MAX:,} files"
+        raise UserError(_too_large(folder, sizes, limit, "pack them"))
     return sorted(sizes)
+
+
+def largest(sizes: Mapping[str, int], shown_max: int = LARGEST_SHOWN) -> list[tuple[str, int]]:
+    """The largest files, the largest first: path and bytes."""
+    by_size = sorted(sizes, key=lambda relpath: (-sizes[relpath], relpath))
+    return [(relpath, sizes[relpath]) for relpath in by_size[:shown_max]]
 
 
 def snapshot_manifest(folder: Path, files: Sequence[str]) -> Manifest:
@@ -126,13 +154,32 @@ def _git_env() -> dict[str, str]:
     return env | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
+def _ignored(folder: Path) -> Ignore:
+    """What the folder's own `.meshtrainignore` leaves out; nothing where it has none."""
+    path = folder / IGNORE_FILE
+    if not path.is_file():
+        return Ignore("")
+    with disk_errors(f"reading {path}"), path.open("rb") as file:
+        data = file.read(_IGNORE_BYTES_MAX + 1)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8. Write a pattern on each line") from error
+    if len(data) > _IGNORE_BYTES_MAX:
+        raise UserError(f"{path} has more than {_IGNORE_BYTES_MAX:,} bytes. Write fewer patterns")
+    return Ignore(text)
+
+
+def _walk(folder: Path, prefix: str, ignore: Ignore) -> Iterator[str]:
     with disk_errors(f"listing {folder}"), os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name in _LEFT_OUT or entry.name.endswith(_LEFT_OUT_SUFFIXES):
+                continue
             if entry.is_dir(follow_symlinks=False):
-                if entry.name not in _LEFT_OUT_FOLDERS:
-                    yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
-            elif entry.name in _LEFT_OUT_FOLDERS or entry.name.endswith(_LEFT_OUT_SUFFIX):
+                is_left_out = ignore.leaves_out_folder(prefix + entry.name)
+                if not is_left_out and not (folder / entry.name / _ENVIRONMENT_MARK).is_file():
+                    yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", ignore)
+            elif ignore.leaves_out(prefix + entry.name):
                 continue
             elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
                 yield prefix + entry.name
@@ -166,11 +213,12 @@ def _checked(folder: Path, relpath: str) -> Path:
     return real
 
 
-def _too_large(folder: Path, sizes: dict[str, int], total_bytes: int, size_max_bytes: int) -> str:
-    largest = sorted(sizes, key=lambda relpath: (-sizes[relpath], relpath))[:_LARGEST_SHOWN]
-    lines = "\n".join(f"  {sizes[relpath]:>15,}  {relpath}" for relpath in largest)
+def _too_large(folder: Path, sizes: dict[str, int], limit: str, or_else: str) -> str:
+    lines = "\n".join(f"  {size_bytes:>15,}  {relpath}" for relpath, size_bytes in largest(sizes))
     return (
-        f"the snapshot of {folder} is too large: {total_bytes:,} bytes in {len(sizes):,} files, "
-        f"the limits are {size_max_bytes:,} and {FILES_MAX:,}. The largest, in bytes:\n{lines}\n"
-        "List what is not code in .gitignore, name a smaller folder, or raise the limit"
+        f"the snapshot of {folder} is too large: {sum(sizes.values()):,} bytes in "
+        f"{len(sizes):,} files, {limit}. The largest, in bytes:\n{lines}\n"
+        f"List what is not code in .gitignore or {IGNORE_FILE}, name a smaller folder, or "
+        f"{or_else}. Data travels apart from code: meshtrain publish PATH --name NAME, then "
+        "inputs: in the job file"
     )

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from meshtrain.artifacts import snapshot
-from meshtrain.artifacts.snapshot import file_digests, snapshot_files, snapshot_manifest
+from meshtrain.artifacts.snapshot import (
+    file_digests,
+    largest,
+    snapshot_files,
+    snapshot_manifest,
+)
 from meshtrain.core.manifest import digest_of
 from meshtrain.errors import UserError
 
@@ -186,3 +191,66 @@ def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write(tmp_path / "b")
     with pytest.raises(UserError, match="too large"):
         snapshot_files(tmp_path, LIMIT)
+
+
+def test_a_meshtrainignore_leaves_out_more_also_of_what_git_tracks(repo: Path) -> None:
+    write(repo / "weights" / "big.bin")
+    write(repo / "weights" / "README")
+    git(repo, "add", ".")
+    write(repo / ".meshtrainignore", "# not needed\n/weights/*\n!README\ngone.py\n")
+    files = snapshot_files(repo, LIMIT)
+    assert files == [
+        ".gitignore",
+        ".meshtrainignore",
+        "src/model.py",
+        "train.py",
+        "weights/README",
+    ]
+
+
+def test_outside_of_git_it_keeps_even_what_can_not_travel_away(tmp_path: Path) -> None:
+    write(tmp_path / "train.py")
+    write(tmp_path / ".meshtrainignore", "runs/\n*.sock\n")
+    (tmp_path / "runs").mkdir()
+    os.mkfifo(tmp_path / "runs" / "pipe")
+    os.mkfifo(tmp_path / "a.sock")
+    assert snapshot_files(tmp_path, LIMIT) == [".meshtrainignore", "train.py"]
+
+
+def test_outside_of_git_environments_and_caches_stay_whatever_they_are_called(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "train.py")
+    write(tmp_path / "my-env" / "pyvenv.cfg")
+    write(tmp_path / "my-env" / "bin" / "python")
+    for folder in (".hg", "node_modules", ".ipynb_checkpoints", "a.egg-info", ".mypy_cache"):
+        write(tmp_path / folder / "x")
+    assert snapshot_files(tmp_path, LIMIT) == ["train.py"]
+
+
+def test_p11_a_meshtrainignore_that_is_no_text_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "train.py")
+    (tmp_path / ".meshtrainignore").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="no text in UTF-8"):
+        snapshot_files(tmp_path, LIMIT)
+    (tmp_path / ".meshtrainignore").write_bytes(b"x\n" * (1 << 20))
+    with pytest.raises(UserError, match="Write fewer patterns"):
+        snapshot_files(tmp_path, LIMIT)
+
+
+def test_above_the_limit_the_ten_largest_and_the_ways_out_are_named(tmp_path: Path) -> None:
+    for number in range(12):
+        write(tmp_path / f"f{number:02}", "x" * (100 + number))
+    with pytest.raises(UserError) as caught:
+        snapshot_files(tmp_path, 500, or_else="say --allow-large-code")
+    told = str(caught.value)
+    shown = [line.split()[-1] for line in told.splitlines() if line.startswith("   ")]
+    assert shown == [f"f{number:02}" for number in range(11, 1, -1)]
+    assert "1,266 bytes in 12 files, the limit is 500" in told
+    assert ".meshtrainignore" in told
+    assert "say --allow-large-code" in told
+    assert len(snapshot_files(tmp_path, None)) == 12
+
+
+def test_the_largest_come_first_and_of_two_alike_the_first_name() -> None:
+    assert largest({"b": 1, "a": 1, "c": 5}, 2) == [("c", 5), ("a", 1)]

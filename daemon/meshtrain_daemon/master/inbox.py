@@ -252,7 +252,11 @@ class Inbox:
     def _read_folder(self, folder: Path) -> Submission:
         job_file = find_job_file(folder)
         data = read_job_file(job_file)
-        files = snapshot_files(folder, self._code_size_max_bytes)
+        files = snapshot_files(
+            folder,
+            self._code_size_max_bytes,
+            or_else="raise code_size_max_bytes, a setting of the master",
+        )
         work = Path(tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=self._folder))
         try:
             for relpath in files:
