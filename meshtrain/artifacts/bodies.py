@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO
 
 import msgspec
@@ -20,6 +22,7 @@ _PIECE_BYTES = 1 << 20
 _TLS_PIECE_BYTES = 512 << 10
 """Held in memory twice: as it was read, and encrypted."""
 
+_UNSENT_BYTES = 128 << 10
 _PACED_PIECE_BYTES = 128 << 10
 """Where there is a limit for all that is sent: small, so that many advance side by side."""
 
@@ -84,6 +87,7 @@ async def send_file(
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the peer is gone")
+    _keep_little_unsent(transport)
     send = _encrypted if request.secure else _from_the_kernel
     piece_bytes = _TLS_PIECE_BYTES if request.secure else _PIECE_BYTES
     if uplink is not None:
@@ -110,6 +114,14 @@ async def send_file(
         transport.abort()
         raise ConnectionResetError(why)
     await response.write_eof()
+
+
+def _keep_little_unsent(transport: asyncio.Transport) -> None:
+    """What waits in the kernel goes out beside what others send: so it says when it is sent."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 async def _wait_for_turn(uplink: TokenBucket, size_bytes: int, limit: asyncio.Timeout) -> None:

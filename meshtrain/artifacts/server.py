@@ -37,6 +37,7 @@ from meshtrain.artifacts.holder import FETCH_HEADER
 from meshtrain.artifacts.listener import Listener
 from meshtrain.artifacts.news import Follower, NewsDesk
 from meshtrain.artifacts.open_files import OpenFiles
+from meshtrain.artifacts.turns import Turns
 from meshtrain.artifacts.uploads import UploadLimits, Uploads
 from meshtrain.core.manifest import (
     CHUNK_BYTES_MAX,
@@ -106,6 +107,7 @@ class ArtifactServer:
         self._requests_max = requests_max
         self._body_limits = body_limits or BodyLimits()
         self._uplink = TokenBucket(sent_bytes_per_s_max) if sent_bytes_per_s_max else None
+        self._turns = Turns()
         self._requests = 0
         self._uploads = Uploads(store, upload_limits or UploadLimits())
         self._desk = NewsDesk(store)
@@ -232,9 +234,10 @@ class ArtifactServer:
         start, stop = wanted or (0, size_bytes)
         file = await self._files.get(artifact_id, file_index, start, stop)
         try:
-            response = await self._send_range(
-                request, file.file, start, stop, size_bytes, bool(wanted)
-            )
+            async with self._turns.turn():
+                response = await self._send_range(
+                    request, file.file, start, stop, size_bytes, bool(wanted)
+                )
         finally:
             self._files.release(file)
         if request.method == "GET":

@@ -10,12 +10,12 @@ out, and no chunk waits for a second copy of another one.
 The rules:
 
 - One who fetches alone is told of everything.
-- Else each is told of `ahead` chunks that nobody else was told of; when it took
-  one, of the next one.
+- Else each is told of a few chunks, or one, that nobody else was told of; when it
+  took one, of the next one.
 - Once all chunks were given or are promised, those that were given are shown to
   all, so that one that was lost with its holder can be had again.
-- A promise that isn't taken up in a time counts as given: whoever it was made
-  to is slow, or has the chunk from elsewhere.
+- A promise that isn't kept in a time is made to another: whoever it was made to is
+  slow, or has the chunk from elsewhere. What nobody wants counts as given.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from dataclasses import dataclass, field
 
 from meshtrain.core.swarm import Bits
 
-AHEAD = 2
-"""Chunks that one is told of at a time: one on its way, and the next one."""
-PATIENCE_MIN_S = 1.0
-PATIENCE_FACTOR = 3.0
+PROMISES_MIN = 4
+"""Chunks that are promised at a time, over all followers: some on their way, and the next ones.
+Each follower has one at least. More would be under way side by side, and each arrive later."""
+PATIENCE_MIN_S = 2.0
+PATIENCE_FIRST_S = 10.0
+"""Before it is known what promises take."""
+PATIENCE_FACTOR = 4.0
 """A promise may take so many times what they take on average."""
 _SMOOTHING = 0.2
 """The weight of the newest time in the average."""
@@ -47,12 +50,12 @@ class Offers:
 
     Args:
         chunk_count: how many chunks there are.
-        ahead: chunks promised to one at a time.
+        promises_min: chunks promised at a time, over all.
     """
 
-    def __init__(self, chunk_count: int, *, ahead: int = AHEAD) -> None:
+    def __init__(self, chunk_count: int, *, promises_min: int = PROMISES_MIN) -> None:
         self._all: Bits = (1 << chunk_count) - 1
-        self._ahead = ahead
+        self._promises_min = promises_min
         self._given: Bits = 0
         self._promised: Bits = 0
         self._followers: dict[str, _Follower] = {}
@@ -95,14 +98,20 @@ class Offers:
 
     def expire(self, now_s: float) -> None:
         """Gives up promises that were not taken in time."""
-        patience_s = max(PATIENCE_MIN_S, PATIENCE_FACTOR * (self._took_s or 0.0))
+        patience_s = PATIENCE_FIRST_S
+        if self._took_s is not None:
+            patience_s = max(PATIENCE_MIN_S, PATIENCE_FACTOR * self._took_s)
         for follower in self._followers.values():
             late = [c for c, at_s in follower.promised.items() if now_s >= at_s + patience_s]
             for chunk in late:
                 del follower.promised[chunk]
                 follower.took |= 1 << chunk
                 self._promised &= ~(1 << chunk)
-                self._given |= 1 << chunk
+        wanted = 0
+        for follower in self._followers.values():
+            wanted |= self._all & ~follower.had & ~follower.took
+        if self._followers:
+            self._given |= self.open & ~wanted
         self._promise(now_s)
 
     def shown(self, follower: str) -> Bits:
@@ -116,21 +125,22 @@ class Offers:
         return shown if self.open else shown | self._given
 
     def shows_all(self, follower: str) -> bool:
-        """Whether one is told of everything, so that nothing more will come."""
-        return self.shown(follower) == self._all
+        """Whether one is told of everything for good, so that nothing more will come."""
+        return self._given == self._all
 
     def _promise(self, now_s: float) -> None:
         """Makes the promises that are due, to those first who have the fewest."""
         if len(self._followers) < 2:
             return
         free = self.open
-        for count in range(self._ahead):
+        ahead = -(-self._promises_min // len(self._followers))
+        for count in range(ahead):
             for follower in self._followers.values():
                 if not free:
                     return
                 if len(follower.promised) > count:
                     continue
-                wanted = free & ~follower.had
+                wanted = free & ~follower.had & ~follower.took
                 if not wanted:
                     continue
                 lowest = wanted & -wanted
