@@ -1,0 +1,234 @@
+"""What the first holder shows to each of those who fetch, rule by rule."""
+
+from __future__ import annotations
+
+from meshtrain.core.offers import PATIENCE_FACTOR, PATIENCE_FIRST_S, PATIENCE_MIN_S, Offers
+
+ALL_8 = (1 << 8) - 1
+
+
+def bits(*chunks: int) -> int:
+    return sum(1 << chunk for chunk in chunks)
+
+
+def numbers(chunks: int) -> list[int]:
+    return [n for n in range(chunks.bit_length()) if chunks >> n & 1]
+
+
+def first(chunks: int) -> int:
+    return numbers(chunks)[0]
+
+
+def offers_to(*followers: str, chunk_count: int = 8, promises_min: int = 1) -> Offers:
+    """Followers who have nothing, and joined at time 0."""
+    offers = Offers(chunk_count, promises_min=promises_min)
+    for follower in followers:
+        offers.join(follower, 0, 0.0)
+    return offers
+
+
+def promised(offers: Offers, follower: str) -> int:
+    """What one is shown and has not taken, while there are open ones."""
+    assert offers.open, "all is shown to all"
+    return offers.shown(follower) & ~offers._followers[follower].took
+
+
+def test_one_alone_is_told_of_everything() -> None:
+    offers = offers_to("a")
+    assert offers.shown("a") == ALL_8
+    assert not offers.shows_all("a"), "of less, when a second one comes"
+
+
+def test_each_chunk_is_shown_to_one_only() -> None:
+    offers = Offers(20, promises_min=6)
+    shown_to: dict[str, int] = {}
+    for name in "abcd":
+        offers.join(name, 0, 0.0)
+    for _ in range(3):
+        shown_to = {name: promised(offers, name) for name in "abcd"}
+        assert all(shown_to.values()), "each has one at least"
+        assert sum(one.bit_count() for one in shown_to.values()) == len(
+            numbers(shown_to["a"] | shown_to["b"] | shown_to["c"] | shown_to["d"])
+        )
+        offers.gave("b", first(shown_to["b"]), 0.1)
+    assert not offers.shows_all("a")
+
+
+def test_few_chunks_are_promised_at_a_time() -> None:
+    offers = offers_to("a", "b", chunk_count=20, promises_min=6)
+    assert [promised(offers, name).bit_count() for name in "ab"] == [3, 3]
+    assert offers.open.bit_count() == 14
+
+
+def test_each_of_many_is_promised_one() -> None:
+    names = [f"node-{n}" for n in range(50)]
+    offers = offers_to(*names, chunk_count=200)
+    assert all(promised(offers, name).bit_count() == 1 for name in names)
+
+
+def test_who_takes_one_is_shown_the_next_and_keeps_what_it_took() -> None:
+    offers = offers_to("a", "b")
+    before = offers.shown("a")
+    offers.gave("a", first(before), 0.1)
+    after = offers.shown("a")
+    assert after & before == before
+    assert (after & ~before).bit_count() == 1
+    assert not after & offers.shown("b")
+
+
+def test_who_fetches_first_is_shown_less_when_a_second_one_comes() -> None:
+    offers = Offers(20, promises_min=4)
+    offers.join("a", 0, 0.0)
+    for chunk in (7, 9):
+        offers.gave("a", chunk, 0.1)
+    offers.join("b", 0, 0.2)
+    assert offers.shown("a").bit_count() == 4, "two that it took, two that are promised"
+    assert offers.shown("a") & bits(7, 9) == bits(7, 9)
+    assert offers.shown("b").bit_count() == 2
+    assert not offers.shown("b") & offers.shown("a")
+
+
+def test_what_one_has_when_it_comes_counts_as_given() -> None:
+    offers = Offers(4)
+    offers.join("a", bits(0, 1), 0.0)
+    assert offers.open == bits(2, 3)
+    offers.join("b", 0, 0.0)
+    assert offers.shown("b") | offers.shown("a") == bits(0, 1, 2, 3)
+
+
+def test_what_one_says_that_it_has_beyond_the_last_is_of_no_meaning() -> None:
+    offers = Offers(4)
+    offers.join("a", bits(0, 77), 0.0)
+    offers.join("b", 0, 0.0)
+    assert max(numbers(offers.shown("a") | offers.shown("b"))) <= 3
+
+
+def test_once_all_are_promised_those_that_were_given_are_shown_to_all() -> None:
+    offers = offers_to("a", "b", chunk_count=3)
+    taken = first(promised(offers, "a"))
+    offers.gave("a", taken, 0.1)
+    assert offers.open == 0
+    assert offers.shown("b") >> taken & 1, "it may be lost with who has it"
+    for chunk in range(3):
+        offers.gave("b", chunk, 0.3)
+    assert offers.shown("a") == offers.shown("b") == bits(0, 1, 2)
+    assert offers.shows_all("a")
+
+
+def test_what_was_promised_to_one_that_left_is_promised_to_others() -> None:
+    offers = offers_to("a", "b", "c", chunk_count=7)
+    left_behind = promised(offers, "b")
+    offers.leave("b")
+    assert offers.open & left_behind == left_behind
+    found = 0
+    for name in ("a", "c"):
+        for _ in range(4):
+            for chunk in numbers(offers.shown(name)):
+                offers.gave(name, chunk, 0.2)
+            found |= offers.shown(name)
+    assert found & left_behind == left_behind
+
+
+def test_who_is_left_alone_sees_everything() -> None:
+    offers = offers_to("a", "b")
+    offers.leave("b")
+    assert offers.shown("a") == ALL_8
+
+
+def test_one_that_left_twice_or_never_came_changes_nothing() -> None:
+    offers = offers_to("a", "b", chunk_count=20)
+    before = offers.shown("a")
+    offers.leave("nobody")
+    offers.gave("nobody", 17, 0.1)
+    assert offers.shown("a") == before
+    offers.leave("b")
+    offers.leave("b")
+    assert offers.shown("a") == (1 << 20) - 1
+
+
+def test_a_chunk_that_somebody_else_took_is_given() -> None:
+    """Who isn't known by its news reads files too: a person, or who follows no more."""
+    offers = offers_to("a", "b", chunk_count=20)
+    assert offers.open >> 17 & 1
+    offers.gave("curl", 17, 0.1)
+    assert not offers.open >> 17 & 1
+
+
+def test_who_comes_again_begins_anew_with_what_it_has() -> None:
+    offers = offers_to("a", "b", chunk_count=20)
+    had = offers.shown("a")
+    offers.join("a", had, 0.5)
+    shown = offers.shown("a")
+    assert shown.bit_count() == 1
+    assert not shown & had, "it has these from elsewhere"
+    assert not shown & offers.shown("b")
+
+
+def test_a_promise_that_is_not_kept_is_made_to_another() -> None:
+    offers = offers_to("slow", "quick", chunk_count=4)
+    held_back = promised(offers, "slow")
+    offers.expire(PATIENCE_FIRST_S - 0.01)
+    assert promised(offers, "slow") == held_back
+    offers.expire(PATIENCE_FIRST_S)
+    now_s = PATIENCE_FIRST_S
+    while offers.open:
+        offers.gave("quick", first(promised(offers, "quick")), now_s)
+    assert offers.shown("quick") & held_back
+    assert offers.shown("slow") & held_back, "it may still be on its way there"
+
+
+def test_a_silent_follower_draws_no_chunk_out_of_the_others_sight_for_good() -> None:
+    offers = offers_to("silent", "other", chunk_count=12)
+    now_s, taken = 0.0, 0
+    for _ in range(40):
+        now_s += PATIENCE_FIRST_S
+        for chunk in numbers(offers.shown("other") & ~taken):
+            offers.gave("other", chunk, now_s)
+            taken |= 1 << chunk
+        offers.expire(now_s)
+    assert taken == (1 << 12) - 1
+
+
+def test_what_nobody_takes_counts_as_given_in_the_end() -> None:
+    """So that the last ones are shown to all, whatever the two said that they want."""
+    offers = offers_to("a", "b", chunk_count=6)
+    now_s = 0.0
+    for _ in range(20):
+        now_s += PATIENCE_FIRST_S
+        offers.expire(now_s)
+    assert offers.shows_all("a")
+    assert offers.shows_all("b")
+
+
+def test_patience_grows_with_what_they_take_on_average() -> None:
+    offers = offers_to("a", "b", chunk_count=80)
+    now_s = 0.0
+    for _ in range(30):
+        now_s += 2.0
+        for name in "ab":
+            offers.gave(name, first(promised(offers, name)), now_s)
+    waiting = promised(offers, "b")
+    offers.expire(now_s + 2.0 * PATIENCE_FACTOR - 0.1)
+    assert promised(offers, "b") == waiting
+    offers.expire(now_s + 2.0 * PATIENCE_FACTOR)
+    assert promised(offers, "b") != waiting
+
+
+def test_patience_has_a_least_time() -> None:
+    offers = offers_to("a", "b", chunk_count=80)
+    for _ in range(30):
+        for name in "ab":
+            offers.gave(name, first(promised(offers, name)), 0.0)
+    waiting = promised(offers, "b")
+    offers.expire(PATIENCE_MIN_S - 0.01)
+    assert promised(offers, "b") == waiting
+    offers.expire(PATIENCE_MIN_S)
+    assert promised(offers, "b") != waiting
+
+
+def test_an_artifact_without_chunks_is_shown_at_once() -> None:
+    offers = Offers(0)
+    offers.join("a", 0, 0.0)
+    offers.join("b", 0, 0.0)
+    assert offers.shows_all("a")
+    assert offers.shows_all("b")
