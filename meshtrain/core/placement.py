@@ -120,15 +120,16 @@ def choose(
     missing_bytes: Callable[[Node], int],
     *,
     ahead: bool = False,
+    is_home: Callable[[Node], bool] | None = None,
 ) -> Placement | None:
     """The best placement among the nodes, or None where none fits.
 
     GPUs that failed lately come last. Nodes that hold what the job needs come
-    first, then those that lack least of it; among equals the one that is busy
-    least, then the name decides, so that the same state always gives the same
-    answer.
+    first, then those that lack least of it; among equals one that `is_home` to the
+    job's group, then the one that is busy least, then the name decides, so that the
+    same state always gives the same answer.
     """
-    best: tuple[tuple[bool, int, int, float, str], Placement] | None = None
+    best: tuple[tuple[bool, int, int, bool, float, str], Placement] | None = None
     for node in nodes:
         placement = fit(node, needs, ahead=ahead)
         if isinstance(placement, str):
@@ -137,7 +138,8 @@ def choose(
         waits = node.cpus_used >= node.spec.cpu_slots and not placement.gpus
         known = node.gpu_faults
         faults = max((known.get(gpu, 0) for gpu in placement.gpus), default=0) if known else 0
-        score = (waits, faults, missing_bytes(node), load(node), node.node_id)
+        away = is_home is not None and not is_home(node)
+        score = (waits, faults, missing_bytes(node), away, load(node), node.node_id)
         if best is None or score < best[0]:
             best = (score, placement)
     return None if best is None else best[1]

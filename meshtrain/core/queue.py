@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from meshtrain.core.affinity import Group
 from meshtrain.spec.jobs import Resources
 
 #: (-priority, 0 for a base and 1 for others, order of submission, job id)
@@ -34,6 +35,8 @@ class Shape(msgspec.Struct, frozen=True):
     """The shares that its node must have."""
     parent: str | None = None
     """Of a base that continues from another: the artifact of that one."""
+    group: Group | None = None
+    """Of a sweep with affinity: the jobs that are best on one node."""
 
 
 class WaitingQueue:
@@ -41,6 +44,8 @@ class WaitingQueue:
         self._heaps: dict[Shape, list[Entry]] = {}
         #: The one valid entry of each waiting job; heaps may hold outdated ones.
         self._valid: dict[str, tuple[Shape, Entry]] = {}
+        #: sweep → the shapes of its groups that have a heap
+        self._groups: dict[str, dict[Shape, None]] = {}
         #: Entries in all heaps, outdated ones too.
         self._entries = 0
 
@@ -58,10 +63,44 @@ class WaitingQueue:
         if self._valid.get(job_id) == (shape, entry):
             return
         self._valid[job_id] = (shape, entry)
-        heapq.heappush(self._heaps.setdefault(shape, []), entry)
+        heapq.heappush(self._heap(shape), entry)
         self._entries += 1
         if self._entries > 2 * len(self._valid) + OUTDATED_MIN:
             self._drop_outdated()
+
+    def _heap(self, shape: Shape) -> list[Entry]:
+        heap = self._heaps.get(shape)
+        if heap is None:
+            heap = self._heaps[shape] = []
+            if shape.group is not None:
+                self._groups.setdefault(shape.group[0], {})[shape] = None
+        return heap
+
+    def _drop_heap(self, shape: Shape) -> None:
+        del self._heaps[shape]
+        if shape.group is not None:
+            shapes = self._groups[shape.group[0]]
+            del shapes[shape]
+            if not shapes:
+                del self._groups[shape.group[0]]
+
+    def kin(self, job_id: str) -> Iterator[tuple[str, Shape]]:
+        """The first jobs of other groups of a waiting job's sweep, as urgent as it, oldest first.
+
+        Those alone that need of a node what it does: where it fits, they fit too.
+        """
+        shape, entry = self._valid[job_id]
+        if shape.group is None:
+            return
+        found = []
+        for other in list(self._groups[shape.group[0]]):
+            head = self._head(other)
+            alike = (other.needs, other.shares) == (shape.needs, shape.shares)
+            if head is not None and other != shape and alike and head[:2] == entry[:2]:
+                found.append((head, other))
+        found.sort(key=lambda pair: pair[0])
+        for head, other in found:
+            yield head[3], other
 
     def discard(self, job_id: str) -> None:
         """Take a job out; harmless when it isn't in."""
@@ -81,6 +120,12 @@ class WaitingQueue:
         heapq.heapify(heads)
         while heads:
             entry, number, shape = heapq.heappop(heads)
+            if self._valid.get(entry[3]) != (shape, entry):
+                # Another gave it its turn.
+                following = self._head(shape)
+                if following is not None:
+                    heapq.heappush(heads, (following, number, shape))
+                continue
             turn = _Turn(self, entry)
             yield entry[3], shape, turn
             if turn.taken:
@@ -98,7 +143,7 @@ class WaitingQueue:
                 return entry
             heapq.heappop(heap)
             self._entries -= 1
-        del self._heaps[shape]
+        self._drop_heap(shape)
         return None
 
     def _take(self, entry: Entry) -> None:
@@ -108,8 +153,9 @@ class WaitingQueue:
     def _drop_outdated(self) -> None:
         """Build the heaps anew from what waits: jobs moved often must not fill the memory."""
         self._heaps = {}
+        self._groups = {}
         for shape, entry in self._valid.values():
-            self._heaps.setdefault(shape, []).append(entry)
+            self._heap(shape).append(entry)
         for heap in self._heaps.values():
             heapq.heapify(heap)
         self._entries = len(self._valid)
@@ -125,4 +171,9 @@ class _Turn:
 
     def take(self) -> None:
         self._queue._take(self._entry)
+        self.taken = True
+
+    def give_to(self, job_id: str) -> None:
+        """Remove another waiting job instead; this one competes again, for what is left."""
+        self._queue.discard(job_id)
         self.taken = True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from meshtrain.spec import kinds
-from meshtrain.spec.check_training import check_over
+from meshtrain.spec.check_training import check_affinity, check_over
 from meshtrain.spec.forms import CommandSweep
 from meshtrain.spec.matrix import Matrix
 from meshtrain.spec.placeholders import INPUTS, NODE_PLACEHOLDERS, template_problems
@@ -53,6 +53,7 @@ class _Check:
         self._check_base()
         self._check_job()
         check_over(sweep.results, self._matrix, self._tree, findings)
+        check_affinity(sweep.affinity, self._matrix, self._tree, findings)
 
     def _refuse_idle_keys(self) -> None:
         for key in ("params", "env", "prepare"):

@@ -216,6 +216,7 @@ class _Check:
 
     def _check_over(self) -> None:
         check_over(self._sweep.results, self._matrix, self._tree, self._findings)
+        check_affinity(self._sweep.affinity, self._matrix, self._tree, self._findings)
 
     def _check_data(self) -> None:
         base = self._sweep.base
@@ -230,19 +231,28 @@ class _Check:
             )
 
 
+def check_affinity(affinity: Iterable[str], matrix: Matrix, tree: Any, findings: Findings) -> None:
+    """Tells `findings` which names of `affinity` are no axes."""
+    _check_axes(affinity, tree.get("affinity"), ("affinity",), matrix, tree, findings)
+
+
 def check_over(
     results: ResultsSection | None, matrix: Matrix, tree: Any, findings: Findings
 ) -> None:
     """Tells `findings` which names of `results.over` are no axes."""
     over = results.over if results is not None else ()
     written = tree["results"].get("over") if isinstance(tree.get("results"), dict) else None
+    _check_axes(over, written, ("results", "over"), matrix, tree, findings)
+
+
+def _check_axes(
+    names: Iterable[str], written: Any, at: Path, matrix: Matrix, tree: Any, findings: Findings
+) -> None:
     axes = tree.get("matrix")
-    for name in over:
+    for name in names:
         if name in matrix.axis_names or (isinstance(axes, dict) and name in axes):
             continue
-        path: Path = ("results", "over")
-        if isinstance(written, list):
-            path = (*path, written.index(name))
+        path = (*at, written.index(name)) if isinstance(written, list) else at
         findings.at_value(f'"{name}" is no axis of the matrix{hint(name, matrix.axis_names)}', path)
 
 

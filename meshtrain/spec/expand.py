@@ -19,6 +19,7 @@ from meshtrain.spec.expansion import (
     CodeDigests,
     Digests,
     Expansion,
+    JobDraft,
     code_of,
     data_folder_of,
     parent_of,
@@ -27,10 +28,14 @@ from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
 from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
+from meshtrain.spec.matrix import point_name
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
+from meshtrain.spec.validate import Findings
 
 __all__ = ["CodeDigests", "Digests", "Needed", "expand", "needed"]
 
+AFFINITY_GROUPS_MAX = 1000
+"""Groups of one sweep's affinity: placement looks at each of them."""
 EXPANSION_VERSION = 1
 """Raised when the same job file would come to other jobs."""
 
@@ -88,6 +93,7 @@ def expand(
         expansion = CommandExpansion(form, job_file.matrix, digests, findings).expand()
     else:
         expansion = expand_flat(form)
+    _refuse_many_groups(job_file, expansion, findings)
     if findings:
         raise findings.error()
     if bases_only and not expansion.bases:
@@ -107,7 +113,8 @@ def expand(
 
 
 def _jobs(expansion: Expansion, job_file: JobFile, content: str) -> tuple[JobSpec, ...]:
-    priority = job_file.form.priority if isinstance(job_file.form, SweepKeys) else 0
+    form = job_file.form
+    priority, axes = (form.priority, form.affinity) if isinstance(form, SweepKeys) else (0, ())
     return tuple(
         JobSpec(
             job_id=xxhash.xxh3_64_hexdigest(canonical([content, draft.name])),
@@ -119,9 +126,27 @@ def _jobs(expansion: Expansion, job_file: JobFile, content: str) -> tuple[JobSpe
             limits=expansion.limits,
             priority=priority,
             group=draft.group,
+            affinity=_affinity(draft, axes),
         )
         for draft in expansion.jobs
     )
+
+
+def _affinity(draft: JobDraft, axes: tuple[str, ...]) -> str:
+    """A reference run has not all axes: it is with those that are equal on the ones it has."""
+    return point_name({axis: draft.cell[axis] for axis in axes if axis in draft.cell})
+
+
+def _refuse_many_groups(job_file: JobFile, expansion: Expansion, findings: Findings) -> None:
+    form = job_file.form
+    axes = form.affinity if isinstance(form, SweepKeys) else ()
+    groups = {_affinity(draft, axes) for draft in expansion.jobs} if axes else set()
+    if len(groups) > AFFINITY_GROUPS_MAX:
+        findings.at_value(
+            f"{len(groups):,} groups of jobs; at most {AFFINITY_GROUPS_MAX:,}: name axes with "
+            "fewer values",
+            ("affinity",),
+        )
 
 
 def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_only: bool) -> str:

@@ -249,6 +249,11 @@ class SweepKeys(Section):
         description="Account on the nodes that jobs and bases run as; not given: the daemon's.",
     )
     priority: Annotated[int, PRIORITY] = Field(0, description="Higher runs sooner.")
+    affinity: Annotated[tuple[str, ...], kinds.NAMES] = Field(
+        (),
+        description="Axes: jobs that are equal on them run on the same node where that costs "
+        "no waiting.",
+    )
 
 
 class TrainingSweep(SweepKeys):

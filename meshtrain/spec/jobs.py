@@ -124,6 +124,8 @@ class JobSpec(msgspec.Struct, frozen=True):
     """Higher runs sooner."""
     group: str = ""
     """Set on reference runs (`base alone`, `target only`, …): the row they fill."""
+    affinity: str = ""
+    """Its values on the axes of `affinity`: jobs with the same are best on one node."""
 
 
 class ResultsSpec(msgspec.Struct, frozen=True):
