@@ -56,6 +56,10 @@ class _Board:
     def all(self) -> Bits:
         return (1 << self.numbers.count) - 1 if self.numbers is not None else 0
 
+    def is_final(self, follower: Follower) -> bool:
+        """Whether one who was told of everything won't be told of less: it may be alone now."""
+        return self.offers is None or self.offers.shows_all(follower.name)
+
     def shown(self, follower: Follower) -> Bits:
         if self.offers is not None:
             return self.offers.shown(follower.name)
@@ -159,7 +163,7 @@ class NewsDesk:
             if board is None:
                 return None
             if board.numbers is not None:
-                if follower.told_once and follower.told == board.all:
+                if follower.told_once and follower.told == board.all and board.is_final(follower):
                     return None
                 frame = self._news(board, follower)
                 if frame is not None:
