@@ -17,6 +17,7 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.flight import FetchProgress, FetchReport, Flight, Source, Tools
 from meshtrain.artifacts.holder import HttpTimeouts, new_session
 from meshtrain.artifacts.peers import Peers
+from meshtrain.artifacts.reuse import ChunkIndex
 from meshtrain.core.swarm import SwarmLimits
 from meshtrain.errors import FetchError
 from meshtrain.ids import short
@@ -66,6 +67,7 @@ class Fetcher:
         self._turns = asyncio.Semaphore(fetches_max)
         self._flights: dict[str, Flight] = {}
         self._buffers = Buffers()
+        self._known_chunks = ChunkIndex(store)
         self._channels = Channels(self._timeouts.connect_s, self._timeouts.read_s)
         self._session: aiohttp.ClientSession | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -139,6 +141,7 @@ class Fetcher:
             session=self._session,
             channels=self._channels,
             buffers=self._buffers,
+            known_chunks=self._known_chunks,
             in_thread=self._in_thread,
             limits=self._limits,
             seed=self._seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from meshtrain.artifacts.holder import (
 from meshtrain.artifacts.news_frames import Frame, Gained, Holds, StillHere
 from meshtrain.artifacts.partial import Partial
 from meshtrain.artifacts.peers import Peers
+from meshtrain.artifacts.reuse import ChunkIndex, take_known_chunks
 from meshtrain.core.manifest import Manifest, digest_of, parse_manifest
 from meshtrain.core.swarm import (
     Ask,
@@ -76,6 +78,8 @@ class FetchReport(msgspec.Struct, frozen=True):
     """How many came over the network."""
     banned: tuple[str, ...]
     """Sources that sent something corrupt."""
+    bytes_reused: int = 0
+    """What artifacts that were here already had of it."""
 
 
 class InThread(Protocol):
@@ -95,6 +99,7 @@ class Tools:
     channels: Channels
     in_thread: InThread
     buffers: Buffers
+    known_chunks: ChunkIndex
     limits: SwarmLimits
     seed: int
     turns: asyncio.Semaphore
@@ -179,7 +184,7 @@ class Flight:
         store, in_thread = self._tools.store, self._tools.in_thread
         begun_s = loop.time()
         bytes_by_node: Counter[str] = Counter()
-        chunks = 0
+        chunks = bytes_reused = 0
         async with self._tools.turns:
             if not await in_thread(store.has, self.artifact_id):
                 manifest = await in_thread(store.partial_manifest, self.artifact_id)
@@ -187,6 +192,7 @@ class Flight:
                     manifest = await self._fetch_manifest()
                 partial = await in_thread(store.begin, manifest)
                 try:
+                    bytes_reused = await self._reuse(partial)
                     chunks = await self._fetch_chunks(partial, bytes_by_node)
                 finally:
                     await self._drop(list(self._asks))
@@ -196,8 +202,19 @@ class Flight:
             bytes_by_node=dict(bytes_by_node),
             duration_s=loop.time() - begun_s,
             chunks=chunks,
+            bytes_reused=bytes_reused,
             banned=tuple(sorted(self._corrupt)),
         )
+
+    async def _reuse(self, partial: Partial) -> int:
+        """Takes what artifacts here hold of it; returns the bytes of that."""
+        over = threading.Event()
+        try:
+            return await self._tools.in_thread(
+                take_known_chunks, partial, self._tools.known_chunks, stopped=over.is_set
+            )
+        finally:
+            over.set()
 
     async def _fetch_manifest(self) -> Manifest:
         """From the first source that has it, those of last resort at the end; in rounds."""

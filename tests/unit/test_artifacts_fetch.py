@@ -161,6 +161,22 @@ async def test_an_artifact_comes_from_one_holder(
     assert (again.bytes_by_node, again.chunks) == ({}, 0)
 
 
+async def test_what_another_artifact_here_holds_is_not_fetched(
+    mesh: Mesh, fetchers: list[Fetcher], tree: Path, name: str, tmp_path: Path
+) -> None:
+    holder = await mesh("holder", holds=tree)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "weights").write_bytes(CONTENT[: 4 * CHUNK] + b"?" * CHUNK + CONTENT[5 * CHUNK :])
+    node = await mesh("node", holds=base)
+    fetcher = await started(node.fetcher(), fetchers)
+    report = await fetcher.fetch(name, [holder.source()])
+    assert holder.chunks_asked == [4]
+    assert report.bytes_reused == len(CONTENT) - CHUNK
+    assert report.bytes_by_node == {"holder": CHUNK}
+    assert node.store.verify(name)
+
+
 async def test_files_of_no_bytes_and_trees_of_no_files_come_too(
     mesh: Mesh, fetchers: list[Fetcher], tmp_path: Path
 ) -> None:
