@@ -19,6 +19,7 @@ import msgspec
 import xxhash
 
 from meshtrain.errors import UserError
+from meshtrain.spec.jobs import InputData
 
 ENTRIES_MAX = 2_000_000
 """Files of one share: more take minutes to list, before each job."""
@@ -58,6 +59,25 @@ def list_share(path: str, *, is_cancelled: Callable[[], bool] = lambda: False) -
         if isinstance(where, bytes):
             where = os.fsdecode(where)
         raise ListingError(f"{where}: {error.strerror or error}") from error
+
+
+def share_data(path: str, host: str) -> InputData:
+    """A path on a share as jobs are told of it, as it is now on this host.
+
+    Args:
+        path: absolute.
+        host: what this host is called in errors.
+
+    Raises UserError when it can't be listed.
+    """
+    try:
+        listing = list_share(path)
+    except ListingError as error:
+        raise UserError(
+            f"the input {path} can't be listed on {host}: {error}. Mount it there, or publish it: "
+            "meshtrain publish PATH --name NAME"
+        ) from error
+    return InputData(path, listing.digest, True, listing.size_bytes, listing.files_count)
 
 
 _Entry = tuple[bytes, bytes, int]

@@ -43,6 +43,8 @@ COMMANDS: dict[str, _Entry] = {
     "chaos": _Entry("Try", "Hurt a mesh on this machine, and see that all holds.", "chaos"),
     "plan": _Entry("Submit", "Show what a job file comes to; start nothing.", "plan"),
     "submit": _Entry("Submit", "Give a job file to the mesh.", "submit"),
+    "publish": _Entry("Submit", "Put a data set into the mesh, for jobs to read.", "publish"),
+    "inputs": _Entry("Submit", "List the data sets of the mesh.", "inputs"),
     "schema": _Entry("Submit", "Print the JSON Schema of job files.", "schema"),
     "jobs": _Entry("Watch", "List sweeps and their jobs.", "jobs"),
     "logs": _Entry("Watch", "Print what a job wrote.", "logs"),

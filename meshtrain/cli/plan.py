@@ -14,7 +14,22 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, ask_all, cli_of
 from meshtrain.cli.output import painted, print_json, say, text_width
-from meshtrain.cli.submission import Submission, prepare, with_parents
+from meshtrain.cli.submission import (
+    ALLOW_LARGE_CODE,
+    CODE_BYTES_MAX,
+    Submission,
+    prepare,
+    with_inputs,
+    with_parents,
+)
+from meshtrain.cli.submission_text import (
+    ALLOW_LARGE_CODE_HELP,
+    code_document,
+    code_texts,
+    input_texts,
+    inputs_document,
+    largest_texts,
+)
 from meshtrain.core.job import BaseState
 from meshtrain.core.nearest import Difference
 from meshtrain.core.plan import (
@@ -30,7 +45,6 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import DIGEST_HEX_LEN, short
 from meshtrain.results.formats import clip
 from meshtrain.spec.expand import needed
-from meshtrain.spec.forms import CommandSweep
 from meshtrain.spec.jobs import SweepSpec
 from meshtrain.spec.matrix import scalar_text
 
@@ -76,6 +90,9 @@ def command(
         float | None, typer.Option(metavar="HOURS", min=0, help="Hours that a job takes.")
     ] = None,
     bases_only: Annotated[bool, typer.Option(help="Plan just the bases.")] = False,
+    allow_large_code: Annotated[
+        bool, typer.Option(ALLOW_LARGE_CODE, help=ALLOW_LARGE_CODE_HELP)
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a job file comes to: jobs, bases, what is reused, time and disk.
@@ -88,11 +105,12 @@ def command(
       meshtrain plan batch_composition.yaml --base-hours 2 --job-hours 1
     """
     cli = cli_of(ctx)
-    submission = prepare(file)
-    if needed(submission.job_file).parent is not None:
-        # What it continues from is part of its recipe: without a master nobody can tell it.
+    submission = prepare(file, code_bytes_max=None if allow_large_code else CODE_BYTES_MAX)
+    wanted = needed(submission.job_file)
+    if wanted.parent is not None or wanted.inputs:
+        # What it continues from and reads is hashed: without a master nobody can tell it.
         with cli.link() as link:
-            submission = with_parents(submission, link)
+            submission = with_inputs(with_parents(submission, link), link)
     sweep = submission.sweep(bases_only=bases_only)
     mesh = look_up(cli)
     plan = make_plan(
@@ -105,7 +123,9 @@ def command(
         job_s=None if job_hours is None else job_hours * 3600,
     )
     if as_json:
-        print_json(plan_document(plan, mesh))
+        document = plan_document(plan, mesh)
+        inputs = inputs_document(sweep)
+        print_json({**document, "code": code_document(submission), "inputs": inputs})
         return
     given = [
         f"{flag} {value:g}"
@@ -186,7 +206,7 @@ def plan_lines(
     lines = [painted(f"{plan.sweep}: {head}", bold=True), ""]
     lines += _base_lines(plan, sweep)
     lines.append("")
-    lines += _facts(plan, submission, mesh, given)
+    lines += _facts(plan, sweep, submission, mesh, given)
     lines.append("")
     if mesh.away:
         told = (
@@ -304,7 +324,9 @@ def _axes_text(plan: Plan) -> str:
     return f"{names} = {sizes}{'' if plan.full_matrix else ', not all of it'}"
 
 
-def _facts(plan: Plan, submission: Submission, mesh: Mesh, given: list[str]) -> list[str]:
+def _facts(
+    plan: Plan, sweep: SweepSpec, submission: Submission, mesh: Mesh, given: list[str]
+) -> list[str]:
     facts = [("trainings", _trainings_text(plan)), ("compute", _compute_text(plan, given))]
     if not _is_one_group(plan):
         facts.insert(0, ("matrix", _axes_text(plan)))
@@ -312,10 +334,15 @@ def _facts(plan: Plan, submission: Submission, mesh: Mesh, given: list[str]) -> 
         facts.append(("to finish", _finish_text(plan)))
     if plan.disk_bytes is not None:
         facts.append(("disk", f"about {words.size(plan.disk_bytes)}"))
-    code = _code_texts(submission)
+    for place, text in enumerate(input_texts(sweep)):
+        facts.append(("inputs" if place == 0 else "", text))
+    code = code_texts(submission)
     if len("     ".join(code)) + FACT_WIDTH <= text_width():
         code = ["     ".join(code)]
     facts += [("code" if place == 0 else "", text) for place, text in enumerate(code)]
+    for snapshot in submission.snapshots.values():
+        for place, text in enumerate(largest_texts(snapshot)):
+            facts.append(("  its largest" if place == 0 else "", text))
     return [f"  {name:<{FACT_WIDTH - 2}}{text}" for name, text in facts if text]
 
 
@@ -353,23 +380,3 @@ def _finish_text(plan: Plan) -> str:
         return f"not known{on}: {plan.finish_unknown}"
     busy = ", once they are free" if plan.slots.busy else ""
     return f"about {words.duration(plan.finish_s)}{on}{busy}"
-
-
-def _code_texts(submission: Submission) -> list[str]:
-    texts = []
-    form = submission.job_file.form
-    for snapshot in submission.snapshots.values():
-        files = words.count(len(snapshot.files), "file")
-        folder = snapshot.written.rstrip("/") + "/"
-        text = f"snapshot of {folder} {words.size(snapshot.size_bytes)} in {files}"
-        texts.append(text)
-    if isinstance(form, CommandSweep) and form.base is not None and form.code is not None:
-        if form.base.code is None:
-            texts.append("the base is made again when anything in it changes;")
-            texts.append("with base.code: [FILES], when those change")
-        else:
-            verb = (
-                "change" if len(form.base.code) > 1 or form.base.code[0][-1:] == "/" else "changes"
-            )
-            texts.append(f"the base is made again when {words.listed(form.base.code)} {verb}")
-    return texts

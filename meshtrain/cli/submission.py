@@ -2,6 +2,7 @@
 
 submission = prepare(Path("sweep.yaml"))
 submission = with_parents(submission, link)      # where its base continues from another
+submission = with_inputs(submission, link)       # where its jobs read data sets, or shares
 sweep = submission.sweep()                       # what it comes to, as the master will see it
 asyncio.run(upload(submission, "http://127.0.0.1:7473", None))
 link.request(submission.message())
@@ -16,23 +17,29 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from meshtrain.artifacts.snapshot import snapshot_files, snapshot_manifest
+from meshtrain.artifacts.listing import share_data
+from meshtrain.artifacts.snapshot import largest, snapshot_files, snapshot_manifest
 from meshtrain.artifacts.tree import hash_file
 from meshtrain.cli.context import Link, ask
 from meshtrain.core.manifest import artifact_id
+from meshtrain.core.named_input import NamedInput
 from meshtrain.errors import ArtifactError, UserError
 from meshtrain.ids import new_id, short
 from meshtrain.spec.expand import Digests, expand, needed
+from meshtrain.spec.inputs import is_share
 from meshtrain.spec.jobfile import JobFile, parse_job_file
-from meshtrain.spec.jobs import CodeDigests, SweepSpec
+from meshtrain.spec.jobs import CodeDigests, InputData, SweepSpec
 from meshtrain.spec.lineage import ResolvedParent
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
 from meshtrain.wire.messages import Submit
 
 if TYPE_CHECKING:
+    from meshtrain.security.signing import HttpSecurity
     from meshtrain.security.standing import Standing
 
 CODE_BYTES_MAX = 200_000_000
+"""Of the snapshot that is taken without a word: what is larger is hardly code."""
+ALLOW_LARGE_CODE = "--allow-large-code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class Snapshot:
     files: tuple[str, ...]
     size_bytes: int
     digests: CodeDigests
+    largest: tuple[tuple[str, int], ...] = ()
+    """Paths and bytes of its largest files, the largest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class Submission:
     """Participant → the digest of its file; empty where the data is built in."""
     parents: Mapping[str, ResolvedParent] = field(default_factory=dict)
     """What `base.from` says → the base that it means, as the master knows it."""
+    inputs: Mapping[str, InputData] = field(default_factory=dict)
+    """Data set or path on a share, as the file comes to it → what it is now."""
 
     def sweep(self, *, bases_only: bool = False) -> SweepSpec:
         """What the file comes to.
@@ -68,7 +79,12 @@ class Submission:
         without bases of which only those are asked for.
         """
         code = {written: snapshot.digests for written, snapshot in self.snapshots.items()}
-        digests = Digests(code=code, data=dict(self.data_digests), parents=dict(self.parents))
+        digests = Digests(
+            code=code,
+            data=dict(self.data_digests),
+            parents=dict(self.parents),
+            inputs=dict(self.inputs),
+        )
         return expand(self.job_file, digests, bases_only=bases_only)
 
     def message(
@@ -84,15 +100,16 @@ class Submission:
             bases_only=bases_only,
             allow_pending=allow_pending,
             again=again,
+            inputs=dict(self.inputs),
         )
 
 
-def prepare(path: Path, *, code_bytes_max: int = CODE_BYTES_MAX) -> Submission:
+def prepare(path: Path, *, code_bytes_max: int | None = CODE_BYTES_MAX) -> Submission:
     """Reads and checks a job file, takes stock of its code and digests its data.
 
     Args:
         path: the job file; folders in it are looked for beside it.
-        code_bytes_max: the largest snapshot of code.
+        code_bytes_max: the largest snapshot of code; None for any.
 
     Raises JobFileError with every problem of the file; UserError when it, its
     code or its data can't be read.
@@ -122,6 +139,32 @@ def with_parents(submission: Submission, link: Link) -> Submission:
     return replace(submission, parents={name: found})
 
 
+def with_inputs(submission: Submission, link: Link) -> Submission:
+    """The submission with what its jobs read: data sets as the master knows them, shares as listed.
+
+    Raises UserError when there is no such data set, or a share isn't mounted
+    here; MasterAwayError when nobody can tell.
+    """
+    found: dict[str, InputData] = {}
+    for reference in needed(submission.job_file).inputs:
+        if is_share(reference):
+            found[reference] = share_data(reference, "this host")
+            continue
+        (row, *_) = ask(link, "inputs", [reference]).rows
+        found[reference] = msgspec.convert(row, NamedInput).data
+    return replace(submission, inputs=found) if found else submission
+
+
+def http_security(standing: Standing | None, http_url: str) -> HttpSecurity | None:
+    """Who uploads to the master, and how it is known; None where it lets everybody in."""
+    if standing is None:
+        return None
+    from meshtrain.security.signing import HttpSecurity
+
+    encrypted = http_url.startswith("https:")
+    return HttpSecurity(standing.identity, standing.members.roll, encrypted)
+
+
 async def upload(submission: Submission, http_url: str, standing: Standing | None) -> None:
     """Puts the snapshots of code into the master's store; only what it lacks travels.
 
@@ -134,12 +177,7 @@ async def upload(submission: Submission, http_url: str, standing: Standing | Non
     """
     from meshtrain.artifacts.upload import upload_tree
 
-    security = None
-    if standing is not None:
-        from meshtrain.security.signing import HttpSecurity
-
-        encrypted = http_url.startswith("https:")
-        security = HttpSecurity(standing.identity, standing.members.roll, encrypted)
+    security = http_security(standing, http_url)
     for snapshot in submission.snapshots.values():
         sent = await upload_tree(snapshot.folder, http_url, files=snapshot.files, security=security)
         if sent != snapshot.digests.artifact_id:
@@ -165,15 +203,19 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _snapshot(beside: Path, written: str, code_bytes_max: int) -> Snapshot:
+def _snapshot(beside: Path, written: str, code_bytes_max: int | None) -> Snapshot:
     folder = (beside / Path(written).expanduser()).resolve()
     try:
-        files = snapshot_files(folder, code_bytes_max)
+        files = snapshot_files(
+            folder, code_bytes_max, or_else=f"submit all of it: {ALLOW_LARGE_CODE}"
+        )
         manifest = snapshot_manifest(folder, files)
     except ArtifactError as error:
         raise UserError(f"no snapshot of the code in {folder}: {error}") from error
     digests = CodeDigests(artifact_id(manifest), manifest.file_digests())
-    return Snapshot(written, folder, tuple(files), manifest.size_bytes, digests)
+    sizes = {file.path: file.size_bytes for file in manifest.files}
+    size_bytes = manifest.size_bytes
+    return Snapshot(written, folder, tuple(files), size_bytes, digests, tuple(largest(sizes)))
 
 
 def _data_digests(folder: Path, participants: tuple[str, ...]) -> dict[str, str]:

@@ -11,7 +11,22 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, act, ask, cli_of
 from meshtrain.cli.output import painted, print_json, say, state_painted, tell, text_width
-from meshtrain.cli.submission import Submission, prepare, upload, with_parents
+from meshtrain.cli.submission import (
+    ALLOW_LARGE_CODE,
+    CODE_BYTES_MAX,
+    Submission,
+    prepare,
+    upload,
+    with_inputs,
+    with_parents,
+)
+from meshtrain.cli.submission_text import (
+    ALLOW_LARGE_CODE_HELP,
+    code_document,
+    input_texts,
+    inputs_document,
+    largest_texts,
+)
 from meshtrain.ids import short
 from meshtrain.net.address import split_address
 from meshtrain.results.formats import clip
@@ -38,6 +53,9 @@ def command(
     allow_pending: Annotated[
         bool, typer.Option("--allow-pending", help="Accept jobs that no known node could run.")
     ] = False,
+    allow_large_code: Annotated[
+        bool, typer.Option(ALLOW_LARGE_CODE, help=ALLOW_LARGE_CODE_HELP)
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")] = False,
 ) -> None:
     """Give a job file to the mesh, with a snapshot of its code.
@@ -50,9 +68,9 @@ def command(
       meshtrain submit few_shot.yaml --wait
     """
     cli = cli_of(ctx)
-    submission = prepare(file)
+    submission = prepare(file, code_bytes_max=None if allow_large_code else CODE_BYTES_MAX)
     with cli.link() as link:
-        submission = with_parents(submission, link)
+        submission = with_inputs(with_parents(submission, link), link)
         sweep = submission.sweep(bases_only=bases_only)
         # Asked in any case: a master that is away is told sooner than a slow one.
         url = http_url(cli, link)
@@ -64,7 +82,9 @@ def command(
         done = act(link, message, max(SUBMIT_TIMEOUT_S, cli.timeout_s))
         (row,) = ask(link, "sweeps", done.done[:1]).rows
     if as_json:
-        print_json(receipt_document(row, done.notes))
+        inputs = inputs_document(sweep)
+        receipt = receipt_document(row, done.notes)
+        print_json({**receipt, "code": code_document(submission), "inputs": inputs})
     else:
         for line in receipt_lines(row, sweep, submission, done.notes):
             say(line)
@@ -118,6 +138,9 @@ def receipt_lines(
         size = words.size(snapshot.size_bytes)
         files = words.count(len(snapshot.files), "file")
         lines.append(f"code     {short(snapshot.digests.artifact_id)}  {size} in {files}")
+        lines += [f"           {text}" for text in largest_texts(snapshot)]
+    for place, text in enumerate(input_texts(sweep)):
+        lines.append(f"{'' if place else 'inputs':<7}  {text}")
     lines.append(f"results  {row['folder']}")
     lines += [f"note     {note}" for note in notes]
     lines += [

@@ -148,6 +148,8 @@ def test_the_receipt_as_json(master: MasterDouble, tmp_path: Path) -> None:
         "bases": [{"hash": sweep.recipe_hashes[0], "reused": False}],
         "results": "/var/lib/meshtrain/results/batch",
         "notes": [],
+        "code": [],
+        "inputs": [],
     }
 
 

@@ -12,7 +12,7 @@ from meshtrain.artifacts.tree import hash_file
 from meshtrain.errors import UserError
 from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import JobFile, parse_job_file
-from meshtrain.spec.jobs import CodeDigests, SweepSpec
+from meshtrain.spec.jobs import CodeDigests, InputData, SweepSpec
 from meshtrain.spec.lineage import ResolvedParent
 
 AGAIN_MAX = 10_000
@@ -27,6 +27,7 @@ class Submission(msgspec.Struct, frozen=True):
     data_digests: dict[str, str] = {}
     bases_only: bool = False
     again: bool = False
+    inputs: dict[str, InputData] = {}
 
 
 def sweep_of(
@@ -36,6 +37,7 @@ def sweep_of(
     known_sweeps: Container[str],
     job_file: JobFile | None = None,
     parents: Mapping[str, ResolvedParent] | None = None,
+    inputs: Mapping[str, InputData] | None = None,
 ) -> SweepSpec:
     """The sweep that a submission comes to; takes about a second for 100,000 cells.
 
@@ -43,6 +45,7 @@ def sweep_of(
         known_sweeps: ids that are taken; with `again`, the sweep gets one that isn't.
         job_file: the file, where it was parsed already.
         parents: what the bases that it continues from are, by their names in the file.
+        inputs: what each data set and share is that jobs read, by its reference.
 
     Raises JobFileError with all problems of the file, or UserError.
     """
@@ -59,7 +62,12 @@ def sweep_of(
     data: Mapping[str, str] = submission.data_digests
     if wanted.data_folder is not None and not data:
         data = data_digests(wanted.data_folder, wanted.participants)
-    digests = Digests(code=dict(submission.code), data=dict(data), parents=dict(parents or {}))
+    digests = Digests(
+        code=dict(submission.code),
+        data=dict(data),
+        parents=dict(parents or {}),
+        inputs=dict(inputs or {}),
+    )
     sweep = expand(job_file, digests, bases_only=submission.bases_only)
     if not submission.again:
         return sweep

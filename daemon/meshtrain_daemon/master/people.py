@@ -31,6 +31,12 @@ from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.inbox import Taken
+from meshtrain_daemon.master.inputs import (
+    checked_name,
+    demand_held,
+    find_inputs,
+    published_manifest,
+)
 from meshtrain_daemon.master.intake import Submission, sweep_of
 from meshtrain_daemon.master.kept_metrics import metrics_in
 from meshtrain_daemon.master.lineage import resolve_parent
@@ -111,6 +117,8 @@ class People:
                     self._decisions.afterwards(lambda: self._answer(peer, message))
                 case msg.Submit():
                     self._spawn(self._submit_sent(peer, message))
+                case msg.PublishInput():
+                    self._spawn(self._publish(peer, message))
                 case msg.Cancel():
                     found = resolve(self._state, message.names)
                     self._request(
@@ -209,6 +217,28 @@ class People:
             answer = msg.Done(message.request_id, error=told)
         self._sockets.send_control(peer, [answer])
 
+    async def _publish(self, peer: bytes, message: msg.PublishInput) -> None:
+        """Give a name to what was uploaded."""
+        artifact_id = message.artifact_id
+        try:
+            name = checked_name(message.name)
+            manifest = await asyncio.to_thread(published_manifest, self._artifacts, artifact_id)
+            self._decisions.post(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
+            self._request(
+                peer,
+                message.request_id,
+                lambda r: ev.InputPublished(
+                    r,
+                    name,
+                    artifact_id,
+                    manifest.size_bytes,
+                    len(manifest.files),
+                    person_of(peer),
+                ),
+            )
+        except MeshtrainError as error:
+            self._sockets.send_control(peer, [msg.Done(message.request_id, error=str(error))])
+
     def _expect(self, request: _Open) -> str:
         self._request_count += 1
         ours = f"request-{self._request_count}"
@@ -261,6 +291,7 @@ class People:
             data_digests=message.data_digests,
             bases_only=message.bases_only,
             again=message.again,
+            inputs=message.inputs,
         )
         try:
             reply = await self._submit(submission, allow_pending=message.allow_pending, waits=False)
@@ -279,7 +310,12 @@ class People:
         job_file = await asyncio.to_thread(
             parse_job_file, submission.data, submission.name, cells_max=cells_max
         )
-        parent = needed(job_file).parent
+        wanted = await asyncio.to_thread(needed, job_file)
+        inputs = await asyncio.to_thread(
+            find_inputs, wanted.inputs, dict(self._state.named_inputs), submission.inputs
+        )
+        demand_held(self._state, inputs)
+        parent = wanted.parent
         sweep = await asyncio.to_thread(
             sweep_of,
             submission,
@@ -287,6 +323,7 @@ class People:
             known_sweeps=frozenset(self._state.sweeps),
             job_file=job_file,
             parents={} if parent is None else {parent: self._parent(parent)},
+            inputs=inputs,
         )
         for code in submission.code.values():
             if not self._artifacts.has(code.artifact_id):

@@ -6,6 +6,8 @@
     sweeps    sweeps; or all            core.view.SweepRow, its jobs by state, its folder; newest
                                         first
     bases     bases; or all             core.view.BaseRow, its job, its failure
+    inputs    data sets, perhaps with   core.named_input.NamedInput, who holds it; the newest
+              @version; or all          version of each first
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
     job       one job                   core.view.JobRow and all else of it, attempts too
@@ -44,7 +46,7 @@ from meshtrain.results.metrics import Metrics
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
-from meshtrain_daemon.master import lineage
+from meshtrain_daemon.master import inputs, lineage
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 
@@ -456,6 +458,7 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "bases": _bases,
         "base": lineage.answer_base,
         "parent": lineage.answer_parent,
+        "inputs": inputs.answer_inputs,
         "nodes": _nodes,
         "members": _members,
         "job": _job,
