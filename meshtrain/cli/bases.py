@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshtrain.cli import bases_log, words
+from meshtrain.cli import bases_diff, bases_log, words
 from meshtrain.cli.context import act, ask_all, cli_of
 from meshtrain.cli.main import plain_app
 from meshtrain.cli.output import Column, print_json, print_table, say
@@ -15,6 +15,7 @@ from meshtrain.wire.messages import Rebuild
 
 command = plain_app(invoke_without_command=True)
 command.command()(bases_log.log)
+command.command()(bases_diff.diff)
 
 HOLDERS_SHOWN_MAX = 4
 _COLUMNS = (
@@ -39,6 +40,7 @@ def bases(
     Examples:
       meshtrain bases
       meshtrain bases log 7f3a
+      meshtrain bases diff 7f3a c019
       meshtrain bases rebuild 7f3a
     """
     if ctx.invoked_subcommand is not None:
