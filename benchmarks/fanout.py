@@ -148,7 +148,7 @@ def _fan_out(
                     outcome = play(row, Cast((MASTER,), tuple(hosts[:count])), ground)
                 except ProgramError as error:
                     _say(f"  {row.title:<26} FAILED {error}")
-                    entry.fail(count, str(error))
+                    entry.fail(count, error.in_short())
                     continue
                 entry.add(outcome)
                 _say(

@@ -78,7 +78,7 @@ def measure(
                         outcome = play(row, cast, ground)
                 except ProgramError as error:
                     say(f"  {fault.key:<8} {row.title:<26} FAILED {error}")
-                    entry.fail(timed, str(error))
+                    entry.fail(timed, error.in_short())
                     continue
                 entry.add(_with_seen(outcome, row, ground))
                 say(

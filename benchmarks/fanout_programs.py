@@ -18,12 +18,19 @@ from fanout_voice import die_with_parent
 from peers.process_tree import cpu_s
 
 _END_LIMIT_S = 10.0
+_POLL_S = 0.02
+"""Programs take the time themselves: what they told may lie for a moment."""
 _STDERR_TAIL_BYTES = 2000
 _LINE_BYTES_MAX = 1 << 20
 
 
 class ProgramError(Exception):
     """Raised when a program failed or took too long; the message ends with its last words."""
+
+    def in_short(self) -> str:
+        """What failed, and the last of those words: what lies between is a traceback."""
+        first, *rest = str(self).splitlines()
+        return f"{first}: {rest[-1]}" if rest else first
 
 
 class Program:
@@ -68,9 +75,18 @@ class Program:
         Raises ProgramError when it tells something else, ends, or is silent until the deadline.
         """
         try:
-            heard = self._heard.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            return self._hear(event, max(0.0, deadline_s - time.monotonic()))
         except queue.Empty:
             raise self._error(f"is not {event} in time") from None
+
+    def told(self, event: str) -> dict[str, Any] | None:
+        """What it has told under this name, None when that is still to come; raises as above."""
+        with contextlib.suppress(queue.Empty):
+            return self._hear(event, 0.0)
+        return None
+
+    def _hear(self, event: str, timeout_s: float) -> dict[str, Any]:
+        heard = self._heard.get(timeout=timeout_s) if timeout_s else self._heard.get_nowait()
         if heard is None:
             raise self._error(f"ended early with exit code {self._process.wait()}")
         if heard.get("event") != event:
@@ -119,6 +135,27 @@ class Program:
     def _error(self, what: str) -> ProgramError:
         tail = self._log.read_bytes()[-_STDERR_TAIL_BYTES:].decode(errors="replace").strip()
         return ProgramError(f"{self.name} {what}" + (f"\n{tail}" if tail else ""))
+
+
+def wait_for_all(
+    programs: Iterable[Program], event: str, deadline_s: float
+) -> dict[str, dict[str, Any]]:
+    """What each of them tells under a name; the first that fails ends the wait.
+
+    Raises ProgramError as `Program.wait_for` does.
+    """
+    told: dict[str, dict[str, Any]] = {}
+    silent = {program.name: program for program in programs}
+    while silent:
+        for name, program in list(silent.items()):
+            if (heard := program.told(event)) is not None:
+                told[name] = heard
+                del silent[name]
+        if silent:
+            if time.monotonic() > deadline_s:
+                next(iter(silent.values())).wait_for(event, deadline_s)
+            time.sleep(_POLL_S)
+    return told
 
 
 def end_all(programs: Iterable[Program]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from fanout_bed import Bed
 from fanout_data import Data
 from fanout_figures import Outcome, busy_s
-from fanout_programs import Program, ProgramError, end_all
+from fanout_programs import Program, ProgramError, end_all, wait_for_all
 from fanout_rows import Row, Stage
 from fanout_star import digest_of
 from harness import machine
@@ -79,8 +79,7 @@ def _start(row: Row, stage: Stage, programs: dict[str, Program]) -> None:
             stage.folder / f"{part.host}.stderr",
         )
     deadline_s = time.monotonic() + READY_LIMIT_S
-    for program in programs.values():
-        program.wait_for("ready", deadline_s)
+    wait_for_all(programs.values(), "ready", deadline_s)
 
 
 def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program]) -> Outcome:
@@ -99,7 +98,7 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
         programs[cast.kill].kill()
     timed = [host for host in cast.hosts if host not in cast.untimed]
     deadline_s = begun_s + ground.limit_s
-    told = {host: programs[host].wait_for("done", deadline_s) for host in timed}
+    told = wait_for_all([programs[host] for host in timed], "done", deadline_s)
     machine_s = _machine_s() - machine_before_s
     programs_s = sum(program.cpu_s() for program in programs.values()) - programs_before_s
     sent_bytes = ground.bed.card_bytes(first)[1] - sent_before_bytes

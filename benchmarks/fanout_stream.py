@@ -108,7 +108,7 @@ def measure(
                 if digest_of(Path(done["path"])) != data.xxh3:
                     raise ProgramError("what came is not what was sent")
             except ProgramError as error:
-                streams.failures.append(f"{title}: {error}")
+                streams.failures.append(f"{title}: {error.in_short()}")
                 say(f"  stream   {title:<6} FAILED {error}")
                 continue
             finally:

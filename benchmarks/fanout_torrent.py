@@ -43,6 +43,8 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "connection_speed": 500,
         "torrent_connect_boost": 255,
         "smooth_connects": False,
+        # Where a whole swarm is a handful, a minute without a peer is long.
+        "min_reconnect_time": 1,
         "connections_limit": 500,
         "unchoke_slots_limit": -1,
         "allowed_fast_set_size": 0,

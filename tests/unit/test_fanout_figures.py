@@ -29,7 +29,7 @@ from fanout_figures import (
     outcome_json,
     spread,
 )
-from fanout_programs import Program, ProgramError, end_all
+from fanout_programs import Program, ProgramError, end_all, wait_for_all
 from fanout_star import digest_of
 
 from meshtrain.artifacts.files import ArtifactStore
@@ -183,9 +183,13 @@ def test_a_program_that_fails_says_why_and_one_that_is_killed_keeps_its_cpu_time
         for name, code in (("one", fails), ("other", waits))
     ]
     try:
-        with pytest.raises(ProgramError, match=r"one ended early with exit code 1\nno such peer"):
-            programs[0].wait_for("ready", deadline_s)
-        assert programs[1].wait_for("ready", deadline_s) == {"event": "ready"}
+        assert wait_for_all(programs[1:], "ready", deadline_s) == {"other": {"event": "ready"}}
+        with pytest.raises(
+            ProgramError, match=r"one ended early with exit code 1\nno such peer"
+        ) as no:
+            # The other one would be silent until the deadline.
+            wait_for_all(reversed(programs), "done", deadline_s)
+        assert no.value.in_short() == "one ended early with exit code 1: no such peer"
         programs[1].kill()
         assert programs[1].cpu_s() > 0
         with pytest.raises(ProgramError, match="ended early with exit code -9"):
