@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshtrain.cli import bases_diff, bases_log, words
+from meshtrain.cli import bases_diff, bases_log, bases_restore, words
 from meshtrain.cli.context import act, ask_all, cli_of
 from meshtrain.cli.main import plain_app
 from meshtrain.cli.output import Column, print_json, print_table, say
@@ -14,6 +14,7 @@ from meshtrain.ids import new_id, short
 from meshtrain.wire.messages import Rebuild
 
 command = plain_app(invoke_without_command=True)
+command.command()(bases_restore.restore)
 command.command()(bases_log.log)
 command.command()(bases_diff.diff)
 
@@ -42,6 +43,7 @@ def bases(
       meshtrain bases log 7f3a
       meshtrain bases diff 7f3a c019
       meshtrain bases rebuild 7f3a
+      meshtrain bases restore 7f3a
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -174,6 +174,9 @@ def _examine_mesh(cli: Cli, address: str, own_name: str) -> Iterator[Finding]:
     yield doctor_mesh.check_far_ports(doctor_network.far_ports(host, row))
     peers, unseen = doctor_network.peers(nodes, own_name)
     yield from doctor_mesh.check_peers(peers, unseen=unseen)
+    archive = doctor_network.archive(cli, address)
+    if archive is not None:
+        yield doctor_mesh.check_archive(archive)
 
 
 def _print(findings: dict[As, list[Finding]]) -> None:

@@ -172,6 +172,34 @@ def check_peers(peers: Sequence[PeerReading], *, unseen: int = 0) -> list[Findin
     return [*findings, ok("peers", reached)]
 
 
+class ArchiveReading(msgspec.Struct, frozen=True):
+    """How the master's archive stands."""
+
+    url: str
+    queued: int = 0
+    queued_bytes: int = 0
+    done: int = 0
+    lost: int = 0
+    trouble: str = ""
+
+
+def check_archive(archive: ArchiveReading) -> Finding:
+    """Whether what ends and is trained gets to the archive."""
+    name = "archive"
+    told = f"{archive.url}: {archive.done} results and bases are there"
+    if archive.queued:
+        told += f", {archive.queued} wait ({archive.queued_bytes / 1e6:,.0f} MB)"
+    if archive.trouble:
+        return warn(name, f"{told}; {archive.trouble}", "what waits goes there once it is well")
+    if archive.lost:
+        return warn(
+            name,
+            f"{told}; {archive.lost} were gone or damaged on the master before they went",
+            "see the master's log for which, and its disk; a restart tries them again",
+        )
+    return ok(name, told)
+
+
 class KeyFile(msgspec.Struct, frozen=True):
     name: str
     mode: int

@@ -9,8 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from meshtrain.cli.context import Cli, ask, ask_all
-from meshtrain.cli.doctor_mesh import MasterReading, PeerReading, PortReading, PortState
+from meshtrain.cli.doctor_mesh import (
+    ArchiveReading,
+    MasterReading,
+    PeerReading,
+    PortReading,
+    PortState,
+)
 from meshtrain.clock import wall_now_s
 from meshtrain.errors import MeshtrainError
 from meshtrain.security.way import find_way
@@ -42,6 +50,17 @@ def master(cli: Cli, address: str) -> tuple[MasterReading, dict[str, Any], list[
         clock_ahead_s=ahead_s,
     )
     return reading, row, nodes
+
+
+def archive(cli: Cli, address: str) -> ArchiveReading | None:
+    """How the master's archive stands; None where it has none, or doesn't know of any."""
+    try:
+        with cli.connect(find_way(address, cli.home_folder), cli.timeout_s) as link:
+            rows = ask(link, "archive").rows
+    except MeshtrainError:
+        # An older master has no such question.
+        return None
+    return msgspec.convert(rows[0], ArchiveReading) if rows else None
 
 
 def far_ports(host: str, row: dict[str, Any]) -> list[PortReading]:

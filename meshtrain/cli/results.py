@@ -11,7 +11,7 @@ import typer
 from meshtrain.cli.context import Link, ask, cli_of
 from meshtrain.cli.output import say, tell, text_width
 from meshtrain.errors import UserError
-from meshtrain.results.merge import CellResult, MergedTable, merge
+from meshtrain.results.merge import CellResult, CellState, MergedTable, merge
 from meshtrain.results.records import EXPERIMENTS_FILE
 from meshtrain.results.table import TableDocument, read_results, table_csv, table_json
 from meshtrain.results.text import render_text
@@ -30,6 +30,8 @@ class Merged(msgspec.Struct, frozen=True):
     cells: tuple[CellResult, ...]
     subject: str = ""
     """Whose values they are, after `accuracy on`."""
+    archived: int | None = None
+    """How many results are in the master's archive; None where it has none."""
 
 
 def command(
@@ -83,6 +85,9 @@ def command(
     header = f"{table.metric or 'value'} on {merged.subject}" if merged.subject else table.metric
     document = TableDocument(1, merged.name, header, table)
     _show(document, folder=merged.folder, plot=plot, as_csv=as_csv, as_json=as_json)
+    if merged.archived is not None and not (as_csv or as_json):
+        ended = sum(cell.state == CellState.SUCCEEDED for cell in merged.cells)
+        say(f"archive  {merged.archived} of {ended} results are there")
 
 
 def _check_use(
@@ -136,6 +141,7 @@ def from_master(link: Link, sweep: str) -> Merged:
         spec=msgspec.convert(row["results"], ResultsSpec),
         cells=tuple(msgspec.convert(cells, list[CellResult])),
         subject=row["target"] or "",
+        archived=row.get("archived"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrain.core import attempts, collecting
+from meshtrain.core import attempts, collecting, restoring
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import AttemptEnded
 from meshtrain.core.job import (
@@ -192,5 +192,7 @@ def check_lost(state: MeshState) -> None:
             continue
         since_s = state.unheld_since_s.setdefault(recipe_hash, state.now_s)
         if state.now_s - since_s >= state.config.base_lost_s:
+            if restoring.may_come_back(state, base):
+                continue
             state.note(f"base {short(recipe_hash)} is on no host that is there: trained anew")
             open_generation(state, base)

@@ -131,6 +131,12 @@ class DropArtifact(msgspec.Struct, frozen=True):
     artifact_id: str
 
 
+class RestoreArtifact(msgspec.Struct, frozen=True):
+    """Let the master bring back a lost base from the archive."""
+
+    artifact_id: str
+
+
 class JobFinished(msgspec.Struct, frozen=True):
     """A job came to its terminal state: lay out its result and merge its sweep."""
 
@@ -143,4 +149,4 @@ class Publish(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
 
 
-Effect = Save | Send | CollectArtifact | DropArtifact | JobFinished | Publish
+Effect = Save | Send | CollectArtifact | DropArtifact | RestoreArtifact | JobFinished | Publish

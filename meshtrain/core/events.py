@@ -193,6 +193,19 @@ class InputPublished(msgspec.Struct, frozen=True):
     published_by: str = ""
 
 
+class BasesArchived(msgspec.Struct, frozen=True):
+    """These artifacts of bases are in the archive: a lost one can be brought back."""
+
+    artifact_ids: tuple[str, ...]
+
+
+class RestoreFailed(msgspec.Struct, frozen=True):
+    """The archive did not give back an artifact."""
+
+    artifact_id: str
+    reason: str
+
+
 Event = (
     Tick
     | PlaceJobs
@@ -211,5 +224,7 @@ Event = (
     | AttemptEnded
     | ArtifactHeld
     | CollectFailed
+    | BasesArchived
+    | RestoreFailed
     | InputPublished
 )

@@ -98,6 +98,7 @@ def on_held(state: MeshState, event: ArtifactHeld) -> None:
             state.held_by_master.add(artifact_id)
             state.collect_again_s.pop(artifact_id, None)
             state.collect_tries.pop(artifact_id, None)
+            state.restoring.discard(artifact_id)
             checkpoints.secure(state, artifact_id)
             for job_id in sorted(state.collecting.get(artifact_id, ())):
                 attempts.succeed(state, state.jobs[job_id])

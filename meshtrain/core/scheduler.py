@@ -28,6 +28,7 @@ from meshtrain.core import (
     reports,
     requests,
     reserve,
+    restoring,
     roster,
     rows,
     shares,
@@ -57,6 +58,8 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.AttemptEnded: reports.on_ended,
         ev.ArtifactHeld: reports.on_held,
         ev.CollectFailed: reports.on_collect_failed,
+        ev.BasesArchived: restoring.on_archived,
+        ev.RestoreFailed: restoring.on_failed,
         ev.InputPublished: publishing.on_published,
     }
 )

@@ -139,6 +139,9 @@ class MeshState:
         self.collect_tries: dict[str, int] = {}
         self.held_by_master: set[str] = set()
         self.unheld_since_s: dict[str, float] = {}
+        #: artifacts of bases that the archive has, and those that come back from it now
+        self.archived: set[str] = set()
+        self.restoring: set[str] = set()
         self.order = 0
         #: jobs that came to their end and whose consequences are not drawn yet
         self.finished: deque[str] = deque()

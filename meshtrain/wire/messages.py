@@ -275,6 +275,13 @@ class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
     recipe_hash: str
 
 
+class RestoreBase(msgspec.Struct, frozen=True, tag="restore_base"):
+    """Bring a lost base back from the archive; the query `archive` shows how it goes."""
+
+    request_id: str
+    recipe_hash: str
+
+
 class Query(msgspec.Struct, frozen=True, tag="query"):
     """A question; `what` is one of the master's queries, see its queries module."""
 
@@ -337,6 +344,7 @@ FromPerson = (
     | IssueToken
     | Revoke
     | Rebuild
+    | RestoreBase
     | Query
 )
 ToPerson = Done | Answer | Snapshot | Refused

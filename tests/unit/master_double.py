@@ -27,8 +27,10 @@ from meshtrain.results.metrics import Metrics
 from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, SweepSpec
+from meshtrain.spec.settings import MasterSettings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base
@@ -66,6 +68,7 @@ class MasterDouble:
     https: bool = False
     members: tuple[Member, ...] = ()
     ports: Ports = field(default_factory=lambda: Ports(7470, 7471, 7472, 7473))
+    archiving: Any = field(default_factory=lambda: Archiving(MasterSettings()))
 
     def __post_init__(self) -> None:
         self.tell(ev.Tick(WALL_S))
@@ -200,6 +203,10 @@ class MasterDouble:
             is_one = any(not member.revoked for member in named)
             return msg.Done(message.request_id, done=(message.name,) if is_one else ())
         try:
+            if isinstance(message, msg.RestoreBase):
+                base = resolve_base(self.state, message.recipe_hash)
+                self.archiving.restore(base)
+                return msg.Done(message.request_id, done=(base.recipe_hash,))
             reply = next(e for e in self.tell(self._event(message)) if isinstance(e, fx.Reply))
         except MeshtrainError as error:
             return msg.Done(message.request_id, error=str(error))

@@ -143,6 +143,7 @@ SAMPLES: dict[str, wire.Message] = {
     "issue_token": wire.IssueToken("request-10", MemberKind.NODE, 3600.0),
     "revoke": wire.Revoke("request-11", MemberKind.NODE, "gpu1"),
     "rebuild": wire.Rebuild("request-6", "ab" * 16),
+    "restore_base": wire.RestoreBase("request-9", "ab" * 16),
     "query": wire.Query("request-7", "jobs", ("s*",), 0, 100),
     "done": wire.Done("request-2", done=("job-1",), notes=("1 job was cancelled",)),
     "answer": wire.Answer("request-7", rows=[{"job": "job-1", "n": 1, "x": None}], total=1),

@@ -71,6 +71,8 @@ class Hands:
         #: request → what to do with its reply
         self._waiting: dict[str, Callable[[fx.Reply], None]] = {}
         self._collecting: set[str] = set()
+        #: brings a lost base back from the archive
+        self.restore: Callable[[str], None] = lambda artifact_id: None
         self.feed_seq = 0
         #: what happened, for those who look later: the last notes and transfers, and sums
         self.history = MeshView()
@@ -100,6 +102,8 @@ class Hands:
                         take(effect)
                 case fx.CollectArtifact():
                     self._collect(effect)
+                case fx.RestoreArtifact():
+                    self.restore(effect.artifact_id)
                 case fx.DropArtifact():
                     self._spawn(self._drop(effect.artifact_id))
                 case fx.JobFinished():

@@ -67,6 +67,20 @@ class Writer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._count, write)
 
+    async def keep(self, gather: Callable[[Store], None]) -> None:
+        """Have something gathered in the store and committed that no decision hangs on.
+
+        Raises StoreFullError when the disk is full: then nothing of it counts.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._keep, gather)
+
+    def _keep(self, gather: Callable[[Store], None]) -> None:
+        if (full := self._store.lacks_room()) is not None:
+            # The last room is for what decisions hang on.
+            raise full
+        gather(self._store)
+        self._commit()
+
     def _save(self, saves: Sequence[fx.Save]) -> None:
         self._store.save(saves)
         self._commit()

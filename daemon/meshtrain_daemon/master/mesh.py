@@ -29,6 +29,7 @@ from meshtrain.store.complete import demand_complete
 from meshtrain.store.sqlite import SqliteStore
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
+from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.bulk import BulkIntake
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
@@ -96,8 +97,10 @@ class Master:
             sent_bytes_per_s_max=settings.upload_limit,
         )
         fetcher = Fetcher(self.artifacts, security=http_security)
+        archiving = Archiving(settings)
         writer = Writer(self.store)
         try:
+            await archiving.open(self.store, self._say)
             http_url = await server.start()
             await fetcher.start()
             # Nothing is waited for from here until all is there that takes messages.
@@ -145,6 +148,17 @@ class Master:
             self._decisions = Decisions(
                 self.scheduler, writer, self._hands, settings.commit_batch_max
             )
+            archiving.begin(
+                state=self.scheduler.state,
+                artifacts=self.artifacts,
+                reporter=self.reporter,
+                store=self.store,
+                writer=writer,
+                post=self._post,
+                spawn=self._spawn,
+                note=self._hands.note,
+            )
+            self._hands.restore = archiving.restore_lost
             self._bulk = BulkIntake(
                 state=self.scheduler.state,
                 sockets=self._sockets,
@@ -178,6 +192,7 @@ class Master:
                 artifacts=self.artifacts,
                 logbook=self.logbook,
                 store=self.store,
+                archiving=archiving,
                 incarnation=self._incarnation,
                 spawn=self._spawn,
                 membership=membership,
@@ -204,6 +219,7 @@ class Master:
                     self._beat_feed(),
                     self.reporter.run(),
                     self.reporter.plot(),
+                    archiving.run(),
                     inbox.watch(),
                     inbox.run(),
                 ]
@@ -224,6 +240,7 @@ class Master:
                 sockets.close()
             await fetcher.close()
             await server.stop()
+            await archiving.close()
             writer.close()
             self.store.close()
 

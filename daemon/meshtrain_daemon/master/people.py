@@ -30,6 +30,7 @@ from meshtrain.store.base import ReadableStore
 from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
+from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.inputs import (
     checked_name,
@@ -84,6 +85,7 @@ class People:
         artifacts: ArtifactStore,
         logbook: Logbook,
         store: ReadableStore,
+        archiving: Archiving,
         incarnation: int,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         membership: Membership | None,
@@ -101,6 +103,7 @@ class People:
         self._artifacts = artifacts
         self._logbook = logbook
         self._store = store
+        self.archiving = archiving
         self._incarnation = incarnation
         self._spawn = spawn
         self._request_count = 0
@@ -162,6 +165,11 @@ class People:
                         message.request_id,
                         lambda r: cache_event(message, r, recipe_hash),
                     )
+                case msg.RestoreBase():
+                    base = resolve_base(self._state, message.recipe_hash)
+                    self.archiving.restore(base)
+                    done = msg.Done(message.request_id, done=(base.recipe_hash,))
+                    self._sockets.send_control(peer, [done])
                 case msg.Rebuild():
                     base = resolve_base(self._state, message.recipe_hash)
                     self._request(

@@ -16,6 +16,7 @@
                                         are log and metrics
     results   one sweep                 its folder, how it is merged, and a page of its cells:
                                         offset, limit and total count cells
+    archive   –                         how the archive stands; none where there is none
     recipes   bases; or all             the recipe of a base, and what it took; newest first
     history   –                         how long attempts that ended well have taken
 
@@ -27,15 +28,14 @@ from the offset that it has come to, until `total`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from meshtrain.clock import wall_now_s
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState, Sweep
-from meshtrain.core.member import Member
 from meshtrain.core.plan import work_kind
 from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
 from meshtrain.core.state import MeshState
@@ -49,6 +49,7 @@ from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
 from meshtrain_daemon.master import inputs, lineage
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
+from meshtrain_daemon.master.surroundings import Surroundings as Surroundings
 
 ROWS_MAX = 5000
 """Rows in one answer."""
@@ -59,68 +60,6 @@ LAST_BYTES_S = 30.0
 """How long after a job's end its last bytes are waited for."""
 RUNNING_SHOWN_MAX = 64
 STREAMS = ("log", "metrics")
-
-
-class Surroundings(Protocol):
-    """What answers need beside the scheduler's state."""
-
-    @property
-    def ports(self) -> Ports:
-        """Where the master listens; its host is the one that it was asked at."""
-        ...
-
-    @property
-    def https(self) -> bool:
-        """Whether artifacts travel by TLS."""
-        ...
-
-    @property
-    def home(self) -> str:
-        """The folder of the master's state."""
-        ...
-
-    @property
-    def inbox(self) -> str:
-        """The watched folder."""
-        ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def members(self) -> Sequence[Member]:
-        """Who belongs to the mesh, and who did."""
-        ...
-
-    def results_folder(self, sweep: Sweep) -> str:
-        """Where the merged results of the sweep lie."""
-        ...
-
-    def metrics_of(self, job: Job) -> Metrics:
-        """What a job left that succeeded and sent no metrics: why it has none."""
-        ...
-
-    def metrics_in(self, artifact_id: str) -> dict[str, float]:
-        """The metrics that an artifact holds which lies here; empty where there are none."""
-        ...
-
-    def attempts_of(self, job_id: str) -> Sequence[Attempt]:
-        """All attempts of a job, oldest first, as the store has them."""
-        ...
-
-    def log_is_whole(self, attempt_id: str, stream: str) -> bool:
-        """Whether no byte of an attempt that is over is still to come."""
-        ...
-
-    def log_size(self, job_id: str, attempt_id: str, stream: str) -> int:
-        """Bytes of a stream that are stored; 0 where there is none."""
-        ...
-
-    def read_log(
-        self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
-    ) -> LogPiece:
-        """At most `limit` bytes of a stream from `offset` on, and where to go on."""
-        ...
 
 
 _Answering = tuple[Iterable[Any], int]
@@ -236,6 +175,7 @@ def _bases(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
             "failure": shown_row.failure,
             "reason": shown_row.reason,
             "committed_wall_s": base.committed_wall_s,
+            "archived": surroundings.archiving.has_base(base.artifact_id),
         }
 
     return map(row, bases[query.offset :]), len(bases)
@@ -267,6 +207,12 @@ def _nodes(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
 def _members(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     members = sorted(surroundings.members, key=lambda m: (m.revoked, m.kind, m.name))
     return map(_plain, members[query.offset :]), len(members)
+
+
+def _archive(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    status = surroundings.archiving.status()
+    rows = [] if status is None else [status]
+    return rows[query.offset :], len(rows)
 
 
 # --- one job -----------------------------------------------------------------------
@@ -369,6 +315,7 @@ def _results(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
         "name": sweep.name,
         "folder": surroundings.results_folder(sweep),
         "results": _plain(sweep.results),
+        "archived": surroundings.archiving.results_count(sweep),
         "target": _target(job.spec for job in jobs),
         "cells": _page(cells, query.limit),
     }
@@ -461,6 +408,7 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "inputs": inputs.answer_inputs,
         "nodes": _nodes,
         "members": _members,
+        "archive": _archive,
         "job": _job,
         "log": _log,
         "results": _results,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -69,6 +70,8 @@ class Reporter:
         self._logbook = logbook
         self._store = store
         self._say = say
+        #: called with each job that ended, and with a base's when the master holds the base
+        self.on_ended: Callable[[Job], None] = lambda job: None
         self._ended: dict[str, None] = {}
         self._dirty: dict[str, None] = {}
         self._to_plot: dict[str, None] = {}
@@ -104,6 +107,7 @@ class Reporter:
         """A job came to its end, or something of an ended one came late."""
         self._ended[job.job_id] = None
         self._wake.set()
+        self.on_ended(job)
 
     def base_held(self, artifact_id: str) -> None:
         """The master holds a base: show it under its recipe hash."""
@@ -183,7 +187,7 @@ class Reporter:
                 self._artifacts.materialise(artifact_id, path)
 
         folder.mkdir(parents=True, exist_ok=True)
-        files: dict[str, bytes | Path] = {"job.json": msgspec.json.format(self._describe(job))}
+        files: dict[str, bytes | Path] = {"job.json": _readable(self.describe(job))}
         if isinstance(job.spec.work, CommandWork):
             # The built-in training writes its own.
             config = {"command": job.spec.work.command, "params": job.spec.cell}
@@ -209,44 +213,44 @@ class Reporter:
             with contextlib.suppress(FileExistsError):
                 target.symlink_to(log)
 
-    def _describe(self, job: Job) -> bytes:
+    def describe(self, job: Job) -> dict[str, Any]:
+        """What is told of a job beside its result."""
         attempt = job.attempt
-        return msgspec.json.encode(
-            {
-                "job": job.job_id,
-                "name": job.name,
-                "cell": job.spec.cell,
-                "group": job.spec.group,
-                "state": job.state,
-                "generation": job.generation,
-                "work": job.spec.work,
-                "base": job.spec.recipe_hash,
-                "attempt": attempt.attempt_id if attempt is not None else None,
-                "base_artifact": attempt.base_artifact if attempt is not None else None,
-                "node": attempt.node_id if attempt is not None else None,
-                "started_wall_s": attempt.started_wall_s if attempt is not None else None,
-                "ended_wall_s": job.ended_wall_s,
-                "failure": job.failure if job.state is JobState.FAILED else None,
-                "metrics": job.metrics,
-            }
-        )
+        return {
+            "job": job.job_id,
+            "name": job.name,
+            "cell": job.spec.cell,
+            "group": job.spec.group,
+            "state": job.state,
+            "generation": job.generation,
+            "work": job.spec.work,
+            "base": job.spec.recipe_hash,
+            "attempt": attempt.attempt_id if attempt is not None else None,
+            "base_artifact": attempt.base_artifact if attempt is not None else None,
+            "node": attempt.node_id if attempt is not None else None,
+            "started_wall_s": attempt.started_wall_s if attempt is not None else None,
+            "ended_wall_s": job.ended_wall_s,
+            "failure": job.failure if job.state is JobState.FAILED else None,
+            "metrics": job.metrics,
+        }
+
+    def describe_base(self, base: Base) -> dict[str, Any]:
+        """What is told of a base beside its files."""
+        return {
+            "recipe_hash": base.recipe_hash,
+            "generation": base.generation,
+            "artifact_id": base.artifact_id,
+            "trained_on": base.node_id,
+            "trained_s": base.trained_s,
+            "recipe": base.spec.recipe,
+        }
 
     def _show_base(self, base: Base) -> None:
         folder = self._bases / base.recipe_hash
         if base.artifact_id is None or not self._artifacts.has(base.artifact_id):
             return
         marker = folder / "recipe.json"
-        content = msgspec.json.encode(
-            {
-                "recipe_hash": base.recipe_hash,
-                "generation": base.generation,
-                "artifact_id": base.artifact_id,
-                "trained_on": base.node_id,
-                "trained_s": base.trained_s,
-                "recipe": base.spec.recipe,
-            }
-        )
-        content = msgspec.json.format(content)
+        content = _readable(self.describe_base(base))
         if marker.exists() and marker.read_bytes() == content:
             return
         artifact_id = base.artifact_id
@@ -296,7 +300,7 @@ class Reporter:
         return read_metrics(cell, work.result_file if isinstance(work, CommandWork) else None)
 
     def _cell_folder(self, job: Job, sweep: Sweep, folder: Path) -> Path:
-        return folder / folder_name(job.name.removeprefix(f"{sweep.name}/"))
+        return folder / cell_name(job, sweep)
 
     def _merge(self, sweep: Sweep, folder: Path, jobs: list[Job], bases: list[Base]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -435,3 +439,12 @@ def _header(metric: str, jobs: list[Job]) -> str:
     if len(targets) == 1 and (target := targets.pop()):
         return f"{metric} on {target}"
     return metric
+
+
+def cell_name(job: Job, sweep: Sweep) -> str:
+    """The name of a job's folder below that of its sweep."""
+    return folder_name(job.name.removeprefix(f"{sweep.name}/"))
+
+
+def _readable(told: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(told))

@@ -1,0 +1,67 @@
+"""`meshtrain bases restore`: a base that all nodes lost, back from the archive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from meshtrain.cli import words
+from meshtrain.cli.context import Link, act, ask, cli_of
+from meshtrain.cli.output import say
+from meshtrain.errors import MeshtrainError
+from meshtrain.ids import new_id
+from meshtrain.wire.messages import RestoreBase
+
+POLL_S = 0.5
+
+
+class RestoreError(MeshtrainError):
+    """Raised when the archive didn't give the base back."""
+
+
+def restore(
+    ctx: typer.Context,
+    base: Annotated[
+        str, typer.Argument(metavar="HASH", help="A recipe hash, or the first characters of it.")
+    ],
+) -> None:
+    """Bring a lost base back from the archive into the master's store, instead of training it.
+
+    \b
+    Example:
+      meshtrain bases restore 7f3a
+    """
+    with cli_of(ctx).link() as link:
+        done = act(link, RestoreBase(new_id("restore"), base))
+        for recipe_hash in done.done:
+            size_bytes = wait_restored(link, recipe_hash)
+            name = words.base_name(recipe_hash)
+            say(f"{name} came back from the archive ({words.size(size_bytes)}), verified")
+
+
+def wait_restored(link: Link, recipe_hash: str, pause: Callable[[float], None] = time.sleep) -> int:
+    """Wait until a base is back; its size in bytes.
+
+    Raises RestoreError with the master's words when it can't be brought back.
+    """
+    while True:
+        progress = _progress(link, recipe_hash)
+        if progress["error"]:
+            raise RestoreError(progress["error"])
+        if progress["done"]:
+            return int(progress["bytes_total"])
+        pause(POLL_S)
+
+
+def _progress(link: Link, recipe_hash: str) -> dict[str, Any]:
+    for row in ask(link, "archive").rows:
+        progress = row["restores"].get(recipe_hash)
+        if progress is not None:
+            return dict(progress)
+    raise RestoreError(
+        f"{words.base_name(recipe_hash)}: the master was restarted meanwhile, and brings nothing "
+        "back now. Ask again: what came already is kept"
+    )
