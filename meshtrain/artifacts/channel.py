@@ -23,7 +23,7 @@ HEAD_BYTES_MAX: Final = 16 << 10
 ERROR_BYTES_MAX: Final = 4096
 """Of the body of an answer that refuses; a longer one ends the connection."""
 CHANNELS_MAX: Final = 256
-"""Kept open by one pool, over all peers; the one that rested longest makes room."""
+"""Kept open by one pool, over all peers; one that rests makes room."""
 _SCRATCH_BYTES: Final = 4096
 """What is read before a body is known to come; the part of it that is body is copied."""
 _WAKE_BYTES: Final = 256 << 10
@@ -96,6 +96,8 @@ class Channel(asyncio.BufferedProtocol):
         self.ended = False
         self.answered = 0
         """How many answers have come."""
+        self.heard = 0
+        """How often something was heard."""
 
     @property
     def pending(self) -> int:
@@ -150,7 +152,10 @@ class Channel(asyncio.BufferedProtocol):
         return self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self.ended:
+            return
         self._heard_s = asyncio.get_running_loop().time()
+        self.heard += 1
         body = self._body
         try:
             if body is not None and self._pending and self._reads_into(body):
@@ -330,12 +335,12 @@ class Channels:
         for may_retry in (True, False):
             channel = await self._channel(key, url, tls)
             rested = channel.answered > 0 and channel.pending == 0
-            answered = channel.answered
+            heard = channel.heard
             self._used_s[key] = asyncio.get_running_loop().time()
             try:
                 return await channel.get(head, into)
             except ChannelError:
-                if not (may_retry and rested and channel.answered == answered):
+                if not (may_retry and rested and channel.heard == heard):
                     raise
         raise AssertionError("the second try returns or raises")
 
@@ -386,8 +391,14 @@ class Channels:
             raise ChannelError(str(error) or type(error).__name__) from error
         if channel.ended:
             raise ChannelError("it closed the connection")
+        former = self._open.get(key)
+        if former is not None:
+            # Made by one who came when those before it had failed.
+            channel.close()
+            return former
         while len(self._open) >= CHANNELS_MAX:
-            _, oldest = self._open.popitem(last=False)
+            # The one that rested longest; of those that owe answers only when all do.
+            oldest = min(self._open.values(), key=lambda channel: channel.pending > 0)
             oldest.close("there are too many connections")
         self._open[key] = channel
         if self._sweep is None:
