@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from meshtrain.artifacts.failures import UnknownArtifactError
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.partial import Partial
+from meshtrain.artifacts.reuse import ChunkIndex, take_known_chunks
 from meshtrain.core.manifest import digest_of, parse_manifest
 from meshtrain.errors import ArtifactError, CorruptChunkError
 from meshtrain.ids import short
@@ -28,6 +30,8 @@ class UploadLimits(msgspec.Struct, frozen=True):
     """Of one artifact."""
     idle_max_s: float = 3600.0
     """An upload that got nothing for so long may be removed for another one."""
+    reuse_max_s: float = 20.0
+    """How long chunks that are here already are taken from there while the sender waits."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class Uploads:
     def __init__(self, store: ArtifactStore, limits: UploadLimits) -> None:
         self._store = store
         self._limits = limits
+        self._known = ChunkIndex(store)
+        self._taking = threading.Lock()
         self._lock = threading.Lock()
         self._open: dict[str, _Upload] = {}
         self._chunks = 0
@@ -74,7 +80,18 @@ class Uploads:
             partial = self._store.begin(manifest)
             if not partial.committed:
                 self._open[artifact_id] = _Upload(partial, partial.missing_count, now_s)
-            return partial
+        self._take_known_chunks(partial)
+        return partial
+
+    def _take_known_chunks(self, partial: Partial) -> None:
+        """What artifacts here hold of it needn't be sent; one upload at a time takes it."""
+        if not self._taking.acquire(blocking=False):
+            return
+        try:
+            end_s = time.monotonic() + self._limits.reuse_max_s
+            take_known_chunks(partial, self._known, stopped=lambda: time.monotonic() > end_s)
+        finally:
+            self._taking.release()
 
     def write_chunk(self, artifact_id: str, file_index: int, chunk_index: int, data: bytes) -> None:
         """Takes one chunk.

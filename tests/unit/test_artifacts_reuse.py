@@ -6,17 +6,24 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from tensor_files import save, transformer, with_rows
 
 from meshtrain.artifacts import chunking, partial
 from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.failures import DiskFullError
+from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.partial import Partial
 from meshtrain.artifacts.reuse import ChunkIndex, take_known_chunks
-from meshtrain.core.manifest import Manifest, artifact_id
+from meshtrain.artifacts.server import ArtifactServer
+from meshtrain.artifacts.upload import upload_tree
+from meshtrain.artifacts.uploads import UploadLimits, Uploads
+from meshtrain.core.manifest import Manifest, artifact_id, canonical_bytes
+from meshtrain.core.manifest_diff import diff_manifests
 from meshtrain.errors import ArtifactError
 
 CHUNK = 16
@@ -87,6 +94,70 @@ def test_of_a_fine_tune_whose_base_is_here_only_what_is_new_is_fetched(
     coming.commit()
     name = artifact_id(build_manifest(tuned))
     assert store.verify(name)
+
+
+async def test_fetching_a_fine_tune_moves_only_what_is_new_in_it(tmp_path: Path) -> None:
+    model = transformer(width=256, blocks=3, vocabulary=4000, classes=400)
+    tuned = with_rows(model, ("embeddings.word.weight",), 5, at=1700)
+    folders = [tmp_path / name for name in ("base", "tuned")]
+    for folder, tensors in zip(folders, (model, tuned), strict=True):
+        save(tensors, folder / "model.safetensors")
+    there, here = (ArtifactStore(tmp_path / name) for name in ("there", "here"))
+    base, wanted = (there.add_tree(folder) for folder in folders)
+    name = artifact_id(wanted)
+    server = ArtifactServer(there, "127.0.0.1")
+    fetcher = Fetcher(here, seed=0)
+    await fetcher.start()
+    try:
+        sources = [Source("there", await server.start())]
+        first = await fetcher.fetch(artifact_id(base), sources)
+        report = await fetcher.fetch(name, sources)
+    finally:
+        await fetcher.close()
+        await server.stop()
+    assert first.bytes_reused == 0
+    new_bytes = diff_manifests(base, wanted).new_bytes
+    assert report.bytes_by_node == {"there": new_bytes}
+    assert report.bytes_reused == wanted.size_bytes - new_bytes > 0.7 * wanted.size_bytes
+    assert here.verify(name)
+
+
+async def test_an_upload_sends_only_what_no_artifact_there_holds(
+    tmp_path: Path, tree: Callable[..., Path]
+) -> None:
+    there = ArtifactStore(tmp_path / "there")
+    there.add_tree(tree(code=BASE, data=b"12345" * 40))
+    server = ArtifactServer(there, "127.0.0.1", accept_uploads=True)
+    sent: list[str] = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Any) -> Any:
+        if "/chunks/" in request.path:
+            sent.append(request.path.partition("/chunks/")[2])
+        return await handler(request)
+
+    server.app.middlewares.append(note)
+    edited = tree(code=TUNED, data=b"12345" * 40)
+    try:
+        name = await upload_tree(edited, await server.start())
+    finally:
+        await server.stop()
+    assert sent == ["0/5"]
+    assert there.verify(name)
+
+
+def test_an_upload_waits_no_longer_for_what_is_here_than_its_limit(
+    tmp_path: Path, tree: Callable[..., Path]
+) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    store.add_tree(tree(model=BASE))
+    manifest = build_manifest(tree(tuned=TUNED))
+    sent = artifact_id(manifest), canonical_bytes(manifest)
+    coming = Uploads(store, UploadLimits(reuse_max_s=-1.0)).begin(*sent, 0.0)
+    assert coming is not None and coming.have == 0
+    # What is still here is taken when it is begun again.
+    assert Uploads(store, UploadLimits()).begin(*sent, 0.0) is coming
+    assert coming.have == 0b11011111
 
 
 def test_chunks_come_from_several_artifacts_and_go_to_all_their_places(

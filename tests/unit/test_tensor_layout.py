@@ -161,7 +161,7 @@ def test_names_that_tell_no_layer_are_grouped_by_their_hashes() -> None:
     assert max(sizes) <= 1 << 20 and len(set(sizes)) > 3
 
 
-def test_a_million_tiny_tensors_are_few_chunks() -> None:
+def test_a_hundred_thousand_tiny_tensors_are_few_chunks() -> None:
     layout = laid_out({f"h.{n}.w": 40 for n in range(100_000)})
     spans = tensor_spans(layout)
     assert spans is not None and len(spans) < 20
