@@ -13,13 +13,17 @@ from collections.abc import Iterable
 
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
+from meshtrain.core.cache import Cached, CacheLimits
 from meshtrain.core.held import HeldAttempts
 from meshtrain.core.node import AHEAD_PER_SLOT
 from meshtrain.core.session import session_name
+from meshtrain.core.source_book import KnownSources
+from meshtrain.core.stock import Stock
 
 BEATS_REMEMBERED_MAX = 100
 COMMANDS_EARLY_MAX = 10_000
 """Commands kept that came before others of lower number."""
+_NO_LIMITS = CacheLimits()
 LEAVE_ANYWAY_S = 5.0
 """A stopping daemon whose master is away ends this long after its last job."""
 
@@ -34,6 +38,10 @@ class Agent:
         adopted: what a former daemon on this node had started, and which runs on, or
             has ended and is not told.
         gpus_busy: GPUs that are used by processes which are not the mesh's.
+        cached: the same artifacts with their sizes and last uses, where they are known.
+        cache_limits: what they may take.
+        known_sources: who held what, as the former daemon knew.
+        now_s: the node's lease clock.
     """
 
     def __init__(
@@ -44,13 +52,28 @@ class Agent:
         life: str,
         adopted: Iterable[cmd.AssignAttempt] = (),
         gpus_busy: tuple[int, ...] = (),
+        cached: Iterable[Cached] = (),
+        cache_limits: CacheLimits = _NO_LIMITS,
+        known_sources: Iterable[KnownSources] = (),
+        now_s: float = 0.0,
     ) -> None:
         self._life = life
         self._session_number = 0
         self._out: list[io.AgentEffect] = []
+        found = {artifact_id: Cached(artifact_id) for artifact_id in holds}
+        found |= {one.artifact_id: one for one in cached}
+        self.stock = Stock(
+            limits=cache_limits,
+            found=found.values(),
+            known=known_sources,
+            session=self.session,
+            do=self._do,
+            needed=lambda: self.held.needed(),
+            now_s=now_s,
+        )
         self.held = HeldAttempts(
             slots=slots,
-            holds=holds,
+            stock=self.stock,
             session=self.session,
             do=self._do,
             tell_end=self._tell_end,
@@ -58,7 +81,7 @@ class Agent:
         self.held.gpus_busy = gpus_busy
         for assignment in adopted:
             self.held.adopt(assignment)
-        self.now_s = 0.0
+        self.now_s = now_s
         self._welcomed = False
         self._seen_seq = 0
         self._early: dict[int, cmd.Command] = {}
@@ -83,7 +106,8 @@ class Agent:
 
     @property
     def accepting(self) -> bool:
-        return self._has_room and self._stop_at_s is None
+        waits = bool(self.stock.paused_note)
+        return self._has_room and not waits and self._stop_at_s is None
 
     @property
     def welcomed(self) -> bool:
@@ -101,13 +125,14 @@ class Agent:
 
     def start(self, now_s: float) -> list[io.AgentEffect]:
         """The first effects of a daemon that came up."""
-        self.now_s = now_s
+        self.now_s = self.stock.now_s = now_s
         self._say_hello()
+        self.stock.go_on()
         return self._take_out()
 
     def handle(self, event: io.AgentEvent, now_s: float) -> list[io.AgentEffect]:
         """Take in one event; `now_s` is the node's lease clock in seconds."""
-        self.now_s = max(self.now_s, now_s)
+        self.now_s = self.stock.now_s = max(self.now_s, now_s)
         match event:
             case io.CommandCame():
                 self._on_command(event)
@@ -120,7 +145,7 @@ class Agent:
             case io.OutputFailed():
                 self.held.on_output_failed(event)
             case io.CheckpointStored():
-                self.held.on_checkpoint(event.attempt_id, event.artifact_id)
+                self.held.on_checkpoint(event.attempt_id, event.artifact_id, event.size_bytes)
             case io.CheckpointFailed():
                 self.held.on_checkpoint(event.attempt_id, None)
             case io.GpusChanged():
@@ -136,24 +161,37 @@ class Agent:
             case io.ArtifactFetched():
                 self.held.on_fetched(event)
             case io.FetchGaveUp():
-                self.held.on_fetch_gave_up(event)
+                self.held.on_fetch_gave_up(event, master_is_there=self.trusted)
+            case io.ArtifactRemoved():
+                self.held.on_removed(event)
+            case io.DiskSeen():
+                self._on_disk_seen(event.free_bytes)
             case io.StopAsked():
                 self._on_stop_asked(event)
             case io.RoomChanged():
                 self._has_room = event.has_room
                 self._room_note = event.note
+                if event.has_room:
+                    self.stock.try_again(has_room=True)
         if self.trusted and self._stop_at_s is None:
             self.held.start_ready()
+        known = self.stock.book.take_news()
+        if known is not None:
+            self._do(io.KeepSources(known))
         return self._take_out()
 
     # --- the master ---------------------------------------------------------------------------
 
     def _say_hello(self) -> None:
+        holds = tuple(sorted(self.stock.holds))
         self._do(
             io.SendHello(
                 session=self.session,
                 attempts=self.held.listed(),
-                holds=tuple(sorted(self.held.holds)),
+                holds=holds,
+                sizes_bytes=tuple(self.stock.cache.size_of(one) for one in holds),
+                inventory=self.stock.log.number,
+                cache=self.stock.use_told(),
                 grant=self._grant(),
                 accepting=self.accepting,
                 note=self._note(),
@@ -167,7 +205,8 @@ class Agent:
             return
         # A session is a numbering of commands: the master starts from nothing, so do we.
         self._session_number += 1
-        self.held.session = self.session
+        self.held.session = self.stock.session = self.session
+        self.stock.log.restart()
         self._welcomed = False
         self._seen_seq = 0
         self._early.clear()
@@ -191,6 +230,10 @@ class Agent:
         self._leave_if_done()
         self.held.keep_checkpoints(self.now_s)
         self.held.store_again()
+        self.stock.try_again()
+        if self.stock.log.overfull:
+            self._on_hello_asked()
+            return
         if not self._welcomed:
             self._say_hello()
             return
@@ -199,6 +242,11 @@ class Agent:
         self._send_beat()
 
     def _send_beat(self) -> None:
+        first, changes = self.stock.log.pending()
+        room = self.stock.room_wanted()
+        if room is not None:
+            # Should none of these be granted, the next ask names others.
+            self.stock.cache.pass_over()
         self._beat += 1
         self._beat_sent_s[self._beat] = self.now_s
         while len(self._beat_sent_s) > BEATS_REMEMBERED_MAX:
@@ -213,8 +261,12 @@ class Agent:
                 attempts=self.held.listed(),
                 accepting=self.accepting,
                 note=self._note(),
-                fetching=tuple(self.held.fetching),
+                fetching=tuple(self.stock.fetching),
                 gpus_busy=self.held.gpus_busy,
+                first=first,
+                changes=changes,
+                cache=self.stock.use_told(),
+                room=room,
             )
         )
 
@@ -223,6 +275,7 @@ class Agent:
         if event.session != self.session or sent_s is None:
             return
         self._master_ahead_s = event.master_now_s - self.now_s
+        self.stock.log.confirm(event.inventory)
         self._trusted_until_s = max(self._trusted_until_s, sent_s + self._lease_s)
         for beat in [b for b in self._beat_sent_s if b <= event.beat]:
             del self._beat_sent_s[beat]
@@ -252,8 +305,11 @@ class Agent:
                 self.held.forget(command.attempt_id)
                 self._leave_if_done()
             case cmd.AddSources():
-                if command.artifact_id in self.held.fetching:
-                    self._do(io.AddFetchSources(command.artifact_id, command.sources))
+                self.stock.add_sources(command.artifact_id, command.sources)
+            case cmd.EvictArtifact():
+                self.stock.evict(command.artifact_id)
+            case cmd.PrefetchArtifact():
+                self.stock.fetch_ahead(command.need)
 
     def _grant(self) -> int:
         """How many assignments of this session the master may send in all."""
@@ -265,9 +321,12 @@ class Agent:
     def _note(self) -> str:
         if self._stop_at_s is not None:
             return "is stopping"
-        return self._room_note
+        return self._room_note or self.stock.paused_note
 
-    # --- the course of an attempt ---------------------------------------------------------------
+    def _on_disk_seen(self, free_bytes: int) -> None:
+        self.stock.cache.free_bytes = free_bytes
+        if self.stock.room_wanted() is None:
+            self.stock.try_again(has_room=True)
 
     # --- leaving ----------------------------------------------------------------------
 

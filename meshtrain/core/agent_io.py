@@ -10,7 +10,9 @@ import msgspec
 
 from meshtrain.core.commands import ArtifactSource, AssignAttempt, Command
 from meshtrain.core.events import LiveAttempt
+from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
+from meshtrain.core.source_book import KnownSources
 
 # --- events: from the master ----------------------------------------------------------
 
@@ -29,6 +31,7 @@ class BeatAnswered(msgspec.Struct, frozen=True):
     session: str
     beat: int
     master_now_s: float
+    inventory: int = 0
 
 
 class CommandCame(msgspec.Struct, frozen=True):
@@ -48,6 +51,14 @@ class ArtifactFetched(msgspec.Struct, frozen=True):
     artifact_id: str
     bytes_by_node: dict[str, int] = {}
     duration_s: float = 0.0
+    size_bytes: int = 0
+
+
+class ArtifactRemoved(msgspec.Struct, frozen=True):
+    """What was to be removed is gone; or, with an error, still there."""
+
+    artifact_id: str
+    error: str = ""
 
 
 class FetchGaveUp(msgspec.Struct, frozen=True):
@@ -117,6 +128,12 @@ class RoomChanged(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+class DiskSeen(msgspec.Struct, frozen=True):
+    """How much the node's disk has left."""
+
+    free_bytes: int
+
+
 AgentEvent = (
     Welcomed
     | HelloAsked
@@ -134,6 +151,8 @@ AgentEvent = (
     | GpusChanged
     | StopAsked
     | RoomChanged
+    | DiskSeen
+    | ArtifactRemoved
 )
 
 
@@ -148,6 +167,9 @@ class SendHello(msgspec.Struct, frozen=True):
     accepting: bool
     note: str
     gpus_busy: tuple[int, ...] = ()
+    sizes_bytes: tuple[int, ...] = ()
+    inventory: int = 0
+    cache: CacheUse = CacheUse()
 
 
 class SendBeat(msgspec.Struct, frozen=True):
@@ -161,6 +183,10 @@ class SendBeat(msgspec.Struct, frozen=True):
     note: str
     fetching: tuple[str, ...]
     gpus_busy: tuple[int, ...] = ()
+    first: int = 1
+    changes: tuple[InventoryChange, ...] = ()
+    cache: CacheUse = CacheUse()
+    room: RoomWanted | None = None
 
 
 class SendStarted(msgspec.Struct, frozen=True):
@@ -195,10 +221,12 @@ class SendEnded(msgspec.Struct, frozen=True):
 
 class SendHolds(msgspec.Struct, frozen=True):
     session: str
-    added: tuple[str, ...]
+    first: int
+    changes: tuple[InventoryChange, ...]
     bytes_by_node: dict[str, int] = {}
     duration_s: float = 0.0
-    removed: tuple[str, ...] = ()
+    cache: CacheUse | None = None
+    room: RoomWanted | None = None
 
 
 class SendGoodbye(msgspec.Struct, frozen=True):
@@ -242,6 +270,18 @@ class RemoveArtifact(msgspec.Struct, frozen=True):
     artifact_id: str
 
 
+class NoteUse(msgspec.Struct, frozen=True):
+    """Let the disk remember that an artifact is used now."""
+
+    artifact_id: str
+
+
+class KeepSources(msgspec.Struct, frozen=True):
+    """Let the disk remember who holds what."""
+
+    known: tuple[KnownSources, ...]
+
+
 class DropAttempt(msgspec.Struct, frozen=True):
     """Nothing of the attempt is needed any more, but for streams not stored yet."""
 
@@ -266,6 +306,8 @@ AgentEffect = (
     | StoreOutput
     | StoreCheckpoint
     | RemoveArtifact
+    | NoteUse
+    | KeepSources
     | DropAttempt
     | LeaveMesh
 )

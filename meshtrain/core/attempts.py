@@ -37,7 +37,10 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
     """Give a waiting job to the nodes that the placements name, under a new epoch."""
     epoch = state.next_epoch()
     recipe_hash = job.spec.recipe_hash
-    base_artifact = state.bases[recipe_hash].artifact_id if recipe_hash is not None else None
+    parent = state.parent_of(job)
+    base_artifact = None if parent is None else parent.artifact_id
+    if recipe_hash is not None:
+        base_artifact = state.bases[recipe_hash].artifact_id
     resume = checkpoints.to_resume(state, job)
     attempt = Attempt(
         attempt_id=attempt_id_of(job.job_id, epoch),
@@ -54,7 +57,10 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
     job = state.change_job(job, JobState.ASSIGNED, attempt=attempt)
     state.live[attempt.attempt_id] = job.job_id
     state.leases[attempt.attempt_id] = state.now_s + state.config.lease_s
+    group = state.group_of(job)
     for placement in placements:
+        if group is not None:
+            state.homes.note(group, placement.node_id)
         node = state.nodes[placement.node_id]
         node.occupy(attempt.attempt_id, placement)
         node.assigned_count += 1
@@ -95,7 +101,8 @@ def _need(state: MeshState, artifact_id: str | None, node_id: str) -> cmd.Artifa
         # Those who fetch it already can take verified chunks from this one, and it from them.
         node.fetching.add(artifact_id)
         tell_source(state, artifact_id, node_id)
-    return cmd.ArtifactNeed(artifact_id, state.sources(artifact_id, node_id))
+    size_bytes = state.copies.directory.size_bytes(artifact_id)
+    return cmd.ArtifactNeed(artifact_id, state.sources(artifact_id, node_id), size_bytes)
 
 
 def tell_source(state: MeshState, artifact_id: str, node_id: str) -> None:
@@ -320,6 +327,7 @@ def finish(state: MeshState, job: Job, outcome: JobState, failure: Failure | Non
         state.sweep_open[job.sweep_id] -= 1
         state.touched_sweeps[job.sweep_id] = None
         if state.sweep_open[job.sweep_id] == 0:
+            state.homes.forget(job.sweep_id)
             state.run_s_mean.pop(job.sweep_id, None)
             state.short_sweeps.discard(job.sweep_id)
             state.note(f"sweep {state.sweeps[job.sweep_id].name} is done")

@@ -174,12 +174,12 @@ def on_holders_changed(state: MeshState, artifact_ids: tuple[str, ...]) -> None:
     """Note which bases two nodes hold by now, and show who holds them."""
     if not artifact_ids:
         return
-    changed = set(artifact_ids)
-    for base in list(state.bases.values()):
-        if base.artifact_id not in changed or base.artifact_id is None:
-            continue
-        state.touched_bases[base.recipe_hash] = None
-        if not base.durable and len(state.holders(base.artifact_id)) >= 2:
+    recipes = state.copies.base_of
+    changed = {r for artifact_id in artifact_ids for r in recipes.get(artifact_id, ())}
+    for recipe_hash in sorted(changed):
+        base = state.bases[recipe_hash]
+        state.touched_bases[recipe_hash] = None
+        if not base.durable and len(state.holders(base.artifact_id or "")) >= 2:
             state.keep_base(base, durable=True)
 
 

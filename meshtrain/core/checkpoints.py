@@ -29,7 +29,7 @@ def announce(state: MeshState, job: Job, node: Node | None, artifact_id: str | N
     if artifact_id is None:
         return
     if node is not None:
-        node.holds.add(artifact_id)
+        state.copies.directory.add(node, artifact_id)
     job = state.jobs[job.job_id]
     if job.checkpoint == artifact_id or job.state is JobState.COLLECTING:
         return
@@ -166,7 +166,7 @@ def _drop(state: MeshState, artifact_id: str) -> None:
         state.out.append(fx.DropArtifact(artifact_id))
     for node in state.nodes.values():
         if artifact_id in node.holds:
-            node.holds.discard(artifact_id)
+            state.copies.directory.remove(node, artifact_id)
             state.command(node.node_id, cmd.DropArtifact(artifact_id))
 
 
@@ -174,6 +174,8 @@ def _is_used(state: MeshState, artifact_id: str) -> bool:
     if artifact_id in state.collecting or publishing.is_named(state, artifact_id):
         return True
     if any(base.artifact_id == artifact_id for base in state.bases.values()):
+        return True
+    if state.is_parent(artifact_id):
         return True
     return any(
         artifact_id in (job.checkpoint, job.checkpoint_safe)

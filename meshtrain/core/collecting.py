@@ -15,7 +15,9 @@ def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
     job_id = state.checkpoint_jobs.get(artifact_id)
     if job_id is not None and state.flights.get(job_id) == artifact_id:
         return True
-    return any(base.artifact_id == artifact_id for base in state.bases.values())
+    if any(base.artifact_id == artifact_id for base in state.bases.values()):
+        return True
+    return state.is_parent(artifact_id)
 
 
 def collect(state: MeshState, artifact_id: str) -> None:

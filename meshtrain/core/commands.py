@@ -22,6 +22,8 @@ class ArtifactNeed(msgspec.Struct, frozen=True):
 
     artifact_id: str
     sources: tuple[ArtifactSource, ...]
+    size_bytes: int = 0
+    """0 where the master doesn't know it."""
 
 
 class AssignAttempt(msgspec.Struct, frozen=True, tag="assign"):
@@ -35,6 +37,7 @@ class AssignAttempt(msgspec.Struct, frozen=True, tag="assign"):
     recipe_hash: str | None
     """The recipe of the base that it starts from, or that it trains."""
     base: ArtifactNeed | None
+    """The base that it starts from; of a base job: the model that the base continues from."""
     code: ArtifactNeed | None
     resume: ArtifactNeed | None = None
     """The checkpoint to go on from."""
@@ -84,4 +87,25 @@ class DropArtifact(msgspec.Struct, frozen=True, tag="drop"):
     artifact_id: str
 
 
-Command = AssignAttempt | PreemptAttempt | EndAttempt | ForgetAttempt | AddSources | DropArtifact
+class EvictArtifact(msgspec.Struct, frozen=True, tag="evict"):
+    """Remove an artifact to make room, and say so; or keep it, and say why."""
+
+    artifact_id: str
+
+
+class PrefetchArtifact(msgspec.Struct, frozen=True, tag="prefetch"):
+    """Fetch an artifact that will be needed, if there is room without evicting anything."""
+
+    need: ArtifactNeed
+
+
+Command = (
+    AssignAttempt
+    | PreemptAttempt
+    | EndAttempt
+    | ForgetAttempt
+    | AddSources
+    | DropArtifact
+    | EvictArtifact
+    | PrefetchArtifact
+)

@@ -65,6 +65,14 @@ class AddInput(msgspec.Struct, frozen=True):
     named: NamedInput
 
 
+class SavePin(msgspec.Struct, frozen=True):
+    """A base stays on a node (empty: on all), or no longer has to."""
+
+    recipe_hash: str
+    node_id: str
+    pinned: bool
+
+
 Save = (
     AddSweep
     | UpdateSweep
@@ -75,6 +83,7 @@ Save = (
     | SaveBase
     | SaveDrained
     | SaveGpuFaults
+    | SavePin
     | AddInput
 )
 
@@ -103,6 +112,8 @@ class AnswerBeat(msgspec.Struct, frozen=True):
     node_id: str
     session: str
     beat: int
+    inventory: int = 0
+    """The number of the last change of what the node holds that was taken."""
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
 from meshtrain.core.node import NodeSpec
 from meshtrain.spec.jobs import SweepSpec
@@ -71,6 +72,31 @@ class RebuildRequested(msgspec.Struct, frozen=True):
     recipe_hash: str
 
 
+class PinRequested(msgspec.Struct, frozen=True):
+    """Let a base stay where it is, on one node or (node id empty) on all; or no longer."""
+
+    request_id: str
+    recipe_hash: str
+    node_id: str = ""
+    pinned: bool = True
+
+
+class EvictRequested(msgspec.Struct, frozen=True):
+    """Remove a base from a node."""
+
+    request_id: str
+    recipe_hash: str
+    node_id: str
+
+
+class WarmRequested(msgspec.Struct, frozen=True):
+    """Place a base on so many nodes before it is asked for."""
+
+    request_id: str
+    recipe_hash: str
+    nodes: int
+
+
 # --- from nodes ----------------------------------------------------------------
 
 
@@ -97,6 +123,11 @@ class NodeSaidHello(msgspec.Struct, frozen=True):
     accepting: bool = True
     note: str = ""
     gpus_busy: tuple[int, ...] = ()
+    sizes_bytes: tuple[int, ...] = ()
+    """Of each artifact in `holds`, in the same order; none where they aren't known."""
+    inventory: int = 0
+    """The number of the last change that `holds` takes in."""
+    cache: CacheUse = CacheUse()
 
 
 class NodeBeat(msgspec.Struct, frozen=True):
@@ -119,6 +150,11 @@ class NodeBeat(msgspec.Struct, frozen=True):
     fetching: tuple[str, ...] = ()
     gpus_busy: tuple[int, ...] = ()
     """GPUs that processes use which are not the mesh's: they are left alone."""
+    first: int = 1
+    changes: tuple[InventoryChange, ...] = ()
+    """Changes of what it holds that the master has not said to have; `first` numbers them."""
+    cache: CacheUse = CacheUse()
+    room: RoomWanted | None = None
 
 
 class NodeLeft(msgspec.Struct, frozen=True):
@@ -166,11 +202,29 @@ class AttemptEnded(msgspec.Struct, frozen=True):
 
 
 class ArtifactHeld(msgspec.Struct, frozen=True):
-    """A node, or the master, holds artifacts whole and verified; or no longer."""
+    """The master holds artifacts whole and verified; or no longer."""
 
     node_id: str
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    bytes_by_node: dict[str, int] = {}
+    """What each source gave, where they were fetched."""
+    duration_s: float = 0.0
+
+
+class InventoryTold(msgspec.Struct, frozen=True):
+    """What a node holds has changed; told at once, and repeated with its heartbeats."""
+
+    node_id: str
+    session: str
+    first: int
+    """The number of the first change."""
+    changes: tuple[InventoryChange, ...]
+    bytes_by_node: dict[str, int] = {}
+    """What each source gave, where a fetch has ended."""
+    duration_s: float = 0.0
+    cache: CacheUse | None = None
+    room: RoomWanted | None = None
 
 
 class CollectFailed(msgspec.Struct, frozen=True):
@@ -216,6 +270,9 @@ Event = (
     | DrainRequested
     | ReleaseRequested
     | RebuildRequested
+    | PinRequested
+    | EvictRequested
+    | WarmRequested
     | NodeSaidHello
     | NodeBeat
     | NodeLeft
@@ -223,6 +280,7 @@ Event = (
     | AttemptStarted
     | AttemptEnded
     | ArtifactHeld
+    | InventoryTold
     | CollectFailed
     | BasesArchived
     | RestoreFailed

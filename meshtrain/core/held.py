@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -11,6 +11,7 @@ from meshtrain.core import commands as cmd
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.held_attempt import HeldAttempt, Phase
 from meshtrain.core.job import FailureClass
+from meshtrain.core.stock import Stock
 
 CHECKPOINTS_KEPT = 3
 """Checkpoints of one attempt that lie on its node: the newest, and the oldest that the master has
@@ -22,7 +23,7 @@ class HeldAttempts:
 
     Args:
         slots: how many attempts it runs at once.
-        holds: ids of the artifacts that lie whole on its disk.
+        stock: the artifacts of the node.
         session: the name of the session that messages belong to; it changes.
         do: takes each effect.
         tell_end: takes the report of an attempt that came to its end.
@@ -32,16 +33,15 @@ class HeldAttempts:
         self,
         *,
         slots: int,
-        holds: Iterable[str],
+        stock: Stock,
         session: str,
         do: Callable[[io.AgentEffect], None],
         tell_end: Callable[[io.Report], None],
     ) -> None:
         self.slots = slots
-        self.holds = set(holds)
+        self.stock = stock
         self.session = session
         self.by_id: dict[str, HeldAttempt] = {}
-        self.fetching: dict[str, None] = {}
         self.gpus_busy: tuple[int, ...] = ()
         #: those that wait for a slot, in the order in which they came; those that have one
         self._ready: dict[str, HeldAttempt] = {}
@@ -101,14 +101,9 @@ class HeldAttempts:
             self._end(held, io.Report(assignment.attempt_id, assignment.epoch, handed_back=True))
             return
         for need in assignment.needs:
-            if need.artifact_id in self.holds:
-                continue
-            held.missing.add(need.artifact_id)
-            if need.artifact_id in self.fetching:
-                self._do(io.AddFetchSources(need.artifact_id, need.sources))
-            else:
-                self.fetching[need.artifact_id] = None
-                self._do(io.FetchArtifact(need.artifact_id, need.sources))
+            if not self.stock.has(need):
+                held.missing.add(need.artifact_id)
+                self.stock.want(need)
         if not held.missing:
             self._move(held, Phase.READY)
 
@@ -134,19 +129,24 @@ class HeldAttempts:
 
     def on_fetched(self, event: io.ArtifactFetched) -> None:
         """An artifact has come whole."""
-        self.fetching.pop(event.artifact_id, None)
-        self.holds.add(event.artifact_id)
-        self._do(
-            io.SendHolds(self.session, (event.artifact_id,), event.bytes_by_node, event.duration_s)
-        )
+        self.stock.came(event)
+        self._is_here(event.artifact_id)
+
+    def on_removed(self, event: io.ArtifactRemoved) -> None:
+        """An artifact is gone, or could not be removed."""
+        if not self.stock.removed(event):
+            self._is_here(event.artifact_id)
+
+    def _is_here(self, artifact_id: str) -> None:
         for held in self.by_id.values():
-            held.missing.discard(event.artifact_id)
+            held.missing.discard(artifact_id)
             if held.phase is Phase.FETCHING and not held.missing:
                 self._move(held, Phase.READY)
 
-    def on_fetch_gave_up(self, event: io.FetchGaveUp) -> None:
-        """An artifact can't be had: what needs it fails."""
-        self.fetching.pop(event.artifact_id, None)
+    def on_fetch_gave_up(self, event: io.FetchGaveUp, *, master_is_there: bool) -> None:
+        """An artifact can't be had now: what needs it waits, or fails."""
+        if not self.stock.gave_up(event, master_is_there=master_is_there):
+            return
         for held in list(self.by_id.values()):
             if held.phase is Phase.FETCHING and event.artifact_id in held.missing:
                 assignment = held.assignment
@@ -187,9 +187,7 @@ class HeldAttempts:
 
     def on_stored(self, event: io.OutputStored) -> None:
         """An output folder has become an artifact."""
-        if event.artifact_id is not None and event.artifact_id not in self.holds:
-            self.holds.add(event.artifact_id)
-            self._do(io.SendHolds(self.session, (event.artifact_id,)))
+        self.stock.stored(event.artifact_id, event.size_bytes)
         held = self.by_id.get(event.attempt_id)
         if held is None or held.phase is not Phase.STORING:
             return
@@ -262,11 +260,9 @@ class HeldAttempts:
         held.keeps_checkpoint = True
         self._do(io.StoreCheckpoint(held.assignment))
 
-    def on_checkpoint(self, attempt_id: str, artifact_id: str | None) -> None:
+    def on_checkpoint(self, attempt_id: str, artifact_id: str | None, size_bytes: int = 0) -> None:
         """A checkpoint is kept, or there was none to keep."""
-        if artifact_id is not None and artifact_id not in self.holds:
-            self.holds.add(artifact_id)
-            self._do(io.SendHolds(self.session, (artifact_id,)))
+        self.stock.stored(artifact_id, size_bytes)
         held = self.by_id.get(attempt_id)
         if held is None:
             return
@@ -275,7 +271,7 @@ class HeldAttempts:
         if artifact_id is not None and artifact_id != held.checkpoint:
             held.checkpoints.append(artifact_id)
             if len(held.checkpoints) > CHECKPOINTS_KEPT:
-                self._drop(held.checkpoints.pop(-2))
+                self.stock.drop(held.checkpoints.pop(-2))
         if held.last_word is not None:
             if was_last:
                 self._end(held, held.last_word)
@@ -301,19 +297,22 @@ class HeldAttempts:
         for held in self.by_id.values():
             if artifact_id in held.checkpoints[:-1]:
                 held.checkpoints.remove(artifact_id)
-        self._drop(artifact_id)
+        self.stock.drop(artifact_id)
 
-    def _drop(self, artifact_id: str) -> None:
-        if artifact_id not in self.holds:
-            return
+    def needed(self) -> dict[str, str]:
+        """The artifacts that must stay here, and what needs each."""
+        found: dict[str, str] = {}
         for held in self.by_id.values():
-            if artifact_id in held.checkpoints:
-                return
-            if any(need.artifact_id == artifact_id for need in held.assignment.needs):
-                return
-        self.holds.discard(artifact_id)
-        self._do(io.SendHolds(self.session, (), removed=(artifact_id,)))
-        self._do(io.RemoveArtifact(artifact_id))
+            name = held.assignment.name
+            if held.phase is not Phase.ENDED:
+                for need in held.assignment.needs:
+                    found[need.artifact_id] = f"{name} starts from it, or runs on it"
+            for checkpoint in held.checkpoints:
+                found[checkpoint] = f"{name} can go on from it"
+            report = held.report
+            if report is not None and report.artifact_id is not None:
+                found[report.artifact_id] = f"{name} left it, and the master hasn't taken that in"
+        return found
 
     # --- ending ----------------------------------------------------------------------------
 
@@ -351,6 +350,8 @@ class HeldAttempts:
                     self._tell_end(held.report)
 
     def _end(self, held: HeldAttempt, report: io.Report) -> None:
+        for need in held.assignment.needs if held.phase is not Phase.FETCHING else ():
+            self.stock.use(need.artifact_id)
         self._move(held, Phase.ENDED)
         held.last_word = None
         if held.checkpoint is not None and not report.cancelled:
@@ -375,7 +376,7 @@ class HeldAttempts:
         goes_on = report is not None and (report.failure is not None or report.handed_back)
         # The last one is the master's to drop, where the job may go on from it.
         for artifact_id in held.checkpoints[:-1] if goes_on else held.checkpoints:
-            self._drop(artifact_id)
+            self.stock.drop(artifact_id)
         self._do(io.DropAttempt(attempt_id))
 
     def hand_back_waiting(self) -> None:

@@ -80,7 +80,11 @@ def _check_bases(state: MeshState) -> None:
 
 
 def _check_nodes(state: MeshState) -> None:
+    if told := state.copies.directory.contradiction(state.nodes):
+        raise InvariantError(told)
     for node in state.nodes.values():
+        if node.evicting is not None and node.evicting in node.holds:
+            raise InvariantError(f"{node.node_id} counts as a holder of what it was to remove")
         gpus: list[int] = []
         cpus = 0
         for attempt_id in node.live:

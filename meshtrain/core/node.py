@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from meshtrain.core.commands import Command, EndAttempt, ForgetAttempt, PreemptAttempt
+from meshtrain.core.inventory import CacheUse, RoomWanted
 from meshtrain.core.job import Placement
 
 MASTER_NODE_ID = "master"
@@ -76,9 +77,11 @@ class Node:
         "assign_seqs",
         "assigned_count",
         "beat",
+        "cache",
         "connected",
         "cpus_used",
         "drained",
+        "evicting",
         "fetching",
         "gpu_faults",
         "gpus_busy",
@@ -87,13 +90,17 @@ class Node:
         "grant",
         "heard_s",
         "holds",
+        "inventory",
         "left",
+        "lists_attempts",
         "live",
         "memory_used_bytes",
         "note",
         "outbox",
         "paused",
         "pending",
+        "prefetch",
+        "room",
         "seen_seq",
         "seq",
         "session",
@@ -124,8 +131,20 @@ class Node:
         self.pending: set[Command] = set()
         #: Which command gave it an attempt.
         self.assign_seqs: dict[str, int] = {}
+        #: What it holds; changed by the directory alone.
         self.holds: set[str] = set()
         self.fetching: set[str] = set()
+        #: Number of the last change of what it holds that was taken.
+        self.inventory = 0
+        #: The artifact that it was granted to remove, and has not answered for.
+        self.evicting: str | None = None
+        self.cache = CacheUse()
+        #: What it asked for last, and did not get.
+        self.room: RoomWanted | None = None
+        #: The artifact that it was told to fetch ahead, and the number of that command.
+        self.prefetch: tuple[str, int] | None = None
+        #: Whether it named any attempt when it was last heard.
+        self.lists_attempts = True
         self.cpus_used = 0
         self.memory_used_bytes = 0
         self.gpus_used: set[int] = set()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from meshtrain.core import attempts, bases, checkpoints, collecting
+from meshtrain.core import attempts, bases, checkpoints, collecting, eviction
 from meshtrain.core import commands as cmd
-from meshtrain.core.events import ArtifactHeld, AttemptEnded, AttemptStarted, CollectFailed
+from meshtrain.core.events import (
+    ArtifactHeld,
+    AttemptEnded,
+    AttemptStarted,
+    CollectFailed,
+    InventoryTold,
+)
+from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import AttemptState, Failure, FailureClass, JobKind, JobState
-from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.node import MASTER_NODE_ID, Node
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
 
@@ -35,7 +42,7 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
     if job.state is JobState.COLLECTING and event.failure is None and not event.handed_back:
         if node is not None and event.artifact_id is not None:
             # A hello that was made before the result, and came after it, didn't list it.
-            node.holds.add(event.artifact_id)
+            state.copies.directory.add(node, event.artifact_id, event.size_bytes)
         return
     attempts.release_slots(state, job.attempt)
     wall_s = state.wall_s
@@ -47,8 +54,9 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
     )
     if event.artifact_id is not None and event.failure is None:
         attempt = msgspec.structs.replace(attempt, artifact_id=event.artifact_id)
+        state.copies.needed.add(event.artifact_id)
         if node is not None:
-            node.holds.add(event.artifact_id)
+            state.copies.directory.add(node, event.artifact_id, event.size_bytes)
     job = state.change_job(job, attempt=attempt, metrics=event.metrics)
     if not (job.cancelling or event.cancelled):
         checkpoints.announce(state, job, node, event.checkpoint)
@@ -92,24 +100,58 @@ def on_collect_failed(state: MeshState, event: CollectFailed) -> None:
 
 
 def on_held(state: MeshState, event: ArtifactHeld) -> None:
-    if event.node_id == MASTER_NODE_ID:
-        state.held_by_master.difference_update(event.removed)
-        for artifact_id in event.added:
-            state.held_by_master.add(artifact_id)
-            state.collect_again_s.pop(artifact_id, None)
-            state.collect_tries.pop(artifact_id, None)
-            state.restoring.discard(artifact_id)
-            checkpoints.secure(state, artifact_id)
-            for job_id in sorted(state.collecting.get(artifact_id, ())):
-                attempts.succeed(state, state.jobs[job_id])
-    else:
-        node = state.nodes.get(event.node_id)
-        if node is None:
-            return
-        node.holds.difference_update(event.removed)
-        node.holds.update(event.added)
-        node.fetching.difference_update(event.added)
-        state.touched_nodes[event.node_id] = None
+    """The master's own disk holds more, or less."""
+    state.copies.rates.learn(MASTER_NODE_ID, event.bytes_by_node, event.duration_s)
+    state.held_by_master.difference_update(event.removed)
+    for artifact_id in event.added:
+        state.held_by_master.add(artifact_id)
+        state.collect_again_s.pop(artifact_id, None)
+        state.collect_tries.pop(artifact_id, None)
+        state.restoring.discard(artifact_id)
+        checkpoints.secure(state, artifact_id)
+        for job_id in sorted(state.collecting.get(artifact_id, ())):
+            attempts.succeed(state, state.jobs[job_id])
     for artifact_id in event.added:
         attempts.tell_source(state, artifact_id, event.node_id)
     bases.on_holders_changed(state, event.added + event.removed)
+
+
+def on_inventory(state: MeshState, event: InventoryTold) -> None:
+    """A node's disk holds more, or less."""
+    node = state.nodes.get(event.node_id)
+    if node is None or node.session != event.session or node.left:
+        return
+    state.copies.rates.learn(event.node_id, event.bytes_by_node, event.duration_s)
+    take_inventory(state, node, event.first, event.changes)
+    if event.cache is not None:
+        node.cache = event.cache
+        eviction.on_room_told(state, node, event.room)
+    eviction.go_on(state)
+
+
+def take_inventory(
+    state: MeshState, node: Node, first: int, changes: tuple[InventoryChange, ...]
+) -> None:
+    """Take in the changes that are new, in order; after a gap, none: they come again."""
+    if first > node.inventory + 1 or first + len(changes) - 1 <= node.inventory:
+        return
+    directory = state.copies.directory
+    touched = []
+    for number, change in enumerate(changes, first):
+        if number <= node.inventory:
+            continue
+        node.inventory = number
+        artifact_id = change.artifact_id
+        touched.append(artifact_id)
+        match change.holding:
+            case Holding.HELD:
+                node.fetching.discard(artifact_id)
+                if directory.add(node, artifact_id, change.size_bytes):
+                    attempts.tell_source(state, artifact_id, node.node_id)
+            case Holding.GONE:
+                directory.remove(node, artifact_id)
+                eviction.on_gone(state, node, artifact_id)
+            case Holding.KEPT:
+                eviction.on_kept(state, node, artifact_id, change.why)
+    state.touched_nodes[node.node_id] = None
+    bases.on_holders_changed(state, tuple(touched))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrain.core import attempts, bases, checkpoints, gpu_health
+from meshtrain.core import attempts, bases, checkpoints, eviction, gpu_health, reports
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.events import LiveAttempt, NodeBeat, NodeLeft, NodeRevoked, NodeSaidHello
@@ -40,7 +40,14 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     node.accepting = event.accepting
     node.note = event.note
     node.grant = event.grant
-    node.holds = set(event.holds)
+    directory = state.copies.directory
+    if known is not None:
+        directory.clear(known)
+        eviction.void(state, node_id, f"{node_id} came back in a new session; ask again")
+    directory.replace(node, event.holds, dict(zip(event.holds, event.sizes_bytes, strict=False)))
+    node.inventory = event.inventory
+    node.cache = event.cache
+    node.lists_attempts = bool(event.attempts)
     node.gpus_busy = frozenset(event.gpus_busy)
     node.paused = node_id in state.paused_until_s
     gpu_health.show_to(state, node)
@@ -109,6 +116,13 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     node.accepting = event.accepting
     node.note = event.note
     node.grant = event.grant
+    node.lists_attempts = bool(event.attempts)
+    reports.take_inventory(state, node, event.first, event.changes)
+    if node.cache != event.cache:
+        node.cache = event.cache
+        state.touched_nodes[node.node_id] = None
+    if event.room is not None or node.room is not None:
+        eviction.on_room_told(state, node, event.room)
     node.fetching = set(event.fetching) | {
         a for a in node.fetching if a not in node.holds and node.outbox
     }
@@ -124,7 +138,9 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     if stuck:
         for seq, command in list(node.outbox)[:RESENT_MAX]:
             state.out.append(fx.SendCommand(node.node_id, node.session, seq, command))
-    state.out.append(fx.AnswerBeat(node.node_id, node.session, event.beat))
+    if node.room is not None:
+        eviction.go_on(state)
+    state.out.append(fx.AnswerBeat(node.node_id, node.session, event.beat, node.inventory))
 
 
 def _heard(state: MeshState, node: Node) -> None:
@@ -177,9 +193,12 @@ def on_revoked(state: MeshState, event: NodeRevoked) -> None:
     if node is not None:
         node.left = True
         node.connected = False
-        held, node.holds = tuple(node.holds), set()
+        held = tuple(node.holds)
+        state.copies.directory.clear(node)
+        eviction.void(state, event.node_id, f"{event.node_id} is no member any more")
         node.fetching.clear()
         state.touched_nodes[node.node_id] = None
+    state.copies.rates.forget(event.node_id)
     state.note(f"node {event.node_id} is no member any more")
     for attempt_id in sorted(state.live):
         job = state.jobs[state.live[attempt_id]]

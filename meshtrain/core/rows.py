@@ -47,6 +47,12 @@ def waiting_reason(state: MeshState, job: Job) -> str:
         if base.state is BaseState.COMMITTED:
             return f"waits for a host that holds base {short(base.recipe_hash)}"
         return f"waits for base {short(base.recipe_hash)}"
+    parent = state.parent_of(job)
+    if parent is not None and not state.is_held(parent.artifact_id):
+        return (
+            f"waits for a host that holds {short(parent.artifact_id)}, the model of base "
+            f"{short(parent.recipe_hash)} that it continues from"
+        )
     if job.job_id not in state.queue:
         return "waits a moment before it runs again"
     if not any(node.connected for node in state.nodes.values()):

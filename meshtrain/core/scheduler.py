@@ -23,7 +23,9 @@ from meshtrain.core import (
     bases,
     checkpoints,
     collecting,
+    eviction,
     gpu_health,
+    pins,
     publishing,
     reports,
     requests,
@@ -32,10 +34,12 @@ from meshtrain.core import (
     roster,
     rows,
     shares,
+    warm,
 )
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core.job import BaseState, JobState
+from meshtrain.core.affinity import AT_HOME
+from meshtrain.core.job import BaseState, JobState, Placement
 from meshtrain.core.node import Node
 from meshtrain.core.placement import choose
 from meshtrain.core.queue import Shape
@@ -50,6 +54,9 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.DrainRequested: requests.on_drain,
         ev.ReleaseRequested: gpu_health.on_release,
         ev.RebuildRequested: requests.on_rebuild,
+        ev.PinRequested: pins.on_pin,
+        ev.EvictRequested: eviction.on_evict,
+        ev.WarmRequested: warm.on_warm,
         ev.NodeSaidHello: roster.on_hello,
         ev.NodeBeat: roster.on_beat,
         ev.NodeLeft: roster.on_left,
@@ -57,6 +64,7 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.AttemptStarted: reports.on_started,
         ev.AttemptEnded: reports.on_ended,
         ev.ArtifactHeld: reports.on_held,
+        ev.InventoryTold: reports.on_inventory,
         ev.CollectFailed: reports.on_collect_failed,
         ev.BasesArchived: restoring.on_archived,
         ev.RestoreFailed: restoring.on_failed,
@@ -80,6 +88,7 @@ class Scheduler:
         state.now_s = now_s
         state.ticked_s = now_s
         state.drained = set(loaded.drained)
+        state.copies.pins = set(loaded.pins)
         for faults in loaded.gpu_faults:
             state.gpu_faults.setdefault(faults.node_id, {})[faults.gpu] = faults
         for named in loaded.named_inputs:
@@ -89,7 +98,7 @@ class Scheduler:
             state.sweeps[sweep.sweep_id] = sweep
             state.sweep_open.setdefault(sweep.sweep_id, 0)
         for base in loaded.bases:
-            state.bases[base.recipe_hash] = base
+            state.know_base(base)
             state.base_of_job[base.job_id] = base.recipe_hash
         for job in loaded.jobs:
             if job.state is JobState.COLLECTING:
@@ -115,6 +124,9 @@ class Scheduler:
                 state.requesters.setdefault(base.recipe_hash, set()).add(bases.REBUILD)
         for job in loaded.jobs:
             checkpoints.take_up(state, job)
+            group = state.group_of(job)
+            if group is not None and job.attempt is not None:
+                state.homes.note(group, job.attempt.node_id)
         state.touched_jobs.clear()
 
     def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:
@@ -147,6 +159,8 @@ class Scheduler:
         shares.clear(state)
         bases.settle(state)
         bases.check_lost(state)
+        eviction.check(state)
+        warm.look(state)
         if state.delayed:
             due = [entry for entry in state.delayed if entry[0] <= state.now_s]
             state.delayed = [entry for entry in state.delayed if entry[0] > state.now_s]
@@ -177,6 +191,7 @@ class Scheduler:
         if not free:
             return
         kept: set[str] = set()
+        fitted_nowhere: set[Shape] = set()
         for job_id, shape, turn in state.queue.in_order(self._is_open):
             if not free:
                 return
@@ -186,22 +201,71 @@ class Scheduler:
             there: Iterable[Node] = free.values()
             if shape.shares:
                 there = [n for n in there if shares.has_all(state, n, shape.shares)]
-            placement = choose(there, shape.needs, missing, ahead=short)
+            if shape.group is not None and _ungrouped(shape) in fitted_nowhere:
+                continue
+            placement = choose(
+                there, shape.needs, missing, ahead=short, is_home=self._is_home(shape)
+            )
             if placement is None:
+                if shape.group is not None:
+                    fitted_nowhere.add(_ungrouped(shape))
                 if reserve.is_wide(shape.needs):
                     node_id = reserve.node_for(state, job, shape.needs, kept)
                     if node_id is not None:
                         kept.add(node_id)
                         free.pop(node_id, None)
                 continue
-            turn.take()
+            kin = self._kin(job_id, shape, placement, there, ahead=short)
+            if kin is None:
+                turn.take()
+            else:
+                # It is at home there; this one finds another place, or waits for the next.
+                turn.give_to(kin[0])
+                job, placement = state.jobs[kin[0]], kin[1]
             attempts.assign(state, job, (placement,))
             node = state.nodes[placement.node_id]
             if not (node.takes_jobs and node.has_room(ahead=ahead)):
                 del free[node.node_id]
 
+    def _is_home(self, shape: Shape) -> Callable[[Node], bool] | None:
+        group, homes = shape.group, self.state.homes
+        if group is None:
+            return None
+        return lambda node: homes.rank(group, node.node_id) == AT_HOME
+
+    def _kin(
+        self,
+        job_id: str,
+        shape: Shape,
+        placement: Placement,
+        there: Iterable[Node],
+        *,
+        ahead: bool,
+    ) -> tuple[str, Placement] | None:
+        """A job of the same sweep that is rather at home where this one would go, and its place."""
+        homes, node_id = self.state.homes, placement.node_id
+        rank = homes.rank(shape.group, node_id)
+        found = None
+        if rank == AT_HOME:
+            return None
+        for other_id, other in self.state.queue.kin(job_id):
+            nearer = homes.rank(other.group, node_id)
+            if nearer >= rank or not self._is_open(other):
+                continue
+            missing = self._missing_bytes(other)
+            place = choose(there, other.needs, missing, ahead=ahead, is_home=self._is_home(other))
+            if place is None or place.node_id != node_id:
+                continue
+            rank, found = nearer, (other_id, place)
+            if rank == AT_HOME:
+                break
+        return found
+
     def _is_open(self, shape: Shape) -> bool:
-        return shape.recipe_hash is None or self.state.is_ready(shape.recipe_hash)
+        state = self.state
+        if shape.parent is not None and not state.is_held(shape.parent):
+            return False
+        return shape.recipe_hash is None or state.is_ready(shape.recipe_hash)
 
     def _missing_bytes(self, shape: Shape) -> Callable[[Node], int]:
         wanted = list(shape.datasets)
@@ -209,6 +273,8 @@ class Scheduler:
             base = self.state.bases[shape.recipe_hash]
             if base.artifact_id is not None:
                 wanted.append((base.artifact_id, base.size_bytes))
+        if shape.parent is not None:
+            wanted.append((shape.parent, 1))
         if not wanted:
             return lambda node: 0
 
@@ -222,3 +288,8 @@ class Scheduler:
             return total
 
         return missing
+
+
+def _ungrouped(shape: Shape) -> Shape:
+    """What all groups of a sweep have in common."""
+    return msgspec.structs.replace(shape, group=None)

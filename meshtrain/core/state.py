@@ -15,7 +15,9 @@ import msgspec
 
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
+from meshtrain.core.affinity import Group, Homes
 from meshtrain.core.changes import Note
+from meshtrain.core.copies import Copies, Pin, given_with
 from meshtrain.core.job import (
     EPOCHS_PER_INCARNATION,
     TRANSITIONS,
@@ -34,6 +36,7 @@ from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.session import split_session
 from meshtrain.core.work_inputs import read_by
 from meshtrain.spec.jobs import Resources
+from meshtrain.spec.lineage import Parent
 
 LIVES_MAX = 64
 """Lives of one node's daemon that are remembered, so that a late hello of one is known as such."""
@@ -62,6 +65,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     """How long a job that needs much of a node is passed over before one is kept free for it."""
     collect_retry_s: float = 2.0
     """Wait before the master tries again to fetch what it failed to fetch."""
+    warm_copies: int = 0
+    """On how many nodes popular bases are placed before they are asked for."""
+    prefetch: bool = True
+    """Whether a busy node fetches what its next job will start from."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -76,6 +83,7 @@ class Loaded(msgspec.Struct, frozen=True):
     bases: tuple[Base, ...] = ()
     drained: tuple[str, ...] = ()
     gpu_faults: tuple[GpuFaults, ...] = ()
+    pins: tuple[Pin, ...] = ()
     named_inputs: tuple[NamedInput, ...] = ()
 
 
@@ -103,6 +111,7 @@ class MeshState:
         #: recipe hash → sweeps that ask for the base itself
         self.requesters: dict[str, set[str]] = {}
         self.nodes: dict[str, Node] = {}
+        self.homes = Homes(self._is_there)
         #: node id → life of its daemon → number of the last session taken up
         self.lives: dict[str, dict[str, int]] = {}
         self.drained: set[str] = set()
@@ -138,6 +147,8 @@ class MeshState:
         self.collect_again_s: dict[str, float] = {}
         self.collect_tries: dict[str, int] = {}
         self.held_by_master: set[str] = set()
+        #: who has which artifact, which copies stay, go and come
+        self.copies = Copies()
         self.unheld_since_s: dict[str, float] = {}
         #: artifacts of bases that the archive has, and those that come back from it now
         self.archived: set[str] = set()
@@ -173,6 +184,9 @@ class MeshState:
         """Take in a job that the store holds, or will hold: indices only."""
         self.jobs[job.job_id] = job
         self.order = max(self.order, job.order)
+        self.copies.needed.update(given_with(job.spec.work))
+        if job.attempt is not None and job.attempt.artifact_id is not None:
+            self.copies.needed.add(job.attempt.artifact_id)
         for checkpoint in (job.checkpoint, job.checkpoint_safe):
             if checkpoint is not None:
                 self.checkpoint_jobs[checkpoint] = job.job_id
@@ -238,10 +252,47 @@ class MeshState:
                 job = self.change_job(job, priority=priority)
         self.queue.push(
             job.job_id,
-            Shape(self.needs(job), job.spec.recipe_hash, *read_by(job.spec.work)),
+            self._shape(job),
             priority=priority,
             order=job.order,
             is_base=job.kind is JobKind.BASE,
+        )
+
+    def _is_there(self, node_id: str) -> bool:
+        node = self.nodes.get(node_id)
+        return node is not None and node.connected
+
+    def _shape(self, job: Job) -> Shape:
+        datasets, shares = read_by(job.spec.work)
+        parent = self.parent_of(job)
+        return Shape(
+            self.needs(job),
+            job.spec.recipe_hash,
+            datasets,
+            shares,
+            parent=None if parent is None else parent.artifact_id,
+            group=self.group_of(job),
+        )
+
+    def group_of(self, job: Job) -> Group | None:
+        """The jobs that it is best on one node with; None where its sweep has no affinity."""
+        if not job.spec.affinity or job.sweep_id is None or not self.sweep_open.get(job.sweep_id):
+            return None
+        return job.sweep_id, job.spec.affinity
+
+    def parent_of(self, job: Job) -> Parent | None:
+        """The model that a base job continues from; None for all others."""
+        if job.kind is not JobKind.BASE:
+            return None
+        return self.bases[self.base_of_job[job.job_id]].spec.parent
+
+    def is_parent(self, artifact_id: str) -> bool:
+        """Whether a base that is still to be trained continues from the artifact."""
+        return any(
+            base.state is BaseState.NEEDED
+            and base.spec.parent is not None
+            and base.spec.parent.artifact_id == artifact_id
+            for base in self.bases.values()
         )
 
     def needs(self, job: Job) -> Resources:
@@ -266,11 +317,18 @@ class MeshState:
     # --- bases ----------------------------------------------------------------------
 
     def keep_base(self, base: Base, **changes: Any) -> Base:
-        base = msgspec.structs.replace(base, **changes)
-        self.bases[base.recipe_hash] = base
+        base = self.know_base(msgspec.structs.replace(base, **changes))
         self.base_of_job[base.job_id] = base.recipe_hash
         self.touched_bases[base.recipe_hash] = None
         self.out.append(fx.SaveBase(base))
+        return base
+
+    def know_base(self, base: Base) -> Base:
+        """Take in a base that the store holds, or will hold: indices only."""
+        known = self.bases.get(base.recipe_hash)
+        former = known.artifact_id if known is not None else None
+        self.copies.learn_base(base.recipe_hash, former, base.artifact_id)
+        self.bases[base.recipe_hash] = base
         return base
 
     def is_wanted(self, recipe_hash: str) -> bool:
@@ -295,11 +353,11 @@ class MeshState:
             return False
         if artifact_id in self.held_by_master:
             return True
-        return any(n.connected and artifact_id in n.holds for n in self.nodes.values())
+        return any(self.nodes[n].connected for n in self.copies.directory.holders(artifact_id))
 
     def holders(self, artifact_id: str) -> list[str]:
         """Every node known to hold the artifact, away or not; the master last."""
-        names = sorted(n.node_id for n in self.nodes.values() if artifact_id in n.holds)
+        names = sorted(self.copies.directory.holders(artifact_id))
         if artifact_id in self.held_by_master:
             names.append(MASTER_NODE_ID)
         return names
@@ -307,6 +365,7 @@ class MeshState:
     def sources(self, artifact_id: str, for_node: str) -> tuple[cmd.ArtifactSource, ...]:
         """Where a node may fetch from: whole holders, then partial ones, the master last.
 
+        Among each kind, those that served the node fastest come first.
         The master's own address is not known here: its url is left empty for
         the daemon to fill.
         """
@@ -319,6 +378,9 @@ class MeshState:
                 whole.append(source)
             elif artifact_id in node.fetching:
                 partial.append(source)
+        rate = self.copies.rates.of_source
+        for part in (whole, partial):
+            part.sort(key=lambda source: -rate(for_node, source.node_id))
         found = whole + partial
         if artifact_id in self.held_by_master and for_node != MASTER_NODE_ID:
             found.append(cmd.ArtifactSource(MASTER_NODE_ID, ""))

@@ -217,6 +217,12 @@ class MasterSettings(Settings):
     archive_at_once: Annotated[int, kinds.whole("whole number, 1 to 64", 1, 64)] = Field(
         4, description="Results and bases that are copied there at once."
     )
+    warm_copies: Annotated[int, kinds.whole("whole number, 0 to 1000", 0, 1000)] = Field(
+        0, description="Nodes that popular bases are placed on before they are asked for; 0: none."
+    )
+    prefetch: Annotated[bool, BOOL] = Field(
+        True, description="Lets a busy node fetch what its next job starts from, if it has room."
+    )
     commit_batch_max: Annotated[int, BATCH] = Field(
         1000, description="Events that one commit of the store may hold."
     )
@@ -274,6 +280,12 @@ class WorkerSettings(Settings):
     )
     upload_limit: Annotated[int, UPLOAD_LIMIT] = Field(
         0, description="Bytes a second that artifacts are sent at, in all; 0 is no limit."
+    )
+    cache_bytes: Annotated[int, kinds.SIZE] = Field(
+        0, description="Bytes that artifacts may take here; 0 is all that the disk can spare."
+    )
+    cache_reserve_bytes: Annotated[int, kinds.SIZE] = Field(
+        1_000_000_000, description="Bytes of the disk that artifacts leave free."
     )
     log_spool_bytes: Annotated[int, SPOOL] = Field(
         2_000_000_000,

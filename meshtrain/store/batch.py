@@ -14,6 +14,7 @@ from meshtrain.core.effects import (
     SaveBase,
     SaveDrained,
     SaveGpuFaults,
+    SavePin,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
@@ -50,6 +51,7 @@ class Batch:
         "new_jobs",
         "new_specs",
         "new_sweeps",
+        "pins",
         "streams",
         "sweeps",
     )
@@ -68,6 +70,8 @@ class Batch:
         self.drained: dict[str, bool] = {}
         #: by (node id, GPU)
         self.gpu_faults: dict[tuple[str, int], GpuFaults] = {}
+        #: by (recipe hash, node id): whether it is pinned there
+        self.pins: dict[tuple[str, str], bool] = {}
         #: (job id, epoch, stream) → size in bytes
         self.streams: dict[tuple[str, int, str], int] = {}
         self.incarnation_bumps = 0
@@ -90,6 +94,7 @@ class Batch:
             or self.bases
             or self.drained
             or self.gpu_faults
+            or self.pins
             or self.incarnation_bumps
             or self.inputs
             or self.archives
@@ -124,6 +129,8 @@ class Batch:
                     self.drained[node_id] = drained
                 case SaveGpuFaults(node_id=node_id, gpu=gpu, faults=faults, out_of_use=out):
                     self.gpu_faults[node_id, gpu] = GpuFaults(node_id, gpu, faults, out)
+                case SavePin(recipe_hash=recipe_hash, node_id=node_id, pinned=pinned):
+                    self.pins[recipe_hash, node_id] = pinned
                 case AddInput(named=named):
                     if (named.name, named.version) in self.inputs:
                         raise rule_broken(f"the data set {named.reference} was added twice")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from meshtrain.core.copies import Pin
 from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState, Base, Job, Sweep
 from meshtrain.core.named_input import NamedInput
@@ -50,6 +51,7 @@ class _Disk:
     #: (job id, epoch, stream) → size in bytes
     streams: dict[tuple[str, int, str], int] = field(default_factory=dict)
     gpu_faults: dict[tuple[str, int], GpuFaults] = field(default_factory=dict)
+    pins: set[tuple[str, str]] = field(default_factory=set)
     #: (name, version) → the data set
     inputs: dict[tuple[str, int], NamedInput] = field(default_factory=dict)
     #: target → mark
@@ -85,6 +87,7 @@ class MemoryStore:
             drained=tuple(sorted(disk.drained)),
             gpu_faults=tuple(disk.gpu_faults[key] for key in sorted(disk.gpu_faults)),
             named_inputs=tuple(disk.inputs.values()),
+            pins=tuple(Pin(*key) for key in sorted(disk.pins)),
         )
 
     def attempts_of(self, job_id: str) -> tuple[Attempt, ...]:
@@ -187,6 +190,8 @@ class MemoryStore:
                 disk.gpu_faults.pop(key, None)
             else:
                 disk.gpu_faults[key] = known
+        for pin, pinned in batch.pins.items():
+            (disk.pins.add if pinned else disk.pins.discard)(pin)
         disk.inputs.update(batch.inputs)
         disk.archives.update(batch.archives)
         disk.archived.update(batch.archived)
@@ -253,6 +258,9 @@ class MemoryStore:
                 raise rule_broken(f"the attempt of stream {stream}, of job {job_id}, is not there")
             if size_bytes < 0:
                 raise rule_broken(f"stream {stream} of job {job_id} has a size below 0")
+        for recipe_hash, _ in (pin for pin, pinned in batch.pins.items() if pinned):
+            if recipe_hash not in disk.bases and recipe_hash not in batch.bases:
+                raise rule_broken(f"the base {recipe_hash} of a pin is not there")
         for known in batch.gpu_faults.values():
             rules.check_gpu_faults(known)
         known_inputs = disk.inputs.copy()

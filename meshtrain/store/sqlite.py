@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from meshtrain import failpoints
+from meshtrain.core.copies import Pin
 from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState
 from meshtrain.core.state import Loaded
@@ -358,6 +359,8 @@ class SqliteStore:
             else:
                 values = [known.faults, int(known.out_of_use), node_id, gpu]
                 self._connection.execute(rows.SAVE_GPU_FAULTS, values)
+        for pin, pinned in batch.pins.items():
+            self._connection.execute(rows.INSERT_PIN if pinned else rows.DELETE_PIN, pin)
         if batch.inputs:
             self._many(rows.INSERT_INPUT, [rows.input_values(one) for one in batch.inputs.values()])
         if batch.archives:
@@ -443,6 +446,7 @@ def _load(connection: sqlite3.Connection) -> Loaded:
             rows.gpu_faults_of(row) for row in connection.execute(rows.SELECT_GPU_FAULTS)
         ),
         named_inputs=tuple(rows.input_of(row) for row in connection.execute(rows.SELECT_INPUTS)),
+        pins=tuple(Pin(*row) for row in connection.execute(rows.SELECT_PINS)),
     )
     (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
     if jobs != len(loaded.jobs):

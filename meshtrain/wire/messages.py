@@ -19,6 +19,7 @@ import msgspec
 from meshtrain.core.changes import Change
 from meshtrain.core.commands import Command
 from meshtrain.core.events import LiveAttempt
+from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
 from meshtrain.core.member import MemberKind, Members
 from meshtrain.core.node import NodeSpec
@@ -51,6 +52,11 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     gpus_busy: tuple[int, ...] = ()
     members_version: Count = 0
     """As in a heartbeat."""
+    sizes_bytes: tuple[Count, ...] = ()
+    """Of each artifact in `holds`, in the same order."""
+    inventory: Count = 0
+    """The number of the last change of the session that `holds` takes in."""
+    cache: CacheUse = CacheUse()
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
@@ -68,6 +74,12 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     gpus_busy: tuple[int, ...] = ()
     members_version: Count = 0
     """The list of members that it has; an older one than the master's is sent anew."""
+    first: Count = 1
+    changes: tuple[InventoryChange, ...] = ()
+    """What has changed of what it holds, and the master has not said to have."""
+    cache: CacheUse = CacheUse()
+    room: RoomWanted | None = None
+    """What has to go, where more lies there than should, and what could."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -100,13 +112,19 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 
 
 class Holds(msgspec.Struct, frozen=True, tag="holds"):
-    """A change of a node's inventory; `transfer` tells how an artifact came."""
+    """Changes of a node's inventory, told at once; heartbeats repeat them.
+
+    Where a fetch has ended, `bytes_by_node` tells what each source gave.
+    """
 
     session: str
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
+    first: Count
+    """The number of the first change."""
+    changes: tuple[InventoryChange, ...] = ()
     bytes_by_node: dict[str, Count] = {}
     duration_s: Seconds = 0.0
+    cache: CacheUse | None = None
+    room: RoomWanted | None = None
 
 
 class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
@@ -133,6 +151,8 @@ class BeatAnswer(msgspec.Struct, frozen=True, tag="beat_answer"):
     session: str
     beat: Count
     now_s: Seconds
+    inventory: Count = 0
+    """The number of the last change of the node's inventory that the master has taken."""
 
 
 class SayHello(msgspec.Struct, frozen=True, tag="say_hello"):
@@ -275,6 +295,31 @@ class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
     recipe_hash: str
 
 
+class Pin(msgspec.Struct, frozen=True, tag="pin"):
+    """Keep a base on a node (empty: wherever it lies), or no longer."""
+
+    request_id: str
+    recipe_hash: str
+    node_id: str = ""
+    pinned: bool = True
+
+
+class Evict(msgspec.Struct, frozen=True, tag="evict_base"):
+    """Remove a base from a node."""
+
+    request_id: str
+    recipe_hash: str
+    node_id: str
+
+
+class Warm(msgspec.Struct, frozen=True, tag="warm"):
+    """Place a base on so many nodes before it is asked for."""
+
+    request_id: str
+    recipe_hash: str
+    nodes: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+
+
 class RestoreBase(msgspec.Struct, frozen=True, tag="restore_base"):
     """Bring a lost base back from the archive; the query `archive` shows how it goes."""
 
@@ -345,6 +390,9 @@ FromPerson = (
     | Revoke
     | Rebuild
     | RestoreBase
+    | Pin
+    | Evict
+    | Warm
     | Query
 )
 ToPerson = Done | Answer | Snapshot | Refused

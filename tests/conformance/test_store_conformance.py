@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from meshtrain.core.copies import Pin
 from meshtrain.core.effects import (
     AddAttempt,
     AddJobs,
@@ -20,6 +21,7 @@ from meshtrain.core.effects import (
     SaveBase,
     SaveDrained,
     SaveGpuFaults,
+    SavePin,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
@@ -374,6 +376,16 @@ def test_faults_of_a_gpu_are_kept_until_they_are_forgotten(bench: Bench) -> None
     bench.write(SaveGpuFaults("n", 1, 0, True), SaveGpuFaults("m", 0, 0, False))
     bench.write(SaveGpuFaults("unknown", 7, 0, False))
     assert bench.reopen().load().gpu_faults == (GpuFaults("n", 1, 0, out_of_use=True),)
+
+
+def test_pins_are_kept_until_they_are_taken_away(bench: Bench) -> None:
+    bench.write(AddJobs((a_base_job(),)), SaveBase(a_base()), SavePin("r0", "n", True))
+    bench.write(SavePin("r0", "n", True), SavePin("r0", "", True))
+    assert bench.reopen().load().pins == (Pin("r0", ""), Pin("r0", "n"))
+    bench.write(SavePin("r0", "", False), SavePin("unknown", "n", False))
+    assert bench.reopen().load().pins == (Pin("r0", "n"),)
+    with pytest.raises(StoreRuleError):
+        bench.write(SavePin("unknown", "n", True))
 
 
 # --- commits --------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def drop_the_safe_checkpoint(patch: pytest.MonkeyPatch) -> None:
             state.held_by_master.discard(safe)
             state.out.append(effects.DropArtifact(safe))
             for holder in state.nodes.values():
-                holder.holds.discard(safe)
+                state.copies.directory.remove(holder, safe)
 
     patch.setattr(checkpoints, "announce", drop_early)
 

@@ -22,8 +22,9 @@ from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.agent import Agent
+from meshtrain.core.cache import Cached, CacheLimits
 from meshtrain.core.invariants import check
-from meshtrain.core.job import AttemptState, Failure, FailureClass, JobKind, JobState
+from meshtrain.core.job import AttemptState, BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
@@ -33,6 +34,7 @@ from meshtrain.store.memory import MemoryStore
 
 LEASE_S = 10.0
 BEAT_S = 2.0
+OUTPUT_BYTES = 100
 MASTER = "master"
 CONFIG = SchedulerConfig(
     lease_s=LEASE_S,
@@ -50,6 +52,7 @@ class SimMesh:
         self.now_s = 1000.0
         self.wall_ahead_s = 1e9
         self.weather = Weather()
+        self.config = CONFIG
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.store = MemoryStore()
@@ -79,6 +82,9 @@ class SimMesh:
         #: (job id, generation) → seconds of work in the last checkpoint that the master held
         self.secured_s: dict[tuple[str, int], float] = {}
         self._work_s: dict[str, float] = {}
+        #: artifact → size in bytes; and how many copies of bases were evicted
+        self.sizes: dict[str, int] = {}
+        self.evicted = 0
         self.pick_failure: Callable[[cmd.AssignAttempt], Failure | None] = lambda a: None
         self.duration_s: Callable[[cmd.AssignAttempt], float] = lambda a: self.random.uniform(1, 8)
         self.hosts = {
@@ -190,7 +196,7 @@ class SimMesh:
         self._unread.clear()
         self._withheld.clear()
         self.master_is_full = False
-        self.master = Scheduler(CONFIG, self.store.load(), self.now_s)
+        self.master = Scheduler(self.config, self.store.load(), self.now_s)
         known = self.master.state.sweeps.keys()
         assert self.acknowledged <= known, f"P1: lost {self.acknowledged - known}"
         self.tell_master(ev.Tick(wall_s=self.now_s + self.wall_ahead_s))
@@ -327,7 +333,7 @@ class SimMesh:
                 case fx.WelcomeNode():
                     event = io.Welcomed(effect.session, LEASE_S, now_s)
                 case fx.AnswerBeat():
-                    event = io.BeatAnswered(effect.session, effect.beat, now_s)
+                    event = io.BeatAnswered(effect.session, effect.beat, now_s, effect.inventory)
                 case _:
                     raise AssertionError(effect)
             self.tell_agent(name, event)
@@ -408,7 +414,11 @@ class SimMesh:
         life = host.life
         host.agent = Agent(
             slots=self.slots,
-            holds=host.holds,
+            holds=(),
+            cached=[Cached(one, self.sizes.get(one, 0)) for one in sorted(host.holds)],
+            cache_limits=CacheLimits(host.cache_bytes),
+            known_sources=host.sources,
+            now_s=self._clock(host),
             life=f"{name}-{life}",
             adopted=[process.assignment for process in host.attempts.values()],
             gpus_busy=host.gpus_busy,
@@ -463,6 +473,7 @@ class SimMesh:
         note = "its disk is full" if host.is_full else ""
         self.tell_agent(name, io.RoomChanged(not host.is_full, note))
         self.tell_agent(name, io.GpusChanged(host.gpus_busy))
+        self.tell_agent(name, io.DiskSeen(0 if host.is_full else 1 << 40))
 
     def _clock(self, host: Host) -> float:
         return self.now_s + host.clock_ahead_s
@@ -513,6 +524,9 @@ class SimMesh:
                             effect.accepting,
                             effect.note,
                             effect.gpus_busy,
+                            effect.sizes_bytes,
+                            effect.inventory,
+                            effect.cache,
                         ),
                     )
                 case io.SendBeat():
@@ -530,6 +544,10 @@ class SimMesh:
                             effect.note,
                             effect.fetching,
                             effect.gpus_busy,
+                            effect.first,
+                            effect.changes,
+                            effect.cache,
+                            effect.room,
                         ),
                     )
                 case io.SendStarted():
@@ -537,7 +555,19 @@ class SimMesh:
                 case io.SendEnded():
                     self._tell_ended(name, host, effect)
                 case io.SendHolds():
-                    self._to_master(name, ev.ArtifactHeld(name, effect.added, effect.removed))
+                    self._to_master(
+                        name,
+                        ev.InventoryTold(
+                            name,
+                            effect.session,
+                            effect.first,
+                            effect.changes,
+                            effect.bytes_by_node,
+                            effect.duration_s,
+                            effect.cache,
+                            effect.room,
+                        ),
+                    )
                 case io.SendGoodbye():
                     self._to_master(name, ev.NodeLeft(name, effect.session))
                 case io.FetchArtifact():
@@ -560,7 +590,12 @@ class SimMesh:
                         lambda e=effect: self._store_checkpoint(host, e),  # type: ignore[misc]
                     )
                 case io.RemoveArtifact():
-                    host.holds.discard(effect.artifact_id)
+                    later(
+                        self.random.uniform(0.001, 0.5),
+                        lambda e=effect: self._remove(name, host, e),  # type: ignore[misc]
+                    )
+                case io.KeepSources():
+                    host.sources = effect.known
                 case io.DropAttempt():
                     process = host.attempts.pop(effect.attempt_id, None)
                     assert process is None or not process.alive, "P8: forgotten, and it runs"
@@ -590,10 +625,36 @@ class SimMesh:
             return io.FetchGaveUp(effect.artifact_id, Failure(FailureClass.DISK, "no room"))
         if self._reachable(name, effect.artifact_id, effect.sources):
             host.holds.add(effect.artifact_id)
-            return io.ArtifactFetched(effect.artifact_id)
+            size_bytes = self.sizes.get(effect.artifact_id, 0)
+            return io.ArtifactFetched(
+                effect.artifact_id, {"node-0": size_bytes << 20}, 1.0, size_bytes
+            )
         return io.FetchGaveUp(
             effect.artifact_id, Failure(FailureClass.NETWORK, "no source answered")
         )
+
+    def _remove(self, name: str, host: Host, effect: io.RemoveArtifact) -> io.AgentEvent:
+        artifact_id = effect.artifact_id
+        if self.random.random() < self.weather.rename_failure:
+            return io.ArtifactRemoved(artifact_id, "the disk refused")
+        for process in host.running:
+            needs = {need.artifact_id for need in process.assignment.needs}
+            assert artifact_id not in needs, f"P5: {artifact_id} goes from under a job on {name}"
+        made = [p.assignment.attempt_id for p in host.attempts.values() if p.output == artifact_id]
+        assert not made, f"P7: what {made} made goes before the master has taken it in"
+        host.holds.discard(artifact_id)
+        self._check_evicted(name, artifact_id)
+        return io.ArtifactRemoved(artifact_id)
+
+    def _check_evicted(self, name: str, artifact_id: str) -> None:
+        """The last durable copy of a base that is committed and not superseded never goes."""
+        for base in self.store.load().bases:
+            if base.artifact_id != artifact_id or base.state is not BaseState.COMMITTED:
+                continue
+            self.evicted += 1
+            left = sum(artifact_id in host.holds for host in self.hosts.values())
+            if artifact_id not in self.master_holds:
+                assert left >= 2, f"the last durable copy went from {name}, {left} are left"
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -679,8 +740,9 @@ class SimMesh:
             if host.is_full:
                 return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, "no room"))
             process.output = digest(attempt_id.encode())
+            self.sizes[process.output] = OUTPUT_BYTES
         host.holds.add(process.output)
-        return io.OutputStored(attempt_id, process.output, 100)
+        return io.OutputStored(attempt_id, process.output, OUTPUT_BYTES)
 
     def _store_checkpoint(self, host: Host, effect: io.StoreCheckpoint) -> io.AgentEvent:
         attempt_id = effect.assignment.attempt_id
@@ -694,6 +756,7 @@ class SimMesh:
         process.kept_s = done_s
         artifact_id = digest(f"{attempt_id} after {done_s}".encode())
         host.holds.add(artifact_id)
+        self.sizes[artifact_id] = 50
         self.checkpoints[artifact_id] = (effect.assignment.job_id, done_s)
         return io.CheckpointStored(attempt_id, artifact_id, 50)
 
@@ -713,6 +776,24 @@ class SimMesh:
                 assert not both_live, f"P3: {assignment.name} is trained twice at once"
 
     # --- people ----------------------------------------------------------------------
+
+    def meddle_with_bases(self) -> None:
+        """Somebody pins, unpins, evicts or warms a base, and again after a while."""
+        draw = self.random
+        if self.master is not None and self.master.state.bases:
+            recipe_hash = draw.choice(sorted(self.master.state.bases))
+            name = draw.choice(["", *self.hosts])
+            event = draw.choice(
+                [
+                    ev.PinRequested("pin", recipe_hash, name),
+                    ev.PinRequested("unpin", recipe_hash, name, pinned=False),
+                    ev.EvictRequested("evict", recipe_hash, name),
+                    ev.EvictRequested("evict", recipe_hash, draw.choice(sorted(self.hosts))),
+                    ev.WarmRequested("warm", recipe_hash, draw.randint(1, len(self.hosts))),
+                ]
+            )
+            self.tell_master(event)
+        self._at(draw.uniform(0.5, 10), self.meddle_with_bases)
 
     def submit(self, sweep: SweepSpec) -> None:
         """Submit until it is acknowledged, as a client does."""

@@ -9,6 +9,7 @@ from meshtrain.core import commands as cmd
 from meshtrain.core.agent import Agent
 from meshtrain.core.job import Failure
 from meshtrain.core.node import NodeSpec
+from meshtrain.core.source_book import KnownSources
 
 
 @dataclass
@@ -49,6 +50,9 @@ class Host:
     clock_ahead_s: float = 0.0
     holds: set[str] = field(default_factory=set)
     attempts: dict[str, Process] = field(default_factory=dict)
+    #: what its cache may take, 0 for anything; and who it knows to hold what, as its disk has it
+    cache_bytes: int = 0
+    sources: tuple[KnownSources, ...] = ()
     agent: Agent | None = None
     #: grows at each start; what belongs to a former life of the daemon is dropped
     life: int = 0

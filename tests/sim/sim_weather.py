@@ -53,6 +53,8 @@ class Weather:
     crash_point: float = 0.0
     """Chance of a crash between any two effects of the master or a daemon."""
     job_failure: float = 0.0
+    rename_failure: float = 0.0
+    """Chance that the disk refuses to let go of an artifact."""
     failures: tuple[FailureClass, ...] = field(default=SOME_CLASSES)
 
     def failure_of(self, assignment: AssignAttempt, draw: random.Random) -> Failure | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 
+import msgspec
 import pytest
 from mesh_model import SimMesh, make_sweep
 from sim_weather import Weather
@@ -46,6 +47,14 @@ def run_seed(seed: int) -> SimMesh:
             strike_every_s=20.0, strikes=("suspend master", "pause master", "full master")
         )
         mesh.duration_s = lambda a: mesh.random.uniform(10, 60)
+    if draw.random() < 0.5:
+        # Caches that hold two or three artifacts: things go while others come.
+        for host in mesh.hosts.values():
+            host.cache_bytes = draw.choice([0, 150, 250, 350])
+        mesh.weather.rename_failure = draw.choice([0, 0, 0.2])
+        mesh.config = msgspec.structs.replace(mesh.config, warm_copies=draw.choice([0, 0, 2]))
+        if draw.random() < 0.5:
+            mesh._at(draw.uniform(1, 10), mesh.meddle_with_bases)
     sweeps = draw.randint(1, 3)
     for number in range(sweeps):
         recipes = draw.choice([("r1",), ("r1", "r2"), ("",), ("r1", "")])

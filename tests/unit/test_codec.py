@@ -30,10 +30,13 @@ from meshtrain.core.commands import (
     Command,
     DropArtifact,
     EndAttempt,
+    EvictArtifact,
     ForgetAttempt,
     PreemptAttempt,
+    PrefetchArtifact,
 )
 from meshtrain.core.events import LiveAttempt
+from meshtrain.core.inventory import CacheUse, Holding, InventoryChange, RoomWanted
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.member import Member, MemberKind, Members
 from meshtrain.core.node import Gpu, NodeSpec
@@ -95,8 +98,23 @@ SAMPLES: dict[str, wire.Message] = {
         attempts=LIVE,
         holds=("aa" * 16,),
         grant=4,
+        sizes_bytes=(1 << 30,),
+        inventory=3,
+        cache=CacheUse(1 << 30, 1 << 40, 1 << 35, 1 << 34),
     ),
     "beat": wire.Beat("5f0c93a1/1", 7, 12.5, 3, 4, LIVE, fetching=("aa" * 16,)),
+    "beat.room": wire.Beat(
+        "5f0c93a1/1",
+        8,
+        13.5,
+        3,
+        4,
+        (),
+        first=4,
+        changes=(InventoryChange("aa" * 16, Holding.KEPT, 1 << 30, "few_shot/shots=5 needs it"),),
+        cache=CacheUse(1 << 30, 1 << 29, 1 << 35, 0),
+        room=RoomWanted(1 << 29, ("aa" * 16,)),
+    ),
     "started": wire.Started("5f0c93a1/1", "job-1.5", 5),
     "ended": wire.Ended(
         "5f0c93a1/1", "job-1.5", 5, artifact_id="aa" * 16, metrics={"accuracy": 0.91}, run_s=2.5
@@ -107,10 +125,17 @@ SAMPLES: dict[str, wire.Message] = {
         5,
         failure=Failure(FailureClass.OUT_OF_MEMORY, "CUDA out of memory", "gpu1", 1),
     ),
-    "holds": wire.Holds("5f0c93a1/1", ("aa" * 16,), (), {"gpu2": 1 << 20}, 0.25),
+    "holds": wire.Holds(
+        "5f0c93a1/1",
+        4,
+        (InventoryChange("aa" * 16, Holding.HELD, 1 << 20),),
+        {"gpu2": 1 << 20},
+        0.25,
+        CacheUse(1 << 30),
+    ),
     "goodbye": wire.Goodbye("5f0c93a1/1"),
     "welcome": wire.Welcome("5f0c93a1/1", 1, 30.0, 3.0, 1234.5, 7471),
-    "beat_answer": wire.BeatAnswer("5f0c93a1/1", 7, 1234.5),
+    "beat_answer": wire.BeatAnswer("5f0c93a1/1", 7, 1234.5, 4),
     "say_hello": wire.SayHello(),
     "command.assign": wire.Numbered("5f0c93a1/1", 1, ASSIGN),
     "command.assign.command": wire.Numbered("5f0c93a1/1", 1, ASSIGN_COMMAND),
@@ -118,6 +143,10 @@ SAMPLES: dict[str, wire.Message] = {
     "command.forget": wire.Numbered("5f0c93a1/1", 3, ForgetAttempt("job-1.5")),
     "command.preempt": wire.Numbered("5f0c93a1/1", 5, PreemptAttempt("job-1.5", 30.0)),
     "command.drop": wire.Numbered("5f0c93a1/1", 6, DropArtifact("aa" * 16)),
+    "command.evict": wire.Numbered("5f0c93a1/1", 7, EvictArtifact("aa" * 16)),
+    "command.prefetch": wire.Numbered(
+        "5f0c93a1/1", 8, PrefetchArtifact(ArtifactNeed("aa" * 16, SOURCES, 1 << 30))
+    ),
     "members": wire.MembersChanged(
         Members(3, (Member("gpu1", MemberKind.NODE, "a" * 40, "b" * 64, "c" * 64, revoked=True),))
     ),
@@ -142,6 +171,9 @@ SAMPLES: dict[str, wire.Message] = {
     "release": wire.Release("request-9", "gpu1"),
     "issue_token": wire.IssueToken("request-10", MemberKind.NODE, 3600.0),
     "revoke": wire.Revoke("request-11", MemberKind.NODE, "gpu1"),
+    "pin": wire.Pin("request-7", "ab" * 16, "gpu1"),
+    "evict_base": wire.Evict("request-8", "ab" * 16, "gpu1"),
+    "warm": wire.Warm("request-9", "ab" * 16, 3),
     "rebuild": wire.Rebuild("request-6", "ab" * 16),
     "restore_base": wire.RestoreBase("request-9", "ab" * 16),
     "query": wire.Query("request-7", "jobs", ("s*",), 0, 100),

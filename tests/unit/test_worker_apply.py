@@ -15,7 +15,9 @@ from meshtrain.artifacts.fetch import FetchReport, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactNeed, ArtifactSource
+from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import FailureClass
+from meshtrain.core.manifest import artifact_id
 from meshtrain.core.node import NodeSpec
 from meshtrain.errors import FetchError
 from meshtrain.ids import digest
@@ -213,14 +215,18 @@ async def test_a_job_that_left_nothing_has_no_artifact(node: Node) -> None:
 
 async def test_fetches_come_back_as_events(node: Node) -> None:
     master = ArtifactSource("master", "http://m")
-    node.hands.apply([io.FetchArtifact(MODEL, (SOURCE, master))])
+    there = node.attempts.parent / "there"
+    there.mkdir()
+    (there / "weights").write_bytes(b"123")
+    model = artifact_id(node.store.add_tree(there))
+    node.hands.apply([io.FetchArtifact(model, (SOURCE, master))])
     await node.settle()
     assert [(s.node_id, s.last_resort) for s in node.sources] == [("n2", False), ("master", True)]
     node.fetch_error = FetchError("nobody has it")
     node.hands.apply([io.FetchArtifact(MODEL, ()), io.AddFetchSources(MODEL, (SOURCE,))])
     await node.settle()
     fetched, gave_up = node.posted
-    assert fetched == io.ArtifactFetched(MODEL, {"n2": 5}, 1.0)
+    assert fetched == io.ArtifactFetched(model, {"n2": 5}, 1.0, size_bytes=3)
     assert isinstance(gave_up, io.FetchGaveUp)
     assert gave_up.failure.failure_class is FailureClass.NETWORK
     assert len(node.sources) == 3
@@ -232,7 +238,7 @@ async def test_messages_of_a_batch_travel_together_and_leaving_is_told(node: Nod
         [
             io.SendHello("s/0", (), (), 2, True, ""),
             io.SendEnded("s/0", report, 3, 4),
-            io.SendHolds("s/0", (MODEL,), {"n2": 5}, 1.0),
+            io.SendHolds("s/0", 1, (InventoryChange(MODEL, Holding.HELD),), {"n2": 5}, 1.0),
             io.SendGoodbye("s/0"),
             io.LeaveMesh(),
         ]

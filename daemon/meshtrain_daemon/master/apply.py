@@ -90,7 +90,9 @@ class Hands:
                 case fx.SendCommand():
                     self._add(outgoing, effect.node_id, numbered(effect, self._http_url))
                 case fx.AnswerBeat():
-                    answer = msg.BeatAnswer(effect.session, effect.beat, lease_now_s())
+                    answer = msg.BeatAnswer(
+                        effect.session, effect.beat, lease_now_s(), effect.inventory
+                    )
                     self._add(outgoing, effect.node_id, answer)
                 case fx.WelcomeNode():
                     self._add(outgoing, effect.node_id, self._welcome(effect.session))
@@ -175,7 +177,14 @@ class Hands:
         else:
             failpoints.reach("collect.fetched")
             self.transferred(artifact_id, MASTER_NODE_ID, report.bytes_by_node, report.duration_s)
-            self._post(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
+            self._post(
+                ev.ArtifactHeld(
+                    MASTER_NODE_ID,
+                    (artifact_id,),
+                    bytes_by_node=report.bytes_by_node,
+                    duration_s=report.duration_s,
+                )
+            )
             self._reporter.base_held(artifact_id)
         finally:
             self._collecting.discard(artifact_id)

@@ -21,8 +21,11 @@ _Request = (
     | ev.DrainRequested
     | ev.ReleaseRequested
     | ev.RebuildRequested
+    | ev.PinRequested
+    | ev.EvictRequested
+    | ev.WarmRequested
 )
-_Repeated = ev.Tick | ev.NodeSaidHello | ev.AttemptStarted | ev.AttemptEnded
+_Repeated = ev.Tick | ev.NodeSaidHello | ev.AttemptStarted | ev.AttemptEnded | ev.InventoryTold
 """Time passes again, and nodes say these at each heartbeat until the master answers."""
 
 

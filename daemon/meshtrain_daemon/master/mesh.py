@@ -15,6 +15,7 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.clock import lease_now_s
 from meshtrain.core import events as ev
+from meshtrain.core.inventory import Holding
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
@@ -62,7 +63,12 @@ class Master:
         permitted_address(settings.host, "the master", with_keys=self._membership is not None)
         self.store = SqliteStore(home / "state")
         loaded = demand_complete(self.store.load(), self.store.path)
-        config = SchedulerConfig(lease_s=settings.lease_s, base_lost_s=2 * settings.lease_s)
+        config = SchedulerConfig(
+            lease_s=settings.lease_s,
+            base_lost_s=2 * settings.lease_s,
+            warm_copies=settings.warm_copies,
+            prefetch=settings.prefetch,
+        )
         self.scheduler = Scheduler(config, loaded, lease_now_s())
         self.logbook = Logbook(home / "logs", self.store.all_stream_sizes())
         self.artifacts = ArtifactStore(home / "artifacts")
@@ -332,10 +338,11 @@ class Master:
             self._sockets.send_control(peer, [msg.SayHello()])
             return
         if isinstance(message, msg.Holds) and message.bytes_by_node:
-            for artifact_id in message.added:
-                self._hands.transferred(
-                    artifact_id, node_id, message.bytes_by_node, message.duration_s
-                )
+            for change in message.changes:
+                if change.holding is Holding.HELD:
+                    self._hands.transferred(
+                        change.artifact_id, node_id, message.bytes_by_node, message.duration_s
+                    )
         if isinstance(message, msg.Ended) and self._runs(node_id, message.attempt_id):
             self.logbook.expect(message.attempt_id, message.stream_bytes)
         if isinstance(message, msg.Hello | msg.Beat) and self._news is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 import msgspec
 
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
+from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.core.manifest import is_digest
 from meshtrain.core.node import MASTER_NODE_ID
@@ -58,22 +60,52 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
                 note=message.note,
                 fetching=message.fetching,
                 gpus_busy=message.gpus_busy,
+                first=message.first,
+                changes=_changes(message.changes),
+                cache=message.cache,
+                room=message.room,
             )
         case msg.Holds():
-            return ev.ArtifactHeld(node_id, _digests(message.added), _digests(message.removed))
+            return ev.InventoryTold(
+                node_id=node_id,
+                session=message.session,
+                first=message.first,
+                changes=_changes(message.changes),
+                bytes_by_node=message.bytes_by_node,
+                duration_s=message.duration_s,
+                cache=message.cache,
+                room=message.room,
+            )
         case msg.Hello():
+            holds, sizes_bytes = _held(message)
             return ev.NodeSaidHello(
                 spec=message.spec,
                 session=message.session,
                 attempts=_live(message.attempts),
-                holds=_digests(message.holds),
+                holds=holds,
                 grant=message.grant,
                 accepting=message.accepting,
                 note=message.note,
                 gpus_busy=message.gpus_busy,
+                sizes_bytes=sizes_bytes,
+                inventory=message.inventory,
+                cache=message.cache,
             )
         case msg.Goodbye():
             return ev.NodeLeft(node_id, message.session)
+
+
+def cache_event(
+    message: msg.Pin | msg.Evict | msg.Warm, request_id: str, recipe_hash: str
+) -> ev.PinRequested | ev.EvictRequested | ev.WarmRequested:
+    """What a person asks for the copies of a base, whose hash is known in full."""
+    match message:
+        case msg.Pin():
+            return ev.PinRequested(request_id, recipe_hash, message.node_id, message.pinned)
+        case msg.Evict():
+            return ev.EvictRequested(request_id, recipe_hash, message.node_id)
+        case msg.Warm():
+            return ev.WarmRequested(request_id, recipe_hash, message.nodes)
 
 
 def _no_such_result(artifact_id: str, node_id: str) -> Failure:
@@ -91,8 +123,23 @@ def _sane(metrics: dict[str, float]) -> dict[str, float]:
     return dict(finite[:METRICS_MAX])
 
 
-def _digests(artifact_ids: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(artifact_id for artifact_id in artifact_ids if is_digest(artifact_id))
+def _held(hello: msg.Hello) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """What a node lists, without names that nobody could ever fetch, and the sizes of it."""
+    known = zip_longest(hello.holds, hello.sizes_bytes[: len(hello.holds)], fillvalue=0)
+    sane = [(str(name), int(size)) for name, size in known if is_digest(str(name))]
+    return tuple(name for name, _ in sane), tuple(size for _, size in sane)
+
+
+def _changes(changes: tuple[InventoryChange, ...]) -> tuple[InventoryChange, ...]:
+    """A node's changes; of names that nobody could ever fetch, only the number is kept."""
+    if all(is_digest(change.artifact_id) for change in changes):
+        return changes
+    return tuple(
+        change
+        if is_digest(change.artifact_id)
+        else msgspec.structs.replace(change, holding=Holding.GONE)
+        for change in changes
+    )
 
 
 def _digest(artifact_id: str | None) -> str | None:
@@ -120,7 +167,7 @@ def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:
                     code=_with_url(command.code, master_url),
                     resume=_with_url(command.resume, master_url),
                     inputs=tuple(
-                        cmd.ArtifactNeed(n.artifact_id, _sources_with_url(n.sources, master_url))
+                        msgspec.structs.replace(n, sources=_sources_with_url(n.sources, master_url))
                         for n in command.inputs
                     ),
                 )
@@ -128,6 +175,9 @@ def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:
             command = cmd.AddSources(
                 command.artifact_id, _sources_with_url(command.sources, master_url)
             )
+        case cmd.PrefetchArtifact(need=need):
+            sources = _sources_with_url(need.sources, master_url)
+            command = cmd.PrefetchArtifact(msgspec.structs.replace(need, sources=sources))
         case _:
             pass
     return msg.Numbered(effect.session, effect.seq, command)
@@ -136,7 +186,8 @@ def numbered(effect: fx.SendCommand, master_url: str) -> msg.Numbered:
 def _with_url(need: cmd.ArtifactNeed | None, master_url: str) -> cmd.ArtifactNeed | None:
     if need is None:
         return None
-    return cmd.ArtifactNeed(need.artifact_id, _sources_with_url(need.sources, master_url))
+    sources = _sources_with_url(need.sources, master_url)
+    return msgspec.structs.replace(need, sources=sources)
 
 
 def _sources_with_url(

@@ -7,7 +7,6 @@ as an event.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,7 +20,7 @@ from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import agent_io as io
-from meshtrain.core.commands import ArtifactSource, AssignAttempt
+from meshtrain.core.commands import AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.core.node import NodeSpec
 from meshtrain.errors import ArtifactError, ProtocolError
@@ -36,10 +35,9 @@ from meshtrain_daemon.worker.gpu_watch import GpuWatch
 from meshtrain_daemon.worker.job_users import JobUserError
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.runner import Runner
+from meshtrain_daemon.worker.stockroom import Stockroom
 from meshtrain_daemon.worker.streams import Streamer
 from meshtrain_daemon.worker.verdict import blame_gpus, failure_of, shown
-
-_log = logging.getLogger(__name__)
 
 WARM_MODULE = "meshtrain.training.warm"
 COLD_MODULE = "meshtrain.training.child"
@@ -95,7 +93,6 @@ class Hands:
         self._spec = spec
         self._attempts = attempts
         self._store = store
-        self._fetcher = fetcher
         self._streamer = streamer
         self._spare = spare
         self._gpu_watch = gpu_watch
@@ -106,12 +103,22 @@ class Hands:
         self._sockets = sockets
         self._rules = rules
         self._disk = DiskWork()
+        self._stock = Stockroom(
+            node_id=spec.node_id,
+            home=attempts.parent,
+            store=store,
+            fetcher=fetcher,
+            disk=self._disk,
+            master_host=master_host,
+            post=post,
+            spawn=spawn,
+            say=say,
+        )
         self._checkpoints = Checkpoints(store, spec.node_id)
         self._post = post
         self._spawn = spawn
         self._on_leave = on_leave
         self._members_version = members_version
-        self._master_host = master_host
         environment = job_environment()
         mark_prefix = f"{spec.node_id}/"
         self._commands = Runner(
@@ -187,7 +194,11 @@ class Hands:
                 case io.StoreCheckpoint():
                     self._store_checkpoint(effect.assignment.attempt_id)
                 case io.RemoveArtifact():
-                    self._spawn(self._remove_artifact(effect.artifact_id))
+                    self._stock.remove(effect.artifact_id)
+                case io.NoteUse():
+                    self._stock.note_use(effect.artifact_id)
+                case io.KeepSources():
+                    self._stock.keep_sources(effect.known)
                 case io.DropAttempt():
                     self._drop(effect.attempt_id)
                 case io.SendStarted():
@@ -195,12 +206,9 @@ class Hands:
                 case io.SendBeat():
                     outgoing.append(translate.beat(effect, self._members_version()))
                 case io.FetchArtifact():
-                    self._spawn(self._fetch(effect.artifact_id, effect.sources))
+                    self._stock.fetch(effect.artifact_id, effect.sources)
                 case io.AddFetchSources():
-                    for source in effect.sources:
-                        self._fetcher.add_source(
-                            effect.artifact_id, translate.source_of(source, self._master_host)
-                        )
+                    self._stock.add_sources(effect.artifact_id, effect.sources)
                 case io.SendHolds():
                     outgoing.append(translate.holds(effect))
                 case io.EndProcess():
@@ -394,22 +402,6 @@ class Hands:
 
     # --- artifacts ---------------------------------------------------------------------
 
-    async def _fetch(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
-        try:
-            report = await self._fetcher.fetch(
-                artifact_id, [translate.source_of(s, self._master_host) for s in sources]
-            )
-        except DiskFullError as error:
-            self._gave_up(artifact_id, FailureClass.DISK, error)
-        except ArtifactError as error:
-            self._gave_up(artifact_id, FailureClass.NETWORK, error)
-        else:
-            self._post(io.ArtifactFetched(artifact_id, report.bytes_by_node, report.duration_s))
-
-    def _gave_up(self, artifact_id: str, failure_class: FailureClass, error: Exception) -> None:
-        failure = Failure(failure_class, str(error), self._spec.node_id)
-        self._post(io.FetchGaveUp(artifact_id, failure))
-
     def _store_output(self, assignment: AssignAttempt) -> None:
         folder = self._folders[assignment.attempt_id]
         if outputs.is_empty(folder):
@@ -435,13 +427,6 @@ class Hands:
         if isinstance(event, io.CheckpointFailed) and self._checkpoints.is_news(event):
             self._say(f"{event.attempt_id}: no checkpoint is kept: {event.failure.message}")
         self._post(event)
-
-    async def _remove_artifact(self, artifact_id: str) -> None:
-        try:
-            await self._disk.do(lambda: self._store.remove(artifact_id))
-        except ArtifactError as error:
-            # It stays, and is listed again by the next hello of a new daemon.
-            _log.warning("%s", error)
 
 
 def job_environment() -> dict[str, str]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import meshtrain
 from meshtrain import failpoints
+from meshtrain.artifacts.cached import cached
 from meshtrain.artifacts.fetch import Fetcher
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
-from meshtrain.clock import lease_now_s
+from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import agent_io as io
 from meshtrain.core.agent import Agent
+from meshtrain.core.cache import CacheLimits
 from meshtrain.core.member import Members
 from meshtrain.core.node import NodeSpec
 from meshtrain.errors import MeshtrainError
@@ -35,6 +37,7 @@ from meshtrain_daemon.worker.cgroup import delegated_folder
 from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
 from meshtrain_daemon.worker.place import find_place
+from meshtrain_daemon.worker.stockroom import read_sources
 from meshtrain_daemon.worker.streams import Streamer
 
 HELLO_EVERY_S = 1.0
@@ -128,10 +131,15 @@ class WorkerNode:
             gpus_busy = await self._gpu_watch.glance(
                 our_processes(f"{place.name}/", lambda: shims_found)
             )
+            cached_there = await asyncio.to_thread(cached, self._artifacts, wall_now_s())
             self._agent = Agent(
                 slots=settings.cpu_slots + len(self._gpus),
                 gpus_busy=gpus_busy,
-                holds=self._artifacts.ids(),
+                holds=(),
+                cached=cached_there,
+                cache_limits=CacheLimits(settings.cache_bytes, settings.cache_reserve_bytes),
+                known_sources=read_sources(settings.home, self._say),
+                now_s=lease_now_s(),
                 life=self._life,
                 adopted=[one.folder.assignment for one in found.adopted],
             )
@@ -294,7 +302,11 @@ class WorkerNode:
                 case msg.Numbered():
                     self._post(io.CommandCame(message.session, message.seq, message.command))
                 case msg.BeatAnswer():
-                    self._post(io.BeatAnswered(message.session, message.beat, message.now_s))
+                    self._post(
+                        io.BeatAnswered(
+                            message.session, message.beat, message.now_s, message.inventory
+                        )
+                    )
                 case msg.Welcome():
                     self._heartbeat_s = message.heartbeat_s
                     self._streamer.rewind()
@@ -358,6 +370,7 @@ class WorkerNode:
                 note = "" if has_room else f"its disk is full: {free / 1e6:.0f} MB free"
                 self._say(note or "its disk has room again")
                 self._post(io.RoomChanged(has_room, note))
+            self._post(io.DiskSeen(free))
             await asyncio.sleep(DISK_EVERY_S)
 
     async def _ship_the_last(self) -> None:

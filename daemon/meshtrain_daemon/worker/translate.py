@@ -25,6 +25,9 @@ def hello(effect: io.SendHello, spec: NodeSpec, members_version: int) -> msg.Hel
         note=effect.note,
         gpus_busy=effect.gpus_busy,
         members_version=members_version,
+        sizes_bytes=effect.sizes_bytes,
+        inventory=effect.inventory,
+        cache=effect.cache,
     )
 
 
@@ -81,6 +84,10 @@ def beat(effect: io.SendBeat, members_version: int) -> msg.Beat:
         fetching=effect.fetching,
         members_version=members_version,
         gpus_busy=effect.gpus_busy,
+        first=effect.first,
+        changes=effect.changes,
+        cache=effect.cache,
+        room=effect.room,
     )
 
 
@@ -88,8 +95,10 @@ def holds(effect: io.SendHolds) -> msg.Holds:
     """What the node has more, or less, than the master knows."""
     return msg.Holds(
         effect.session,
-        added=effect.added,
+        effect.first,
+        effect.changes,
         bytes_by_node=effect.bytes_by_node,
         duration_s=effect.duration_s,
-        removed=effect.removed,
+        cache=effect.cache,
+        room=effect.room,
     )
