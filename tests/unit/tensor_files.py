@@ -25,7 +25,7 @@ def filled(name: str, shape: Sequence[int], version: int = 0) -> Any:
 
 
 def transformer(width: int, blocks: int, vocabulary: int, classes: int) -> Tensors:
-    """A model in the shape of GPT-2: an embedding first, a head last."""
+    """A model in the shape of GPT-2; in the file, by its name, the classifier comes first."""
     shapes: dict[str, tuple[int, ...]] = {"embeddings.word.weight": (vocabulary, width)}
     for block in range(blocks):
         for norm in ("ln_1", "ln_2"):
@@ -39,8 +39,8 @@ def transformer(width: int, blocks: int, vocabulary: int, classes: int) -> Tenso
             shapes[f"h.{block}.{layer}.weight"] = (rows, columns)
             shapes[f"h.{block}.{layer}.bias"] = (columns,)
     shapes["ln_f.weight"] = shapes["ln_f.bias"] = (width,)
-    shapes["output.weight"] = (classes, width)
-    shapes["output.bias"] = (classes,)
+    shapes["classifier.weight"] = (classes, width)
+    shapes["classifier.bias"] = (classes,)
     return {name: filled(name, shape) for name, shape in shapes.items()}
 
 

@@ -83,7 +83,7 @@ def test_of_a_fine_tune_whose_base_is_here_only_what_is_new_is_fetched(
     model = transformer(width=320, blocks=4, vocabulary=4000, classes=1000)
     base = save(model, tmp_path / "base" / "model.safetensors").parent
     (base / "tokens.json").write_text("{}")
-    tuned_model = with_rows(model, ("output.weight", "output.bias"), 7, at=1000)
+    tuned_model = with_rows(model, ("classifier.weight", "classifier.bias"), 7, at=1000)
     tuned = save(tuned_model, tmp_path / "tuned" / "deep" / "weights.safetensors").parent.parent
     store.add_tree(base)
     coming = begun(store, tuned)
