@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -34,15 +33,16 @@ def restore(
     Example:
       meshtrain bases restore 7f3a
     """
-    with cli_of(ctx).link() as link:
+    cli = cli_of(ctx)
+    with cli.link() as link:
         done = act(link, RestoreBase(new_id("restore"), base))
         for recipe_hash in done.done:
-            size_bytes = wait_restored(link, recipe_hash)
+            size_bytes = wait_restored(link, recipe_hash, cli.sleep)
             name = words.base_name(recipe_hash)
             say(f"{name} came back from the archive ({words.size(size_bytes)}), verified")
 
 
-def wait_restored(link: Link, recipe_hash: str, pause: Callable[[float], None] = time.sleep) -> int:
+def wait_restored(link: Link, recipe_hash: str, pause: Callable[[float], None]) -> int:
     """Wait until a base is back; its size in bytes.
 
     Raises RestoreError with the master's words when it can't be brought back.
