@@ -257,8 +257,10 @@ class Flight:
 
     async def _wait_for_source(self, timeout_s: float) -> None:
         self._stirred.clear()
+        # Not `wait_for`, which takes no heed of being cancelled in the same moment (3.11).
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stirred.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._stirred.wait()
 
     async def _fetch_chunks(self, partial: Partial, bytes_by_node: Counter[str]) -> int:
         """Asks as the swarm says until all chunks are here; returns how many came."""

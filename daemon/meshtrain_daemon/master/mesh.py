@@ -234,6 +234,8 @@ class Master:
                 self._write_ports()
                 ready(self.ports)
                 await self._stopped.wait()
+                # What comes from here on would wait for what has ended: the next master's.
+                self._serving = False
                 # A submission or a fetch under way may wait for ever; it can be done again.
                 for task in (*running, *self._beside):
                     task.cancel()
@@ -265,6 +267,8 @@ class Master:
         task = self._tasks.create_task(coroutine)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+        if self._stopped.is_set():
+            task.cancel()
         return task
 
     def _post(self, event: ev.Event) -> None:
