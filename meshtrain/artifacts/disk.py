@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _FICLONE = 0x40049409
 """ioctl_ficlone(2): the copy shares its blocks with the original until one is written."""
@@ -140,11 +141,20 @@ def read_at(path: Path, offset: int, size_bytes: int) -> bytes:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a folder and all below it; one that isn't there is fine."""
+    """Removes a folder and all below it, read-only folders too; one that isn't there is fine."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_let_go)
     else:
         path.unlink(missing_ok=True)
+
+
+def _let_go(function: Callable[[str], object], path: str, error: Any) -> None:
+    """Removes a name from a folder that nobody may write to: its owner may say otherwise."""
+    if not isinstance(error[1], PermissionError):
+        raise error[1]
+    above = os.path.dirname(path)  # noqa: PTH120
+    os.chmod(above, 0o700)  # noqa: PTH101
+    function(path)
 
 
 def _reflink(source_fd: int, target_fd: int) -> bool:

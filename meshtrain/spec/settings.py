@@ -291,6 +291,11 @@ class WorkerSettings(Settings):
         2_000_000_000,
         description="Bytes of logs kept for a master that is away; above, the longest loses some.",
     )
+    prepared_bytes: Annotated[int, kinds.SIZE] = Field(
+        100_000_000_000,
+        description="Bytes of what was prepared for jobs and is kept for more of them; what was "
+        "unused longest goes first.",
+    )
     kill_grace_s: Annotated[float, SECONDS_OR_NONE_AT_ALL] = Field(
         10.0, description="Seconds between asking a job to end and killing it."
     )

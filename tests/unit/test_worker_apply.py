@@ -30,6 +30,7 @@ from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.gpu_watch import GpuWatch
 from meshtrain_daemon.worker.launch import EndCause, Exited, Launch, LaunchFailed, Started
+from meshtrain_daemon.worker.preparation import Prepared
 from meshtrain_daemon.worker.streams import Streamer
 
 SOURCE = ArtifactSource("n2", "http://n2")
@@ -82,6 +83,7 @@ class Node:
             gpu_free_wait_s=0.0,
             say=lambda line: None,
             spare=lambda: None,
+            prepared=Prepared(root / "prepared", 1 << 30),
             sockets=self,
             rules=HostRules(kill_grace_s=5.0),
             warm_training=False,

@@ -32,8 +32,10 @@ from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules
 from meshtrain_daemon.worker.checkpoints import Checkpoints
 from meshtrain_daemon.worker.gpu_watch import GpuWatch
+from meshtrain_daemon.worker.input_paths import ShareChecks, input_paths
 from meshtrain_daemon.worker.job_users import JobUserError
 from meshtrain_daemon.worker.launch import Event, Exited, Launch, LaunchFailed, Started
+from meshtrain_daemon.worker.preparation import Prepared, key_of
 from meshtrain_daemon.worker.runner import Runner
 from meshtrain_daemon.worker.stockroom import Stockroom
 from meshtrain_daemon.worker.streams import Streamer
@@ -58,6 +60,7 @@ class Hands:
         spec: what the node says it is.
         attempts: the folder of attempts' folders.
         spare: gives the folder of a former attempt that is as good as a new one, or None.
+        prepared: what is prepared once for many jobs.
         gpu_watch: tells when the GPUs of a job that ended are free.
         gpu_free_wait_s: how long that may take before the job is told as ended all the same.
         say: shows a line to people.
@@ -78,6 +81,7 @@ class Hands:
         fetcher: Fetcher,
         streamer: Streamer,
         spare: Callable[[], str | None],
+        prepared: Prepared,
         gpu_watch: GpuWatch,
         gpu_free_wait_s: float,
         say: Callable[[str], None],
@@ -115,6 +119,8 @@ class Hands:
             say=say,
         )
         self._checkpoints = Checkpoints(store, spec.node_id)
+        self._shares = ShareChecks(spec.node_id)
+        self._prepared = prepared
         self._post = post
         self._spawn = spawn
         self._on_leave = on_leave
@@ -166,12 +172,14 @@ class Hands:
     async def close(self) -> None:
         """End what still runs, and stop."""
         self._flush()
+        await self._shares.close()
         for runner in self._runners:
             await runner.close()
 
     async def leave(self) -> None:
         """Stop, and let what runs go on, for the next daemon to adopt."""
         self._flush()
+        await self._shares.close()
         for runner in self._runners:
             await runner.leave()
 
@@ -262,7 +270,7 @@ class Hands:
                 continue
             self._folders[assignment.attempt_id] = folder
             self._preparing[assignment.attempt_id] = False
-            if folder.needs_copies or assignment.user is not None:
+            if folder.needs_copies or folder.reads_data or assignment.user is not None:
                 self._spawn(self._prepare([folder]))
             else:
                 plain.append(folder)
@@ -274,7 +282,14 @@ class Hands:
 
         An account, too, may be looked up far away.
         """
-        self._start_prepared(folders, await self._disk.do(lambda: self._make(folders)))
+        made: list[Launch | Failure] = []
+        for folder in folders:
+            lacking = await self._shares.why_not(folder.assignment)
+            if lacking:
+                made.append(Failure(FailureClass.INPUT, shown(lacking), self._spec.node_id))
+            else:
+                made += await self._disk.do(lambda f=folder: self._make([f]))  # type: ignore[misc]
+        self._start_prepared(folders, made)
 
     def _start_prepared(
         self, folders: list[AttemptFolder], prepared: list[Launch | Failure]
@@ -300,7 +315,8 @@ class Hands:
                 folder.make(self._spare())
                 if folder.needs_copies:
                     folder.lay_out(self._store)
-                made.append(folder.launch(self._rules))
+                inputs = input_paths(folder.assignment, self._store)
+                made.append(folder.launch(self._rules, inputs, self._prepared))
             except DiskFullError as error:
                 made.append(Failure(FailureClass.DISK, str(error), node_id))
             except JobUserError as error:
@@ -399,6 +415,16 @@ class Hands:
             folder.forget()
             self._checkpoints.forget(attempt_id)
             self._streamer.drop(folder)
+            if key_of(folder.assignment) is not None:
+                self._spawn(self.trim_prepared())
+
+    async def trim_prepared(self) -> None:
+        """Let go of what was prepared and is too much, or was cut short."""
+        keys = [key_of(folder.assignment) for folder in self._folders.values()]
+        in_use = {key for key in keys if key is not None}
+        gone = await self._disk.do(lambda: self._prepared.trim(in_use))
+        if gone:
+            self._say(f"preparations that no job here uses were removed: {len(gone)}")
 
     # --- artifacts ---------------------------------------------------------------------
 

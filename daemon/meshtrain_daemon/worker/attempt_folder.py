@@ -11,6 +11,7 @@ attempts/<attempt id>/
     metrics.jsonl    a line for each measurement, streamed to the master
     failure.json     why it failed, as the job itself says
     request.json     what the built-in training is to do
+    prepare.json     what is prepared in front of the job, see prepare_step.py
     assignment       what it is, for a daemon that takes it over
     started.json     which processes are its own, written by its shim
     exit.json        how it ended, written by its shim
@@ -24,7 +25,9 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 import msgspec
@@ -32,8 +35,9 @@ import msgspec
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core.commands import AssignAttempt
 from meshtrain.errors import ProtocolError
+from meshtrain.spec.inputs import PREPARED_VARIABLE, variable_of
 from meshtrain.spec.jobs import CommandWork, TrainingWork
-from meshtrain.spec.placeholders import fill_on_node
+from meshtrain.spec.placeholders import INPUTS, fill_on_node
 from meshtrain_daemon.worker import cgroup
 from meshtrain_daemon.worker.assignment_record import (
     ASSIGNMENT_FILE,
@@ -44,6 +48,7 @@ from meshtrain_daemon.worker.command_line import argv_of
 from meshtrain_daemon.worker.frames import EXIT_FILE, RECORD_BYTES, STARTED_FILE
 from meshtrain_daemon.worker.job_users import JobUser, is_own_user
 from meshtrain_daemon.worker.launch import KILL_GRACE_S_DEFAULT, Launch
+from meshtrain_daemon.worker.preparation import Prepared, key_of, write_request
 
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
 
@@ -180,8 +185,24 @@ class AttemptFolder:
             if need is not None and folder is not None:
                 store.materialise(need.artifact_id, Path(folder))
 
-    def launch(self, rules: HostRules) -> Launch:
+    @property
+    def reads_data(self) -> bool:
+        """Whether there is data to be looked for, or something to be prepared of it."""
+        work = self.assignment.work
+        return isinstance(work, CommandWork) and bool(work.inputs or work.prepare)
+
+    def launch(
+        self,
+        rules: HostRules,
+        inputs: Mapping[str, str] = MappingProxyType({}),
+        prepared: Prepared | None = None,
+    ) -> Launch:
         """What the runner is to start; for training, also writes its request.
+
+        Args:
+            rules: how this host runs jobs.
+            inputs: name → path of what the job reads.
+            prepared: where what it wants prepared lies, or comes to lie.
 
         Raises JobUserError when it can't run as the account that it names.
         """
@@ -213,9 +234,30 @@ class AttemptFolder:
         call = None
         match work:
             case CommandWork():
-                for name, value in work.env.items():
-                    env[name] = self.fill(value, for_shell=False)
-                argv = argv_of(self.fill(work.command, for_shell=True))
+                places = {INPUTS + name: path for name, path in inputs.items()}
+                env.update({variable_of(name): path for name, path in inputs.items()})
+                key = key_of(assignment) if prepared is not None else None
+                if prepared is not None and key is not None:
+                    env[PREPARED_VARIABLE] = places["prepared"] = prepared.tree(key)
+                own = {
+                    name: self.fill(value, places, for_shell=False)
+                    for name, value in work.env.items()
+                }
+                argv = argv_of(self.fill(work.command, places, for_shell=True))
+                if prepared is not None and key is not None and not prepared.take(key):
+                    if user is not None:
+                        user.own(prepared.folder(key))
+                    argv = write_request(
+                        f"{self.path}/prepare.json",
+                        folder=prepared.folder(key),
+                        lines=self.fill(work.prepare or "", places, for_shell=True),
+                        cwd=self.code,
+                        argv=argv,
+                        env=own,
+                        log=self.log,
+                    )
+                else:
+                    env.update(own)
             case TrainingWork():
                 device = work.config.get("device")
                 if device is not None:
@@ -252,13 +294,19 @@ class AttemptFolder:
             Path(self.path, name).touch()
         user.let_in(self.path)
 
-    def fill(self, template: str, *, for_shell: bool) -> str:
-        """The text with this attempt's folders in place of {output}, {base} and {code}."""
+    def fill(
+        self,
+        template: str,
+        places: Mapping[str, str] = MappingProxyType({}),
+        *,
+        for_shell: bool,
+    ) -> str:
+        """The text with this attempt's folders, and other places, for the node's placeholders."""
         if "{" not in template and "}" not in template:
             return template
         base = self.base or ""
         folders = {"output": self.output, "base": base, "from": base, "code": self.code or ""}
-        return fill_on_node(template, folders, for_shell=for_shell)
+        return fill_on_node(template, {**folders, **places}, for_shell=for_shell)
 
     def _write_request(self, work: TrainingWork) -> str:
         path = f"{self.path}/request.json"

@@ -37,6 +37,7 @@ from meshtrain_daemon.worker.cgroup import delegated_folder
 from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
 from meshtrain_daemon.worker.place import find_place
+from meshtrain_daemon.worker.preparation import Prepared
 from meshtrain_daemon.worker.stockroom import read_sources
 from meshtrain_daemon.worker.streams import Streamer
 
@@ -150,6 +151,7 @@ class WorkerNode:
                 fetcher=fetcher,
                 streamer=self._streamer,
                 spare=janitor.spare,
+                prepared=Prepared(settings.home / "prepared", settings.prepared_bytes),
                 gpu_watch=self._gpu_watch,
                 gpu_free_wait_s=settings.gpu_free_wait_s,
                 say=self._say,
@@ -172,6 +174,7 @@ class WorkerNode:
                 self._tasks = tasks
                 self._hands.apply(self._agent.start(lease_now_s()))
                 hands.adopt(found)
+                self._spawn(hands.trim_prepared())
                 if found.adopted:
                     self._say(f"took over {len(found.adopted)} jobs of the daemon before")
                 self._say(

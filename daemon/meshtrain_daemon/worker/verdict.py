@@ -26,6 +26,7 @@ from meshtrain.spec.training_keys import EXIT_INTERRUPTED
 from meshtrain_daemon.worker import gpu_words
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, open_plain
 from meshtrain_daemon.worker.launch import EndCause, Exited, LaunchFailed
+from meshtrain_daemon.worker.prepare_step import FAILED_WORDS
 
 TAIL_BYTES = 4096
 """How much of the end of a log is looked at."""
@@ -111,6 +112,9 @@ def failure_of(folder: AttemptFolder, event: Exited | LaunchFailed, node_id: str
     said = _last_line(tail)
     exited = f"exit code {code}" if event.signal is None else f"killed by signal {event.signal}"
     message = f"{exited}: {said}" if said else exited
+    if said.startswith(FAILED_WORDS):
+        # It tells the exit code itself, and what was said before.
+        message = said.removeprefix("meshtrain: ")
     if _DISK_FULL.search(tail):
         return Failure(FailureClass.DISK, message, node_id, code)
     if has_gpus and (fault := gpu_words.tell_of_a_fault(tail)):
