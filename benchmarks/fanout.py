@@ -1,8 +1,8 @@
 """How fast one file reaches N hosts: meshtrain beside stars and a libtorrent swarm, in one run.
 
-    python benchmarks/fanout.py                          as root; about ten minutes
+    python benchmarks/fanout.py                          as root; about twenty minutes
     python benchmarks/fanout.py --hosts 8 --only meshtrain,libtorrent --runs 1
-    python benchmarks/fanout.py --tls --faults --stream  everything
+    python benchmarks/fanout.py --tls --faults --stream  everything; about half an hour
 
 A master, which holds the file, and N hosts: each in a network namespace behind a link
 of 200 Mbit/s up and down. The clock runs from all N being ready to fetch to the last

@@ -88,7 +88,7 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
     others_share = machine.wait_idle(IDLE_SHARE_MAX, ground.wait_idle_s)
     first = cast.holders[0]
     sent_before_bytes = ground.bed.card_bytes(first)[1]
-    programs_before_s = sum(program.cpu_s() for program in programs.values())
+    programs_before_s = {name: program.cpu_s() for name, program in programs.items()}
     machine_before_s = _machine_s()
     begun_s = time.monotonic()
     for host in cast.hosts:
@@ -100,7 +100,9 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
     deadline_s = begun_s + ground.limit_s
     told = wait_for_all([programs[host] for host in timed], "done", deadline_s)
     machine_s = _machine_s() - machine_before_s
-    programs_s = sum(program.cpu_s() for program in programs.values()) - programs_before_s
+    programs_s = {
+        name: program.cpu_s() - programs_before_s[name] for name, program in programs.items()
+    }
     sent_bytes = ground.bed.card_bytes(first)[1] - sent_before_bytes
     for host, each in told.items():
         _check(host, Path(each["path"]), ground.data)
@@ -110,11 +112,11 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
         size_bytes=ground.data.size_bytes,
         rate_mbit=ground.bed.rate_mbit,
         host_s={host: each["done_s"] - begun_s for host, each in told.items()},
-        cpu_programs_s=programs_s,
+        cpu_programs_s=sum(programs_s.values()),
         cpu_machine_s=machine_s,
         first_holder_sent_bytes=sent_bytes,
         others_share=others_share,
-        notes=_notes(told.values()),
+        notes={"cpu_by_program_s": programs_s, **_notes(told.values())},
     )
 
 

@@ -43,6 +43,8 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "connection_speed": 500,
         "torrent_connect_boost": 255,
         "smooth_connects": False,
+        "tick_interval": 100,
+        "unchoke_interval": 1,
         # Where a whole swarm is a handful, a minute without a peer is long.
         "min_reconnect_time": 1,
         "connections_limit": 500,
@@ -50,7 +52,7 @@ def settings(host: str, port: int) -> dict[str, Any]:
         "allowed_fast_set_size": 0,
         "max_out_request_queue": 1500,
         "max_allowed_in_request_queue": 2000,
-        "request_queue_time": 3,
+        "request_queue_time": 1,
         "send_buffer_low_watermark": 1024 * _KIB,
         "send_buffer_watermark": 3072 * _KIB,
         "send_buffer_watermark_factor": 150,
