@@ -23,6 +23,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from aiohttp import web
@@ -213,12 +214,14 @@ class ArtifactServer:
         response.content_type = _BINARY
         response.enable_chunked_encoding()
         await response.prepare(request)
-        while (frame := await self._desk.next(follower)) is not None:
-            if guard is not None and not guard.may_go_on(request):
-                break
-            async with asyncio.timeout(self._body_limits.request_timeout_s):
-                await response.write(frame)
-        await response.write_eof()
+        # A follower that has gone is told of nothing more, and missed by nobody.
+        with suppress(ConnectionResetError, TimeoutError):
+            while (frame := await self._desk.next(follower)) is not None:
+                if guard is not None and not guard.may_go_on(request):
+                    break
+                async with asyncio.timeout(self._body_limits.request_timeout_s):
+                    await response.write(frame)
+            await response.write_eof()
         return response
 
     async def _get_file(self, request: web.Request) -> web.StreamResponse:
