@@ -200,7 +200,9 @@ class NewsDesk:
         if follower.told_once and not told & ~shown and new.bit_count() <= _LIST_MAX:
             return Gained(_numbers_in(new))
         follower.told_once = True
-        return Holds(bits_to_bytes(shown, board.numbers.count), more=shown != board.all)
+        # What is still on its way here isn't here: of that it is told when it comes.
+        more = board.offers is not None and shown != board.all
+        return Holds(bits_to_bytes(shown, board.numbers.count), more=more)
 
     def _stir(self, board: _Board) -> None:
         for follower in board.followers.values():
