@@ -27,9 +27,11 @@ The rules:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 from zlib import crc32
 
 import msgspec
@@ -39,8 +41,6 @@ Bits = int
 
 _SMOOTHING = 0.3
 """The weight of the newest time in an average."""
-_RARITY_LEVELS = 8
-"""Chunks held by this many peers, or more, are all equally common."""
 
 
 class SwarmLimits(msgspec.Struct, frozen=True):
@@ -166,7 +166,22 @@ class Swarm:
         self._peers: dict[str, _Peer] = {}
         self._askers: dict[int, set[str]] = {}
         self._requested: Bits = 0
-        self._by_rarity: list[Bits] | None = None
+        self._asked_last_s: dict[int, float] = {}
+        """Chunk in flight → when it was asked for last; the longest ago first."""
+        self._holders: list[Bits] = []
+        """How many peers hold each chunk, in binary: of bit k of all the counts one set."""
+        self._chunk_times_s = 0.0
+        self._chunk_timed = 0
+        """How many peers have a time for a chunk, and their sum."""
+        self._stirred = True
+        """Whether there may be something to ask for that there was not before."""
+        self._wake_s = 0.0
+        """Until then nothing is to be asked for, if nothing stirs."""
+        self._in_flight = 0
+        """Asks for chunks."""
+        self._peers_changed = True
+        self._peer_moments_s: list[float] = []
+        """When time alone changes what a peer may be asked, in ascending order."""
         self._progress_s = now_s
         self._latency_s: float | None = None
         """From an ask to its chunk, smoothed over all peers."""
@@ -193,13 +208,13 @@ class Swarm:
             return SwarmState.DONE
         if not any(p.state is PeerState.LIVE for p in self._peers.values()):
             return SwarmState.STUCK
+        if self._askers or now_s < self._stalls_at_s():
+            return SwarmState.RUNNING
         awaited = any(
             p.following and not p.answered and now_s < self._awaited_until_s(p)
             for p in self._peers.values()
         )
-        if not self._askers and not awaited and self._stalls_at_s() <= now_s:
-            return SwarmState.STUCK
-        return SwarmState.RUNNING
+        return SwarmState.RUNNING if awaited else SwarmState.STUCK
 
     def wake_at_s(self, now_s: float) -> float | None:
         """When time alone changes the next answer; None when it won't.
@@ -210,36 +225,32 @@ class Swarm:
         """
         if not self._missing:
             return None
-        return min((at for at in self._moments() if at > now_s), default=None)
+        if self._stirred or self._wake_s <= now_s:
+            self._wake_s = min((at for at in self._moments(now_s) if at > now_s), default=inf)
+        return self._wake_s if self._wake_s < inf else None
 
     def next_asks(self, now_s: float) -> list[Ask]:
         """What to ask for now; each ask counts as sent, and wants its answer."""
-        if not self._missing:
+        if not self._missing or (not self._stirred and now_s < self._wake_s):
             return []
-        asks: list[Ask] = []
-        acquainted = sum(p.state is PeerState.LIVE and p.following for p in self._peers.values())
+        self._stirred = False
+        self._wake_s = 0.0
+        fresh = self._missing & ~self._requested
+        to_follow: list[_Peer] = []
+        idle: list[_Peer] = []
         for peer in self._peers.values():
-            if not (peer.askable(now_s) and now_s >= peer.follow_at_s and self._to_follow(peer)):
+            if peer.state is not PeerState.LIVE or now_s < peer.rest_until_s:
                 continue
-            if peer.following or acquainted < self._limits.followed_max:
-                acquainted += not peer.following
-                peer.following = True
-                # Not before it has told again is it followed anew.
-                peer.more = False
-                peer.follow_at_s = now_s + self._limits.refollow_s
-                asks.append(Follow(peer.peer))
-        idle = [p for p in self._peers.values() if p.askable(now_s) and self._has_room(p)]
-        withheld = self._withheld_from_last_resort(now_s)
-        while idle and self._in_flight_count() < self._limits.requests_max:
-            peer = min(idle, key=self._turn)
-            chunk = self._choose(peer, withheld if peer.last_resort else 0, now_s)
-            if chunk is None:
-                idle.remove(peer)
-                continue
-            self._send(peer, chunk, now_s)
-            asks.append(AskChunk(peer.peer, chunk))
-            if not self._has_room(peer):
-                idle.remove(peer)
+            told_enough = peer.following and not peer.more
+            if not told_enough and now_s >= peer.follow_at_s and self._to_follow(peer):
+                to_follow.append(peer)
+            if peer.have & fresh and self._has_room(peer):
+                idle.append(peer)
+        asks: list[Ask] = self._begin_to_follow(to_follow, now_s) if to_follow else []
+        if idle:
+            asks += self._ask_for_fresh(idle, now_s)
+        if self._is_late_s(now_s):
+            asks += self._ask_for_late(now_s)
         return asks
 
     # --- what happened ------------------------------------------------------
@@ -258,6 +269,7 @@ class Swarm:
         else:
             return
         self._progress_s = now_s
+        self._note_peers_changed()
 
     def ban(self, peer: str, reason: str) -> list[AskChunk]:
         """Never asks a peer again; returns what is in flight from it, to be dropped."""
@@ -268,6 +280,7 @@ class Swarm:
         banned.state = PeerState.BANNED
         banned.reason = reason
         self._set_have(banned, 0)
+        self._note_peers_changed()
         return dropped
 
     def told_have(self, peer: str, have: Bits, now_s: float, *, more: bool = False) -> None:
@@ -281,6 +294,7 @@ class Swarm:
         if have & self._missing & ~teller.have:
             self._progress_s = now_s
         self._set_have(teller, have)
+        self._note_peers_changed()
 
     def gained(self, peer: str, chunks: Iterable[int], now_s: float) -> None:
         """A peer said which chunks it shows besides."""
@@ -288,7 +302,17 @@ class Swarm:
         new = 0
         for chunk in chunks:
             new |= 1 << chunk
-        self.told_have(peer, teller.have | new, now_s, more=teller.more)
+        if teller.more or not teller.answered or teller.state is not PeerState.LIVE:
+            self.told_have(peer, teller.have | new, now_s, more=teller.more)
+            return
+        new &= self._all & ~teller.have
+        stirred = self._stirred
+        self._set_have(teller, teller.have | new)
+        if new & self._missing:
+            self._progress_s = now_s
+            # Most of the news are of chunks that were asked for already: nothing to choose anew.
+            stirred |= bool(new & self._missing & ~self._requested) or self._is_late_s(now_s)
+        self._stirred = stirred
 
     def unfollowed(self, peer: str, now_s: float) -> None:
         """A peer has no more to tell."""
@@ -296,6 +320,7 @@ class Swarm:
         teller.following = False
         teller.more = False
         teller.follow_at_s = now_s + self._limits.refollow_s
+        self._note_peers_changed()
         if self._missing & ~teller.have:
             self.failed(peer, None, "it told of no more, and lacks some of it", now_s)
 
@@ -308,6 +333,7 @@ class Swarm:
         if not self._missing >> chunk & 1:
             return []
         self._missing &= ~(1 << chunk)
+        self._stirred = True
         self._progress_s = now_s
         sender.failures = sender.refusals = 0
         dropped = [AskChunk(other, chunk) for other in sorted(self._askers.get(chunk, ()))]
@@ -347,22 +373,70 @@ class Swarm:
 
     # --- choices ------------------------------------------------------------
 
-    def _choose(self, peer: _Peer, withheld: Bits, now_s: float) -> int | None:
-        wanted = peer.have & self._missing
-        fresh = wanted & ~self._requested & ~withheld
-        if fresh:
-            return self._rarest(fresh)
-        late_s = self._late_after_s()
-        slow = 0
-        for chunk, askers in self._askers.items():
-            if (
-                wanted >> chunk & 1
-                and peer.peer not in askers
-                and len(askers) < self._limits.askers_per_chunk_max
-                and now_s >= self._asked_last_s(chunk) + late_s
-            ):
-                slow |= 1 << chunk
-        return self._rarest(slow) if slow else None
+    def _begin_to_follow(self, peers: list[_Peer], now_s: float) -> list[Ask]:
+        """Follows anew, and as many others as there is room for: not the same ones everywhere."""
+        acquainted = sum(p.state is PeerState.LIVE and p.following for p in self._peers.values())
+        asks: list[Ask] = []
+        for peer in sorted(peers, key=lambda peer: (not peer.following, peer.order)):
+            if not peer.following:
+                if acquainted >= self._limits.followed_max:
+                    continue
+                acquainted += 1
+            peer.following = True
+            # Not before it has told again is it followed anew.
+            peer.more = False
+            peer.follow_at_s = now_s + self._limits.refollow_s
+            asks.append(Follow(peer.peer))
+        if asks:
+            self._peers_changed = True
+        return asks
+
+    def _ask_for_fresh(self, idle: list[_Peer], now_s: float) -> Iterator[Ask]:
+        withheld = 0
+        if any(peer.last_resort for peer in idle):
+            withheld = self._withheld_from_last_resort(now_s)
+        while idle and self._in_flight < self._limits.requests_max:
+            peer = min(idle, key=self._turn)
+            wanted = peer.have & self._missing & ~self._requested
+            if peer.last_resort:
+                wanted &= ~withheld
+            if not wanted:
+                idle.remove(peer)
+                continue
+            chunk = self._rarest(wanted)
+            self._send(peer, chunk, now_s)
+            if not self._has_room(peer):
+                idle.remove(peer)
+            yield AskChunk(peer.peer, chunk)
+
+    def _ask_for_late(self, now_s: float) -> Iterator[Ask]:
+        """Of others, what is slow in coming from whom it was asked of."""
+        idle = [p for p in self._peers.values() if p.askable(now_s) and self._has_room(p)]
+        while idle and self._in_flight < self._limits.requests_max:
+            peer = min(idle, key=self._turn)
+            late = 0
+            late_s = self._late_after_s()
+            for chunk, asked_s in self._asked_last_s.items():
+                if now_s < asked_s + late_s:
+                    break
+                askers = self._askers[chunk]
+                if peer.peer not in askers and len(askers) < self._limits.askers_per_chunk_max:
+                    late |= 1 << chunk
+            late &= peer.have
+            if not late:
+                idle.remove(peer)
+                continue
+            chunk = self._rarest(late)
+            self._send(peer, chunk, now_s)
+            if not self._has_room(peer):
+                idle.remove(peer)
+            yield AskChunk(peer.peer, chunk)
+
+    def _is_late_s(self, now_s: float) -> bool:
+        """Whether the chunk that was asked for the longest ago is late."""
+        for asked_s in self._asked_last_s.values():
+            return now_s >= asked_s + self._late_after_s()
+        return False
 
     def _turn(self, peer: _Peer) -> tuple[bool, float, int]:
         """Whom to ask first: who will have answered first."""
@@ -370,8 +444,7 @@ class Swarm:
         return peer.last_resort, (len(peer.in_flight) + 1) * chunk_s, peer.order
 
     def _usual_chunk_s(self) -> float:
-        known = [p.chunk_s for p in self._peers.values() if p.chunk_s is not None]
-        return sum(known) / len(known) if known else 1.0
+        return self._chunk_times_s / self._chunk_timed if self._chunk_timed else 1.0
 
     def _late_after_s(self) -> float:
         """After which a chunk that was asked for is asked for elsewhere too."""
@@ -382,11 +455,9 @@ class Swarm:
         return min(soon_s, limits.slow_after_s)
 
     def _rarest(self, candidates: Bits) -> int:
-        if self._by_rarity is None:
-            self._by_rarity = _levels(p.have for p in self._peers.values())
-        rarest = next(
-            (level & candidates for level in self._by_rarity if level & candidates), candidates
-        )
+        rarest = candidates
+        for plane in reversed(self._holders):
+            rarest = rarest & ~plane or rarest
         later = rarest >> self._start
         return self._start + _lowest(later) if later else _lowest(rarest)
 
@@ -413,26 +484,29 @@ class Swarm:
         room = 2 if peer.chunk_s is None else 1 + int(limits.pipeline_s / max(peer.chunk_s, 1e-6))
         return len(peer.in_flight) < min(room, limits.requests_per_peer_max)
 
-    def _in_flight_count(self) -> int:
-        return sum(len(p.in_flight) for p in self._peers.values())
-
-    def _asked_last_s(self, chunk: int) -> float:
-        return max(self._peers[asker].in_flight[chunk] for asker in self._askers[chunk])
-
-    def _moments(self) -> Iterator[float]:
+    def _moments(self, now_s: float) -> Iterator[float]:
+        if self._peers_changed:
+            self._peers_changed = False
+            self._peer_moments_s = sorted(at for at in self._moments_of_peers() if at > now_s)
+        moments_s = self._peer_moments_s
+        yield from moments_s[bisect_right(moments_s, now_s) :][:1]
         late_s = self._late_after_s()
+        for asked_s in self._asked_last_s.values():
+            if asked_s + late_s > now_s:
+                yield asked_s + late_s
+                break
+        yield self._stalls_at_s()
+
+    def _moments_of_peers(self) -> Iterator[float]:
         for peer in self._peers.values():
             if peer.state is not PeerState.LIVE:
                 continue
             yield peer.rest_until_s
-            if self._to_follow(peer):
+            if peer.more or self._to_follow(peer):
                 yield max(peer.follow_at_s, peer.rest_until_s)
             if not peer.answered:
                 yield peer.added_s + self._limits.last_resort_after_s
                 yield self._awaited_until_s(peer)
-            for asked_s in peer.in_flight.values():
-                yield asked_s + late_s
-        yield self._stalls_at_s()
 
     def _awaited_until_s(self, peer: _Peer) -> float:
         return peer.follow_at_s - self._limits.refollow_s + self._limits.stall_s
@@ -444,21 +518,36 @@ class Swarm:
 
     def _send(self, peer: _Peer, chunk: int, now_s: float) -> None:
         peer.in_flight[chunk] = now_s
+        self._in_flight += 1
         self._askers.setdefault(chunk, set()).add(peer.peer)
         self._requested |= 1 << chunk
+        self._asked_last_s.pop(chunk, None)
+        self._asked_last_s[chunk] = now_s
 
     def _forget(self, peer: _Peer, chunk: int) -> float | None:
         """Takes a request back; returns when it was sent, None when it was not."""
         asked_s = peer.in_flight.pop(chunk, None)
-        askers = self._askers.get(chunk, set())
+        if asked_s is None:
+            return None
+        self._stirred = True
+        self._in_flight -= 1
+        askers = self._askers[chunk]
         askers.discard(peer.peer)
         if not askers:
-            self._askers.pop(chunk, None)
+            del self._askers[chunk], self._asked_last_s[chunk]
             self._requested &= ~(1 << chunk)
+        elif self._asked_last_s[chunk] == asked_s:
+            self._asked_last_s[chunk] = max(self._peers[p].in_flight[chunk] for p in askers)
+            by_time = sorted(self._asked_last_s.items(), key=lambda item: item[1])
+            self._asked_last_s = dict(by_time)
         return asked_s
+
+    def _note_peers_changed(self) -> None:
+        self._stirred = self._peers_changed = True
 
     def _answer_counts(self, peer: _Peer, chunk: int | None) -> bool:
         """Takes the ask back; says whether its bad answer is news."""
+        self._note_peers_changed()
         if chunk is None:
             peer.following = False
             return peer.state is PeerState.LIVE
@@ -479,8 +568,14 @@ class Swarm:
         # What was asked for in advance waited for what came before it.
         chunk_s = now_s - max(asked_s, peer.heard_s)
         peer.heard_s = now_s
-        before_s = chunk_s if peer.chunk_s is None else peer.chunk_s
-        peer.chunk_s = before_s + _SMOOTHING * (chunk_s - before_s)
+        if peer.chunk_s is None:
+            self._chunk_timed += 1
+            self._chunk_times_s += chunk_s
+            peer.chunk_s = chunk_s
+        else:
+            change_s = _SMOOTHING * (chunk_s - peer.chunk_s)
+            self._chunk_times_s += change_s
+            peer.chunk_s += change_s
         latency_s = now_s - asked_s
         before_s = latency_s if self._latency_s is None else self._latency_s
         self._latency_s = before_s + _SMOOTHING * (latency_s - before_s)
@@ -491,9 +586,21 @@ class Swarm:
         self._set_have(peer, 0)
 
     def _set_have(self, peer: _Peer, have: Bits) -> None:
-        if have != peer.have:
-            peer.have = have
-            self._by_rarity = None
+        more, fewer = have & ~peer.have, peer.have & ~have
+        peer.have = have
+        self._stirred = True
+        place = 0
+        while more:
+            if place == len(self._holders):
+                self._holders.append(0)
+            plane = self._holders[place]
+            self._holders[place], more = plane ^ more, plane & more
+            place += 1
+        place = 0
+        while fewer:
+            plane = self._holders[place]
+            self._holders[place], fewer = plane ^ fewer, fewer & ~plane
+            place += 1
 
 
 def bits_to_bytes(bits: Bits, chunk_count: int) -> bytes:
@@ -510,16 +617,6 @@ def flags_of(bits: Bits, chunk_count: int) -> list[bool]:
     """A set of chunks, one by one; shifting the integer for each of many would take long."""
     data = bits_to_bytes(bits, chunk_count)
     return [bool(data[n >> 3] >> (n & 7) & 1) for n in range(chunk_count)]
-
-
-def _levels(haves: Iterable[Bits]) -> list[Bits]:
-    """The chunks held by exactly 1, 2, … peers; the last level takes all that are commoner."""
-    at_least = [0] * (_RARITY_LEVELS + 1)
-    for have in haves:
-        for level in range(_RARITY_LEVELS - 1, 0, -1):
-            at_least[level] |= at_least[level - 1] & have
-        at_least[0] |= have
-    return [at_least[i] & ~at_least[i + 1] for i in range(_RARITY_LEVELS)]
 
 
 def _lowest(bits: Bits) -> int:
