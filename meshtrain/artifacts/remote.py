@@ -31,7 +31,7 @@ from meshtrain.errors import FetchError
 from meshtrain.ids import short
 from meshtrain.security.signing import HttpSecurity
 
-SOURCES_MAX = 32
+SOURCES_MAX = 8
 """Asked one after the other for one artifact."""
 
 _T = TypeVar("_T")

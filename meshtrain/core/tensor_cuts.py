@@ -95,5 +95,5 @@ def _ends_group(begin: int, layer: str, next_one: Tensor) -> bool:
     if next_one.begin - begin < SMALL_BYTES:
         return False
     mask = _WITHIN_LAYER if layer_of(next_one.name) == layer else _AT_LAYER
-    # Names come from JSON, where half of a surrogate pair may stand alone.
+    # In JSON half of a surrogate pair may stand alone.
     return xxhash.xxh3_64_intdigest(next_one.name.encode("utf-8", "surrogatepass")) & mask == 0
