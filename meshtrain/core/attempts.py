@@ -239,6 +239,9 @@ def requeue(state: MeshState, job: Job, failure: Failure) -> None:
     nowhere = shares.nobody_has(state, job, failure)
     if nowhere is not None:
         finish(state, job, JobState.FAILED, failure=nowhere)
+        # Those that wait for a place would wait for nothing.
+        for other, told in shares.stranded(state, failure):
+            finish(state, other, JobState.FAILED, failure=told)
         return
     if not decision.rerun:
         if not RULES[failure.failure_class].blames_job and job.losses:

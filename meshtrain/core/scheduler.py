@@ -252,6 +252,8 @@ class Scheduler:
             nearer = homes.rank(other.group, node_id)
             if nearer >= rank or not self._is_open(other):
                 continue
+            if not shares.has_all(self.state, self.state.nodes[node_id], other.shares):
+                continue
             missing = self._missing_bytes(other)
             place = choose(there, other.needs, missing, ahead=ahead, is_home=self._is_home(other))
             if place is None or place.node_id != node_id:

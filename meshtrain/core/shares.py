@@ -7,7 +7,7 @@ node that is there and could run the job has it, the job fails and says so.
 
 from __future__ import annotations
 
-from meshtrain.core.job import Failure, FailureClass, Job
+from meshtrain.core.job import Failure, FailureClass, Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.placement import why_never
 from meshtrain.core.state import MeshState
@@ -60,6 +60,17 @@ def nobody_has(state: MeshState, job: Job, failure: Failure) -> Failure | None:
         "Mount it, or submit again if its files were changed on purpose; then: meshtrain retry"
     )
     return Failure(FailureClass.INPUT, message, failure.node_id)
+
+
+def stranded(state: MeshState, failure: Failure) -> list[tuple[Job, Failure]]:
+    """The waiting jobs that no node could run either, and how each fails."""
+    found = []
+    for job in state.jobs.values():
+        if job.state is JobState.WAITING and shares_of(job.spec.work):
+            told = nobody_has(state, job, failure)
+            if told is not None:
+                found.append((job, told))
+    return found
 
 
 def forget(state: MeshState, job: Job) -> None:

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import msgspec
+from sim_archive import SimArchive
 from sim_host import Host, Process
 from sim_weather import Weather
 
@@ -29,13 +30,23 @@ from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
 from meshtrain.ids import digest
-from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, Limits, Resources, SweepSpec
+from meshtrain.spec.jobs import (
+    BaseSpec,
+    CommandWork,
+    InputData,
+    JobSpec,
+    Limits,
+    Resources,
+    SweepSpec,
+)
 from meshtrain.store.memory import MemoryStore
 
 LEASE_S = 10.0
 BEAT_S = 2.0
 OUTPUT_BYTES = 100
 MASTER = "master"
+DATA = InputData("voc@1", digest(b"voc"), size_bytes=100, files_count=1)
+SHARE = InputData("/mnt/coco", digest(b"listing"), on_share=True, size_bytes=100, files_count=1)
 CONFIG = SchedulerConfig(
     lease_s=LEASE_S,
     base_lost_s=20.0,
@@ -71,6 +82,9 @@ class SimMesh:
         self.mended_s = 0.0
         self.master_since_s = 0.0
         self.replies: dict[str, fx.Reply] = {}
+        #: nodes where the share isn't mounted, and those that found so
+        self.unmounted: set[str] = set()
+        self.lacked: list[str] = []
         self.acknowledged: set[str] = set()
         #: (recipe hash, generation) → artifacts ever committed for it
         self.committed: dict[tuple[str, int], set[str]] = {}
@@ -82,6 +96,8 @@ class SimMesh:
         #: (job id, generation) → seconds of work in the last checkpoint that the master held
         self.secured_s: dict[tuple[str, int], float] = {}
         self._work_s: dict[str, float] = {}
+        #: where bases go and lost ones come from; None where there is no archive
+        self.archive: SimArchive | None = None
         #: artifact → size in bytes; and how many copies of bases were evicted
         self.sizes: dict[str, int] = {}
         self.evicted = 0
@@ -201,6 +217,8 @@ class SimMesh:
         assert self.acknowledged <= known, f"P1: lost {self.acknowledged - known}"
         self.tell_master(ev.Tick(wall_s=self.now_s + self.wall_ahead_s))
         self.tell_master(ev.ArtifactHeld(MASTER_NODE_ID, tuple(sorted(self.master_holds))))
+        if self.archive is not None:
+            self.tell_master(ev.BasesArchived(tuple(sorted(self.archive.holds))))
 
     def crash_master(self) -> None:
         self.master = None
@@ -296,6 +314,9 @@ class SimMesh:
                     )
                 case fx.DropArtifact():
                     self.master_holds.discard(effect.artifact_id)
+                case fx.RestoreArtifact():
+                    assert self.archive is not None
+                    self.archive.restore(effect.artifact_id, life)
                 case fx.JobFinished():
                     self._check_finished(effect)
                 case _:
@@ -661,9 +682,16 @@ class SimMesh:
     def _launch(self, name: str, host: Host, assignment: cmd.AssignAttempt) -> None:
         attempt_id = assignment.attempt_id
         assert attempt_id not in host.attempts, f"P2: {attempt_id} is started twice"
-        for need in (assignment.base, assignment.resume):
-            if need is not None:
-                assert need.artifact_id in host.holds, "P5: started without what it needs"
+        for need in assignment.needs:
+            assert need.artifact_id in host.holds, "P5: started without what it needs"
+        if name in self.unmounted and SHARE in reads_of(assignment):
+            # The node looks before it starts anything.
+            told = Failure(FailureClass.INPUT, f"{SHARE.source} is not on {name}", name)
+            self.lacked.append(name)
+            process = Process(assignment, started_s=self.now_s)
+            host.attempts[attempt_id] = process
+            self._at(0.02, lambda: self._end(name, process, told))
+            return
         for other in host.running:
             shared = set(other.assignment.gpus) & set(assignment.gpus)
             assert not shared, f"P9: GPU {shared} of {name} is given out twice"
@@ -795,6 +823,22 @@ class SimMesh:
             self.tell_master(event)
         self._at(draw.uniform(0.5, 10), self.meddle_with_bases)
 
+    def publish(self, data: InputData) -> None:
+        """Give a data set that the master holds a name, until it is acknowledged."""
+        request_id = f"publish-{data.source}"
+        self.master_holds.add(data.digest)
+
+        def attempt() -> None:
+            if request_id not in self.replies:
+                name = data.source.partition("@")[0]
+                self.tell_master(ev.ArtifactHeld(MASTER_NODE_ID, (data.digest,)))
+                self.tell_master(
+                    ev.InputPublished(request_id, name, data.digest, data.size_bytes, 1)
+                )
+                self._at(1.0, attempt)
+
+        attempt()
+
     def submit(self, sweep: SweepSpec) -> None:
         """Submit until it is acknowledged, as a client does."""
         request_id = f"submit-{sweep.sweep_id}"
@@ -816,6 +860,12 @@ class SimMesh:
         return bool(states) and all(state.is_terminal for state in states)
 
 
+def reads_of(assignment: cmd.AssignAttempt) -> list[InputData]:
+    """What an attempt reads."""
+    work = assignment.work
+    return list(work.inputs.values()) if isinstance(work, CommandWork) else []
+
+
 def make_sweep(
     name: str,
     *,
@@ -826,6 +876,7 @@ def make_sweep(
     retries_max: int = 2,
     offset: int = 0,
     checkpoint_every_s: float | None = None,
+    inputs: tuple[InputData, ...] = (),
 ) -> SweepSpec:
     """A sweep of commands whose jobs take turns on the recipes; an empty recipe is no base."""
     hashes = {recipe: digest(recipe.encode()) for recipe in recipes if recipe}
@@ -838,7 +889,7 @@ def make_sweep(
                 job_id=f"{name}-{i + offset}",
                 name=f"{name}/i={i + offset}",
                 cell={"i": i + offset},
-                work=CommandWork("true"),
+                work=CommandWork("true", inputs={data.source: data for data in inputs}),
                 recipe_hash=hashes.get(recipes[i % len(recipes)]) if recipes else None,
                 resources=resources,
                 limits=limits,

@@ -10,7 +10,7 @@ import random
 
 import msgspec
 import pytest
-from mesh_model import SimMesh, make_sweep
+from mesh_model import DATA, SHARE, SimMesh, make_sweep
 from sim_weather import Weather
 
 from meshtrain.core import agent_io as io
@@ -55,6 +55,14 @@ def run_seed(seed: int) -> SimMesh:
         mesh.config = msgspec.structs.replace(mesh.config, warm_copies=draw.choice([0, 0, 2]))
         if draw.random() < 0.5:
             mesh._at(draw.uniform(1, 10), mesh.meddle_with_bases)
+    # By draws of their own: all else of a seed stays as it was before there were inputs.
+    reading = random.Random(f"inputs of {seed}")
+    inputs = tuple(data for data in (DATA, SHARE) if reading.random() < 0.3)
+    if DATA in inputs:
+        mesh.publish(DATA)
+    if SHARE in inputs:
+        mesh.unmounted.update(name for name in mesh.hosts if reading.random() < 0.5)
+        mesh._at(reading.uniform(1, 40), mesh.unmounted.clear)
     sweeps = draw.randint(1, 3)
     for number in range(sweeps):
         recipes = draw.choice([("r1",), ("r1", "r2"), ("",), ("r1", "")])
@@ -64,6 +72,7 @@ def run_seed(seed: int) -> SimMesh:
             recipes=recipes,
             priority=draw.randint(0, 2),
             checkpoint_every_s=checkpoint_every_s,
+            inputs=inputs,
         )
         delay_s = draw.uniform(0, 20)
         mesh._at(delay_s, lambda s=sweep: mesh.submit(s))
@@ -85,6 +94,10 @@ def run_seed(seed: int) -> SimMesh:
         lambda: mesh.all_ended() and len(mesh.master.state.sweeps) == sweeps  # type: ignore[union-attr]
     )
     mesh.run_for(LEFTOVERS_S)
+    if DATA in inputs:
+        (named,) = mesh.master.state.named_inputs["voc"]  # type: ignore[union-attr]
+        assert named.artifact_id == DATA.digest, "P1: the data set lost its name"
+        assert DATA.digest in mesh.master_holds, "a data set with a name stays with the master"
     for name, host in mesh.hosts.items():
         assert not host.running, f"P8: {name} still runs {host.running}"
         assert host.agent is not None and not host.agent.held.by_id, f"{name} forgot nothing"
@@ -271,3 +284,42 @@ def test_a_result_that_its_node_can_not_deliver_is_made_again() -> None:
     job = next(iter(mesh.master.state.jobs.values()))  # type: ignore[union-attr]
     assert job.losses == 1
     assert job.retries_used == 0
+
+
+def test_jobs_that_read_a_share_end_up_where_it_is_mounted() -> None:
+    mesh = SimMesh(12, slots=2)
+    mesh.unmounted = {"node-0", "node-2"}
+    mesh.submit(make_sweep("s", jobs=20, recipes=("",), inputs=(SHARE,)))
+    mesh.run_until(mesh.all_ended)
+    state = mesh.master.state  # type: ignore[union-attr]
+    assert mesh.jobs() == [JobState.SUCCEEDED] * 20
+    ran = {job.attempt.node_id for job in state.jobs.values() if job.attempt is not None}
+    assert ran == {"node-1"}
+    # As many as were started there before the first one told.
+    assert all(mesh.lacked.count(name) <= 2 for name in mesh.unmounted)
+    assert all(job.losses == job.retries_used == 0 for job in state.jobs.values())
+
+
+def test_a_share_that_nobody_has_ends_the_jobs_and_a_retry_looks_again() -> None:
+    mesh = SimMesh(13)
+    mesh.unmounted = set(mesh.hosts)
+    mesh.submit(make_sweep("s", jobs=4, recipes=("",), inputs=(SHARE,)))
+    mesh.run_until(mesh.all_ended, limit_s=60.0)
+    state = mesh.master.state  # type: ignore[union-attr]
+    assert mesh.jobs() == [JobState.FAILED] * 4
+    for job in state.jobs.values():
+        assert job.failure is not None
+        assert job.failure.failure_class is FailureClass.INPUT
+    mesh.unmounted.clear()
+    mesh.tell_master(ev.RetryRequested("r", tuple(state.jobs)))
+    mesh.run_until(mesh.all_ended, limit_s=60.0)
+    assert mesh.jobs() == [JobState.SUCCEEDED] * 4
+
+
+def test_p5_a_data_set_is_fetched_once_by_each_node_and_from_peers_too() -> None:
+    mesh = SimMesh(14, slots=2)
+    mesh.publish(DATA)
+    mesh.submit(make_sweep("s", jobs=12, recipes=("r1",), inputs=(DATA,)))
+    mesh.run_until(mesh.all_ended)
+    assert mesh.jobs() == [JobState.SUCCEEDED] * 12
+    assert all(DATA.digest in host.holds for host in mesh.hosts.values())

@@ -208,3 +208,16 @@ def test_another_listing_of_the_same_path_is_another_share(mesh: Mesh) -> None:
     changed = InputData("/mnt/coco", digest(b"changed"), on_share=True)
     mesh.submit({"coco": changed}, name="t")
     assert len(mesh.place()) == 1
+
+
+def test_jobs_that_wait_for_a_share_that_nobody_has_end_with_the_first(mesh: Mesh) -> None:
+    mesh.hello("n1", slots=1)
+    mesh.hello("n2", slots=1)
+    mesh.submit({"coco": COCO}, jobs=5)
+    mesh.submit({}, name="other")
+    for node_id, given in mesh.place():
+        mesh.lacks(node_id, given)
+    states = {job.job_id: job.state for job in mesh.state.jobs.values()}
+    assert states.pop("other-0") is JobState.WAITING
+    assert set(states.values()) == {JobState.FAILED}
+    assert [given.job_id for _, given in mesh.place()] == ["other-0"]
