@@ -59,7 +59,7 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def clone_file(source: Path, target: Path, mode: int) -> None:
+def clone_file(source: Path, target: Path, mode: int, *, or_link: bool = False) -> None:
     """Makes `target` a file of the same content that shares nothing that a write would show.
 
     A reflink where the file system has them, else a copy. The source must be a
@@ -67,12 +67,16 @@ def clone_file(source: Path, target: Path, mode: int) -> None:
 
     Args:
         mode: the permissions of the new file.
+        or_link: whether a second name of the source will do in place of a copy: it costs
+            nothing, and is for those alone who can't write to it. It keeps the source's mode.
     """
     source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             if not _reflink(source_fd, target_fd):
+                if or_link and _link(source_fd, target):
+                    return
                 _copy(source_fd, target_fd)
             os.fchmod(target_fd, mode)
         finally:
@@ -164,6 +168,21 @@ def _reflink(source_fd: int, target_fd: int) -> bool:
         if error.errno not in _NOT_HERE:
             raise
         return False
+    return True
+
+
+def _link(source_fd: int, target: Path) -> bool:
+    """Puts a second name of an open file in the place of `target`."""
+    beside = target.with_name(f".{target.name[:200]}.link")
+    try:
+        # The file that was opened, whatever its name means by now. Without a folder's fd,
+        # which an absolute path makes no use of, os.link takes the link itself.
+        os.link(f"/proc/self/fd/{source_fd}", beside, src_dir_fd=source_fd)
+    except OSError as error:
+        if error.errno in _NOT_HERE or error.errno in (errno.EMLINK, errno.ENOENT):
+            return False
+        raise
+    beside.replace(target)
     return True
 
 

@@ -265,7 +265,7 @@ class ArtifactStore:
             except FileNotFoundError as error:
                 raise _unknown(artifact_id) from error
 
-    def materialise(self, artifact_id: str, dest: Path) -> None:
+    def materialise(self, artifact_id: str, dest: Path, *, links: bool = False) -> None:
         """Makes a folder of an artifact's files that its user may write in.
 
         The files are reflinks where the file system has them, else copies, so
@@ -273,6 +273,8 @@ class ArtifactStore:
 
         Args:
             dest: where; nothing may be there, or an empty folder.
+            links: whether its user is another account than ours, and need not write to the
+                files: then links that only we could write to take the place of copies.
 
         Raises:
             UnknownArtifactError: when the artifact isn't here.
@@ -286,7 +288,8 @@ class ArtifactStore:
                 for file in manifest.files:
                     target = making / file.path
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    clone_file(source / file.path, target, 0o755 if file.executable else 0o644)
+                    mode = 0o755 if file.executable else 0o644
+                    clone_file(source / file.path, target, mode, or_link=links)
                 making.replace(dest)
             except BaseException:
                 remove_tree(making)

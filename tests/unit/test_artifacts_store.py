@@ -297,6 +297,35 @@ def test_reflinks_are_tried_before_a_copy(
     assert (tmp_path / "copy").read_bytes() == b"#!/bin/sh\n"
 
 
+def test_another_account_reads_links_where_there_are_no_reflinks(
+    store: ArtifactStore, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = artifact_id(store.add_tree(tree))
+    monkeypatch.setattr(disk, "_reflink", lambda *_: False)
+    monkeypatch.setattr(disk, "_copy", lambda *_: pytest.fail("a copy was made"))
+    store.materialise(name, tmp_path / "out", links=True)
+    for file in store.manifest(name).files:
+        stored = store.root / "artifacts" / name / "files" / file.path
+        assert (tmp_path / "out" / file.path).samefile(stored)
+        assert stored.stat().st_mode & 0o222 == 0
+    assert contents(tmp_path / "out") == contents(tree)
+    store.remove(name)
+    assert contents(tmp_path / "out") == contents(tree)
+
+
+def test_what_can_not_be_linked_is_copied(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(disk, "_reflink", lambda *_: False)
+    monkeypatch.setattr(os, "link", elsewhere)
+    disk.clone_file(tree / "run.sh", tmp_path / "copy", 0o600, or_link=True)
+    assert (tmp_path / "copy").read_bytes() == b"#!/bin/sh\n"
+    assert (tmp_path / "copy").stat().st_nlink == 1
+
+
 def test_a_copy_works_where_the_kernel_copies_nothing(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,11 +172,14 @@ def test_links_in_its_folders_are_not_followed(tmp_path: Path) -> None:
     inside.mkdir()
     (inside / "link").symlink_to(outside)
     (inside / "file").touch()
+    (tmp_path / "stored").touch()
+    (inside / "second name").hardlink_to(tmp_path / "stored")
     user = JobUser(NAME, [NAME])
     user.own(str(inside))
     assert outside.stat().st_uid == 0
     assert (inside / "file").stat().st_uid == user.account.uid
     assert (inside / "link").lstat().st_uid == user.account.uid
+    assert (tmp_path / "stored").stat().st_uid == 0
 
 
 def test_an_account_must_be_allowed_be_there_and_be_within_reach(

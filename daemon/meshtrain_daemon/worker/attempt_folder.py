@@ -177,13 +177,15 @@ class AttemptFolder:
         Raises ArtifactError when an artifact is gone or the disk is full.
         """
         assignment = self.assignment
-        for need, folder in (
-            (assignment.base, self.base),
-            (assignment.code, self.code),
-            (assignment.resume, self.resume),
+        # Another account can't write to what is ours; it reads its base, and no copy is made.
+        is_others = assignment.user is not None and not is_own_user(assignment.user)
+        for need, folder, links in (
+            (assignment.base, self.base, is_others),
+            (assignment.code, self.code, False),
+            (assignment.resume, self.resume, is_others),
         ):
             if need is not None and folder is not None:
-                store.materialise(need.artifact_id, Path(folder))
+                store.materialise(need.artifact_id, Path(folder), links=links)
 
     @property
     def reads_data(self) -> bool:

@@ -65,12 +65,17 @@ class JobUser:
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
 
     def own(self, path: str) -> None:
-        """Give the account a folder with all that is in it; links are not followed."""
+        """Give the account a folder with all that is in it; links are not followed.
+
+        A file with another name elsewhere stays ours: it is the store's too.
+        """
         account = self.account
         for folder, _, files in os.walk(path):
             os.chown(folder, account.uid, account.gid, follow_symlinks=False)
             for name in files:
                 file = f"{folder}/{name}"
+                if os.lstat(file).st_nlink > 1:  # noqa: PTH116
+                    continue
                 os.chown(file, account.uid, account.gid, follow_symlinks=False)
 
     def let_in(self, path: str) -> None:
