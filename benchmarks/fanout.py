@@ -18,10 +18,12 @@ import argparse
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +45,7 @@ _HOSTS_MAX = 64
 _RUN_LIMIT_BOUNDS = 40
 """The longest that a run may take, in bounds; a star of N hosts needs N of them."""
 _RUN_LIMIT_MIN_S = 60.0
+_DISK_TRIAL_BYTES = 256 * MIB
 _FOLDER_PREFIX = "fanout-"
 _LOCK = "in-use"
 
@@ -172,13 +175,31 @@ def _interrupt(signal_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _disk_mib_s(folder: Path) -> float:
+    """How fast the disk takes a file and its fsync."""
+    path, piece = folder / "trial", os.urandom(MIB)
+    begun_s = time.monotonic()
+    with path.open("wb", buffering=0) as file:
+        for _ in range(_DISK_TRIAL_BYTES // MIB):
+            file.write(piece)
+        os.fsync(file.fileno())
+    took_s = time.monotonic() - begun_s
+    path.unlink()
+    return _DISK_TRIAL_BYTES / MIB / took_s
+
+
 def _measure(options: argparse.Namespace, own: Path) -> dict[str, Any]:
     """All that was asked for; returns what `--json` writes."""
     host = machine.describe(own)
+    disk_mib_s = _disk_mib_s(own)
     entries = [(row, Measured(row.key, row.title, row.why_not())) for row in options.rows]
     faulty: fanout_faults.Tables = []
     streams: fanout_stream.Streams | None = None
-    document: dict[str, Any] = {"host": asdict(host), "size_mib": options.size}
+    document: dict[str, Any] = {
+        "host": asdict(host),
+        "disk_mib_s": disk_mib_s,
+        "size_mib": options.size,
+    }
     if options.hosts or options.faults:
         count = max([*options.hosts, *([fanout_faults.HOSTS] if options.faults else [])])
         hosts = [f"host{n}" for n in range(1, count + 1)]
@@ -191,10 +212,17 @@ def _measure(options: argparse.Namespace, own: Path) -> dict[str, Any]:
             congestion = options.congestion or _own_congestion()
             _say(
                 f"{host.cores} cores, {host.cpu}, Linux {host.kernel}, Python {host.python}; "
-                f"scratch on {host.scratch_file_system}, fdatasync {host.fdatasync_ms:.2f} ms\n"
+                f"scratch on {host.scratch_file_system}, fdatasync {host.fdatasync_ms:.2f} ms, "
+                f"takes {disk_mib_s:.0f} MiB/s\n"
                 f"{options.size} MiB; links of {options.rate} Mbit/s each way by {bed.shaper} at "
                 f"both ends, TCP {congestion}; the bound is {bound:.2f} s\n"
             )
+            needed_mib_s = max(options.hosts, default=0) * options.rate * 1e6 / 8 / MIB
+            if disk_mib_s < needed_mib_s:
+                _say(
+                    f"The disk takes {disk_mib_s:.0f} MiB/s, and all hosts together receive up to "
+                    f"{needed_mib_s:.0f}: so it may be the limit here, not the links\n"
+                )
             document |= {
                 "rate_mbit": options.rate,
                 "bound_s": bound,

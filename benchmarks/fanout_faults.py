@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fanout_bed import Bed
-from fanout_figures import Measured, Outcome, bound_s
+from fanout_figures import MIB, Measured, Outcome, bound_s
 from fanout_programs import ProgramError
 from fanout_rows import LIBTORRENT, MASTER, OURS, SECOND, SPOILED, Mesh, Row
 from fanout_run import Cast, Ground, play
@@ -103,15 +103,14 @@ def _slowed(bed: Bed, host: str) -> Iterator[None]:
 
 
 def _with_seen(outcome: Outcome, row: Row, ground: Ground) -> Outcome:
-    """With a word on who banned the spoiled holder."""
-    banned = outcome.notes.get("banned", {})
-    if not banned and "failed_bytes" not in outcome.notes:
+    """With a word on what became of the spoiled holder."""
+    sent_bytes = outcome.notes["holder_sent_bytes"].get(SPOILED)
+    if sent_bytes is None:
         return outcome
+    banned = outcome.notes.get("banned", {})
     spoiled = SPOILED if isinstance(row, Mesh) else ground.bed.address(SPOILED)
-    seen = f"banned by {banned.get(spoiled, 0)} of {outcome.hosts}"
-    others = sorted(name for name in banned if name != spoiled)
+    seen = f"it sent {sent_bytes / MIB:.0f} MiB and was banned by {banned.get(spoiled, 0)}"
+    others = len([name for name in banned if name != spoiled])
     if others:
-        seen += f", and with it {', '.join(others)}"
-    if "failed_bytes" in outcome.notes:
-        seen += f", {outcome.notes['failed_bytes'] / (1 << 20):.0f} MiB failed their check"
+        seen += f", {others} who did no wrong with it"
     return replace(outcome, notes={**outcome.notes, "seen": seen})

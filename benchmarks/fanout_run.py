@@ -86,8 +86,7 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
     # What earlier runs left to be written, and the start of these programs, isn't theirs.
     os.sync()
     others_share = machine.wait_idle(IDLE_SHARE_MAX, ground.wait_idle_s)
-    first = cast.holders[0]
-    sent_before_bytes = ground.bed.card_bytes(first)[1]
+    sent_before_bytes = {name: ground.bed.card_bytes(name)[1] for name in cast.holders}
     programs_before_s = {name: program.cpu_s() for name, program in programs.items()}
     machine_before_s = _machine_s()
     begun_s = time.monotonic()
@@ -103,7 +102,9 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
     programs_s = {
         name: program.cpu_s() - programs_before_s[name] for name, program in programs.items()
     }
-    sent_bytes = ground.bed.card_bytes(first)[1] - sent_before_bytes
+    sent_bytes = {
+        name: ground.bed.card_bytes(name)[1] - sent_before_bytes[name] for name in cast.holders
+    }
     for host, each in told.items():
         _check(host, Path(each["path"]), ground.data)
     return Outcome(
@@ -114,9 +115,13 @@ def _measure(row: Row, cast: Cast, ground: Ground, programs: dict[str, Program])
         host_s={host: each["done_s"] - begun_s for host, each in told.items()},
         cpu_programs_s=sum(programs_s.values()),
         cpu_machine_s=machine_s,
-        first_holder_sent_bytes=sent_bytes,
+        first_holder_sent_bytes=sent_bytes[cast.holders[0]],
         others_share=others_share,
-        notes={"cpu_by_program_s": programs_s, **_notes(told.values())},
+        notes={
+            "cpu_by_program_s": programs_s,
+            "holder_sent_bytes": sent_bytes,
+            **_notes(told.values()),
+        },
     )
 
 
