@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshtrain.cli import bases_diff, bases_log, bases_restore, words
+from meshtrain.cli import bases_cache, bases_diff, bases_log, bases_restore, words
 from meshtrain.cli.context import act, ask_all, cli_of
 from meshtrain.cli.main import plain_app
 from meshtrain.cli.output import Column, print_json, print_table, say
@@ -17,6 +17,10 @@ command = plain_app(invoke_without_command=True)
 command.command()(bases_restore.restore)
 command.command()(bases_log.log)
 command.command()(bases_diff.diff)
+command.command()(bases_cache.pin)
+command.command()(bases_cache.unpin)
+command.command()(bases_cache.evict)
+command.command()(bases_cache.warm)
 
 HOLDERS_SHOWN_MAX = 4
 _COLUMNS = (
@@ -42,6 +46,7 @@ def bases(
       meshtrain bases
       meshtrain bases log 7f3a
       meshtrain bases diff 7f3a c019
+      meshtrain bases pin 7f3a
       meshtrain bases rebuild 7f3a
       meshtrain bases restore 7f3a
     """
@@ -77,6 +82,14 @@ def rebuild(
         say(f"{words.base_name(recipe_hash)} is trained anew")
 
 
+def _holders_text(row: dict[str, Any]) -> str:
+    """Who holds it, and where it is pinned."""
+    pinned = set(row["pinned"])
+    holders = [f"{name} (pinned)" if name in pinned else name for name in row["holders"]]
+    told = words.listed(holders, HOLDERS_SHOWN_MAX)
+    return f"{told}; pinned" if "" in pinned else told
+
+
 def _line(row: dict[str, Any]) -> list[str]:
     trained = ""
     if row["node_id"] and row["trained_s"] is not None:
@@ -89,7 +102,7 @@ def _line(row: dict[str, Any]) -> list[str]:
         short(row["recipe_hash"]),
         state,
         words.size(row["size_bytes"]) if row["size_bytes"] else "",
-        words.listed(list(row["holders"]), HOLDERS_SHOWN_MAX),
+        _holders_text(row),
         trained,
         str(row["waiting"]) if row["waiting"] else "",
         row["failure"] or row["label"],

@@ -33,6 +33,7 @@ _COLUMNS = (
     Column("HOLDS", right=True),
     Column("RUNS", flexible=True),
 )
+_CACHE_COLUMNS = (Column("CACHE", right=True), Column("DISK FREE", right=True))
 
 
 @command.callback()
@@ -59,13 +60,13 @@ def show(
     names: Annotated[list[str], typer.Argument(metavar="NODE...", help="Nodes.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List these nodes alone.
+    """List these nodes alone, with what their caches and disks have left.
 
     \b
     Example:
       meshtrain nodes show gpu1 gpu2
     """
-    _print(ctx, names, as_json=as_json)
+    _print(ctx, names, as_json=as_json, with_cache=True)
 
 
 @command.command()
@@ -138,7 +139,9 @@ def release(
     say(f"all GPUs of {node} are in use again")
 
 
-def _print(ctx: typer.Context, names: list[str], *, as_json: bool) -> None:
+def _print(
+    ctx: typer.Context, names: list[str], *, as_json: bool, with_cache: bool = False
+) -> None:
     with cli_of(ctx).link() as link:
         rows, _ = ask_all(link, "nodes", names)
     if as_json:
@@ -147,7 +150,18 @@ def _print(ctx: typer.Context, names: list[str], *, as_json: bool) -> None:
     if not rows:
         say("No nodes yet: start one with meshtrain worker")
         return
+    if with_cache:
+        lines = [[*_line(row), *_cache_texts(row)] for row in rows]
+        print_table((*_COLUMNS, *_CACHE_COLUMNS), lines, state_column=1)
+        return
     print_table(_COLUMNS, [_line(row) for row in rows], state_column=1)
+
+
+def _cache_texts(row: dict[str, Any]) -> list[str]:
+    """What artifacts take there of what they may, and what the disk has free."""
+    used = words.size(row["cache_used_bytes"])
+    budget, free = row["cache_budget_bytes"], row["disk_free_bytes"]
+    return [f"{used} of {words.size(budget)}" if budget else used, words.size(free) if free else ""]
 
 
 def _line(row: dict[str, Any]) -> list[str]:

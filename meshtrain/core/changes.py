@@ -54,6 +54,8 @@ class BaseRow(msgspec.Struct, frozen=True, tag="base"):
     holders: tuple[str, ...] = ()
     waiting: int = 0
     """Jobs that have yet to start from it or are running on it."""
+    pinned: tuple[str, ...] = ()
+    """The nodes that it stays on whatever comes; "" is all that hold it."""
 
 
 class NodeRow(msgspec.Struct, frozen=True, tag="node"):
@@ -70,6 +72,10 @@ class NodeRow(msgspec.Struct, frozen=True, tag="node"):
     http_url: str = ""
     version: str = ""
     note: str = ""
+    cache_used_bytes: int = 0
+    cache_budget_bytes: int = 0
+    """0 is as much as the disk has, but for a reserve."""
+    disk_free_bytes: int = 0
 
 
 class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):

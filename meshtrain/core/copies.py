@@ -24,6 +24,14 @@ class Pin(msgspec.Struct, frozen=True):
     """Empty: wherever it lies."""
 
 
+class EvictionAsked(msgspec.Struct, frozen=True):
+    """Somebody wants a base off a node; it waits for its turn."""
+
+    request_id: str
+    recipe_hash: str
+    node_id: str
+
+
 class Eviction(msgspec.Struct, frozen=True):
     """The one eviction that is under way."""
 
@@ -31,17 +39,9 @@ class Eviction(msgspec.Struct, frozen=True):
     session: str
     """Of the node; in a new one the grant is void."""
     artifact_id: str
-    request_id: str = ""
-    """Of the person who asked for it; empty where the node asked."""
+    asked: EvictionAsked | None = None
+    """Who waits for it; None where the node asked."""
     since_s: float = 0.0
-
-
-class EvictionAsked(msgspec.Struct, frozen=True):
-    """Somebody wants a base off a node; it waits for its turn."""
-
-    request_id: str
-    recipe_hash: str
-    node_id: str
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ import msgspec
 
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
+from meshtrain.core import publishing
 from meshtrain.core.copies import Eviction, EvictionAsked, given_with
 from meshtrain.core.events import EvictRequested
 from meshtrain.core.inventory import RoomWanted
@@ -68,6 +69,7 @@ def why_kept(state: MeshState, node: Node, artifact_id: str) -> str:
         or artifact_id in state.collecting
         or artifact_id in state.checkpoint_jobs
         or state.is_parent(artifact_id)
+        or publishing.is_named(state, artifact_id)
     )
     if not is_known and not node.live and not node.lists_attempts:
         return ""
@@ -117,7 +119,7 @@ def go_on(state: MeshState) -> None:
         elif why := why_kept(state, node, artifact_id) or _why_not_now(node):
             _refuse(state, asked, why)
         else:
-            _grant(state, node, artifact_id, asked.request_id)
+            _grant(state, node, artifact_id, asked)
             return
     for node_id in list(copies.want_room):
         node = state.nodes.get(node_id)
@@ -138,11 +140,17 @@ def _why_not_now(node: Node) -> str:
     return "" if node.evicting is None else f"{node.node_id} has not ended the one before"
 
 
-def _grant(state: MeshState, node: Node, artifact_id: str, request_id: str = "") -> None:
+def _grant(
+    state: MeshState, node: Node, artifact_id: str, asked: EvictionAsked | None = None
+) -> None:
     state.copies.directory.remove(node, artifact_id)
     node.evicting = artifact_id
     state.copies.eviction = Eviction(
-        node.node_id, node.session, artifact_id, request_id, state.now_s
+        node_id=node.node_id,
+        session=node.session,
+        artifact_id=artifact_id,
+        asked=asked,
+        since_s=state.now_s,
     )
     state.touched_nodes[node.node_id] = None
     state.touch_bases(state.copies.base_of.get(artifact_id, ()))
@@ -181,9 +189,9 @@ def check(state: MeshState) -> None:
         if node is None or not node.connected or age_s >= EVICTION_S_MAX:
             # It may be gone or not: the node counts as no holder until it says so.
             _end(state, eviction.node_id, f"{eviction.node_id} doesn't answer; ask again later")
-        elif eviction.request_id and age_s >= REPLY_S:
-            _reply(state, eviction.request_id, note=f"{eviction.node_id} has not said so yet")
-            copies.eviction = msgspec.structs.replace(eviction, request_id="")
+        elif eviction.asked is not None and age_s >= REPLY_S:
+            _agree(state, eviction.asked, f"{eviction.node_id} has not said yet that it is gone")
+            copies.eviction = msgspec.structs.replace(eviction, asked=None)
     go_on(state)
 
 
@@ -192,8 +200,10 @@ def _end(state: MeshState, node_id: str, why: str) -> None:
     if eviction is None or eviction.node_id != node_id:
         return
     state.copies.eviction = None
-    if eviction.request_id:
-        _reply(state, eviction.request_id, error=why)
+    if eviction.asked is not None and why:
+        _refuse(state, eviction.asked, why)
+    elif eviction.asked is not None:
+        _agree(state, eviction.asked)
     if not why:
         for recipe_hash in sorted(state.copies.base_of.get(eviction.artifact_id, ())):
             state.note(f"base {short(recipe_hash)} was evicted from {node_id}")
@@ -223,11 +233,12 @@ def on_evict(state: MeshState, event: EvictRequested) -> None:
 
 def _refuse(state: MeshState, asked: EvictionAsked, why: str) -> None:
     told = f"base {short(asked.recipe_hash)} stays on {asked.node_id}: {why}"
-    _reply(state, asked.request_id, error=told)
+    state.out.append(fx.Reply(asked.request_id, error=told))
 
 
-def _reply(state: MeshState, request_id: str, *, error: str = "", note: str = "") -> None:
-    state.out.append(fx.Reply(request_id, error=error, notes=(note,) if note else ()))
+def _agree(state: MeshState, asked: EvictionAsked, note: str = "") -> None:
+    notes = (note,) if note else ()
+    state.out.append(fx.Reply(asked.request_id, done=(asked.recipe_hash,), notes=notes))
 
 
 def no_such_node(state: MeshState, node_id: str) -> str:

@@ -118,9 +118,10 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     node.grant = event.grant
     node.lists_attempts = bool(event.attempts)
     reports.take_inventory(state, node, event.first, event.changes)
-    if node.cache != event.cache:
-        node.cache = event.cache
+    if node.cache.used_bytes != event.cache.used_bytes:
+        # Of the free bytes of a disk, each heartbeat tells others: they are shown with the rest.
         state.touched_nodes[node.node_id] = None
+    node.cache = event.cache
     if event.room is not None or node.room is not None:
         eviction.on_room_told(state, node, event.room)
     node.fetching = set(event.fetching) | {

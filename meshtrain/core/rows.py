@@ -87,6 +87,7 @@ def base_row(state: MeshState, recipe_hash: str) -> BaseRow:
         trained_s=base.trained_s,
         holders=tuple(state.holders(base.artifact_id)) if base.artifact_id else (),
         waiting=len(state.waiters.get(recipe_hash, ())),
+        pinned=state.copies.pinned_at(recipe_hash),
     )
 
 
@@ -106,6 +107,9 @@ def node_row(state: MeshState, node_id: str) -> NodeRow:
         http_url=node.spec.http_url,
         version=node.spec.version,
         note=node.note or _note_on(node),
+        cache_used_bytes=node.cache.used_bytes,
+        cache_budget_bytes=node.cache.budget_bytes,
+        disk_free_bytes=node.cache.free_bytes,
     )
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from mesh_model import SimMesh
 
-from meshtrain.core import attempts, bases, checkpoints, effects, roster
+from meshtrain.core import attempts, bases, checkpoints, effects, eviction, roster
 from meshtrain.core.agent import Agent
 from meshtrain.core.held import HeldAttempts
 from meshtrain.core.held_attempt import Phase
@@ -221,6 +221,26 @@ def repeat_no_commands(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(roster, "RESENT_MAX", 0)
 
 
+def evict_the_last_copy(patch: pytest.MonkeyPatch) -> None:
+    """P12: what is evicted lies on the master, or on two other nodes."""
+    patch.setattr(eviction, "COPIES_LEFT_MIN", 0)
+
+
+def evict_what_is_needed(patch: pytest.MonkeyPatch) -> None:
+    """P5: what an attempt needs stays (the node's own look, the second guard, is gone too)."""
+    patch.setattr(eviction, "_jobs_at", lambda state, node: iter(()))
+    evict_what_is_not_told(patch)
+
+
+def evict_what_is_not_told(patch: pytest.MonkeyPatch) -> None:
+    """P7: a node keeps what its attempts need and left, whatever it is granted."""
+
+    def nothing(held: HeldAttempts) -> dict[str, str]:
+        return {}
+
+    patch.setattr(HeldAttempts, "needed", nothing)
+
+
 GUARDS: dict[str, Remove] = {
     guard.__name__: guard
     for guard in (
@@ -241,5 +261,8 @@ GUARDS: dict[str, Remove] = {
         take_stalls_for_silence,
         give_up_on_full_disks,
         keep_collecting_state,
+        evict_the_last_copy,
+        evict_what_is_needed,
+        evict_what_is_not_told,
     )
 }

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from meshtrain import failpoints
 from meshtrain.artifacts.cached import note_use
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher
@@ -112,13 +111,11 @@ class Stockroom:
         self._post(io.FetchGaveUp(artifact_id, failure))
 
     async def _remove(self, artifact_id: str) -> None:
-        failpoints.reach("artifact.evict")
         try:
             await self._disk.do(lambda: self._store.remove(artifact_id))
         except ArtifactError as error:
             self._post(io.ArtifactRemoved(artifact_id, str(error)))
         else:
-            failpoints.reach("artifact.evicted")
             self._post(io.ArtifactRemoved(artifact_id))
 
     async def _keep_sources(self) -> None:

@@ -1,0 +1,93 @@
+"""`meshtrain bases pin`, `unpin`, `evict` and `warm`: where copies of a base stay, go and come."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from meshtrain.cli import words
+from meshtrain.cli.context import act, cli_of
+from meshtrain.cli.output import say
+from meshtrain.ids import new_id
+from meshtrain.wire.messages import Done, Evict, Pin, Warm
+
+_Base = Annotated[
+    str, typer.Argument(metavar="HASH", help="A recipe hash, or the first characters of it.")
+]
+
+
+def pin(
+    ctx: typer.Context,
+    base: _Base,
+    node: Annotated[
+        str, typer.Option("--node", help="The node that keeps it; not given: all that hold it.")
+    ] = "",
+) -> None:
+    """Keep a base from being evicted, until it is unpinned.
+
+    \b
+    Examples:
+      meshtrain bases pin 7f3a
+      meshtrain bases pin 7f3a --node gpu1
+    """
+    with cli_of(ctx).link() as link:
+        done = act(link, Pin(new_id("pin"), base, node))
+    _tell(done, f"is pinned to {node}" if node else "is pinned wherever it lies")
+
+
+def unpin(
+    ctx: typer.Context,
+    base: _Base,
+    node: Annotated[
+        str, typer.Option("--node", help="Take away the pin to this node; not given: all pins.")
+    ] = "",
+) -> None:
+    """Let a base be evicted again.
+
+    \b
+    Example:
+      meshtrain bases unpin 7f3a
+    """
+    with cli_of(ctx).link() as link:
+        done = act(link, Pin(new_id("unpin"), base, node, pinned=False))
+    _tell(done, f"is not pinned to {node} any more" if node else "is not pinned any more")
+
+
+def evict(
+    ctx: typer.Context,
+    base: _Base,
+    node: Annotated[str, typer.Option("--node", help="The node that it goes from.")],
+) -> None:
+    """Remove a base from a node, unless it is needed there or is the last durable copy.
+
+    \b
+    Example:
+      meshtrain bases evict 7f3a --node gpu1
+    """
+    with cli_of(ctx).link() as link:
+        done = act(link, Evict(new_id("evict"), base, node))
+    _tell(done, f"is gone from {node}" if not done.notes else f"is to go from {node}")
+
+
+def warm(
+    ctx: typer.Context,
+    base: _Base,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=10_000, help="On how many nodes.")],
+) -> None:
+    """Place a base on nodes before it is asked for; nothing is evicted for it.
+
+    \b
+    Example:
+      meshtrain bases warm 7f3a --nodes 3
+    """
+    with cli_of(ctx).link() as link:
+        done = act(link, Warm(new_id("warm"), base, nodes))
+    _tell(done, f"is brought to {words.count(nodes, 'node')}" if not done.notes else "")
+
+
+def _tell(done: Done, what: str) -> None:
+    for recipe_hash in done.done if what else ():
+        say(f"{words.base_name(recipe_hash)} {what}")
+    for note in done.notes:
+        say(note)
