@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from meshtrain.archive.failures import ArchiveAwayError, ArchiveExtraError, ArchiveRefusedError
+from meshtrain.archive.failures import ArchiveAwayError, ArchiveExtraError
 from meshtrain.archive.opening import MARK_FILE, read_mark
+from meshtrain.errors import SettingsError
 from meshtrain.store.base import ArchiveEntry, ArchiveState
 from meshtrain.store.memory import MemoryStore
 from meshtrain_daemon.master import archive_opening
@@ -68,7 +69,7 @@ async def test_one_that_served_and_is_away_is_told_and_waited_for(
 
 async def test_another_meshs_archive_ends_the_start_though_it_is_there(share: Path) -> None:
     await opened(share, MemoryStore(), [])
-    with pytest.raises(ArchiveRefusedError, match="another mesh"):
+    with pytest.raises(SettingsError, match=r"archive = .*another mesh"):
         await opened(share, MemoryStore(), [])
 
 

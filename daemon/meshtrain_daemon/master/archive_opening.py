@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from meshtrain.archive.failures import ArchiveAwayError
+from meshtrain.archive.failures import ArchiveAwayError, ArchiveRefusedError
 from meshtrain.archive.opening import new_mark, target_of, try_out
 from meshtrain.archive.target import Target
+from meshtrain.errors import SettingsError
 from meshtrain.store.base import ArchiveState, Store
 from meshtrain_daemon.master.patient_thread import in_patient_thread
 
@@ -36,9 +37,19 @@ async def open_archive(
 
     Raises:
         ArchiveExtraError: when its packages are missing.
-        ArchiveRefusedError: when it can't be used before somebody mends something.
+        SettingsError: when it can't be used before somebody mends something.
         ArchiveAwayError: when it doesn't answer, and never has.
     """
+    try:
+        return await _open(url, store, say, try_s_max)
+    except ArchiveRefusedError as error:
+        # Trying again, as a service manager would, mends nothing.
+        raise SettingsError(f"archive = {url!r}: {error}") from error
+
+
+async def _open(
+    url: str, store: Store, say: Callable[[str], None], try_s_max: float
+) -> OpenArchive:
     target = target_of(url)
     mark = store.archive_mark(target.url)
     if mark is None:
