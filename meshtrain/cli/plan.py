@@ -14,6 +14,7 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, ask_all, cli_of
 from meshtrain.cli.output import painted, print_json, say, text_width
+from meshtrain.cli.split import print_split, split_document, write_split
 from meshtrain.cli.submission import (
     ALLOW_LARGE_CODE,
     CODE_BYTES_MAX,
@@ -93,6 +94,20 @@ def command(
     allow_large_code: Annotated[
         bool, typer.Option(ALLOW_LARGE_CODE, help=ALLOW_LARGE_CODE_HELP)
     ] = False,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            "--split", metavar="N", min=1, help="Write N shell scripts, for servers without daemon."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="AXES", help="With --split: what is equal on these stays together."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --split: where; by default NAME_scripts."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a job file comes to: jobs, bases, what is reused, time and disk.
@@ -101,9 +116,12 @@ def command(
     are none. Without a master no base counts as there.
 
     \b
-    Example:
+    Examples:
       meshtrain plan batch_composition.yaml --base-hours 2 --job-hours 1
+      meshtrain plan few_shot.yaml --split 4 --by dataset,backbone
     """
+    if parts is None and (by is not None or out is not None):
+        raise UserError("--by and --out go with --split N")
     cli = cli_of(ctx)
     submission = prepare(file, code_bytes_max=None if allow_large_code else CODE_BYTES_MAX)
     wanted = needed(submission.job_file)
@@ -112,6 +130,9 @@ def command(
         with cli.link() as link:
             submission = with_inputs(with_parents(submission, link), link)
     sweep = submission.sweep(bases_only=bases_only)
+    if parts is not None:
+        _split(sweep, parts, by, out, submission.path, as_json=as_json)
+        return
     mesh = look_up(cli)
     plan = make_plan(
         sweep,
@@ -134,6 +155,19 @@ def command(
     ]
     for line in plan_lines(plan, sweep, submission, mesh, given=given):
         say(line)
+
+
+def _split(
+    sweep: SweepSpec, parts: int, by: str | None, out: Path | None, file: Path, *, as_json: bool
+) -> None:
+    """Write the scripts, and say what is in them."""
+    axes = [name.strip() for name in (by or "").split(",") if name.strip()]
+    folder = Path(f"{sweep.name}_scripts") if out is None else out
+    made = write_split(sweep, parts, axes, folder, file.name)
+    if as_json:
+        print_json(split_document(sweep, made, folder))
+    else:
+        print_split(sweep, made, folder, axes, file.name)
 
 
 def look_up(cli: Cli) -> Mesh:

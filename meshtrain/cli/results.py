@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from meshtrain.cli.brought_home import missing_lines, read_brought, subject_of
 from meshtrain.cli.context import Link, ask, cli_of
 from meshtrain.cli.output import say, tell, text_width
 from meshtrain.errors import UserError
@@ -37,7 +38,8 @@ class Merged(msgspec.Struct, frozen=True):
 def command(
     ctx: typer.Context,
     sweep: Annotated[
-        str | None, typer.Argument(metavar="SWEEP", help="A sweep; with --folder none.")
+        str | None,
+        typer.Argument(metavar="SWEEP", help="A sweep; with --folder none, with --from its file."),
     ] = None,
     by: Annotated[
         str | None,
@@ -56,6 +58,14 @@ def command(
         Path | None,
         typer.Option(metavar="FOLDER", help="Read a results folder; no master is asked."),
     ] = None,
+    brought: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Merge what scripts of plan --split brought home; may be given often.",
+        ),
+    ] = None,
 ) -> None:
     """Merge a sweep's results: a row a group, mean ± std, n, and what is missing.
 
@@ -64,14 +74,19 @@ def command(
       meshtrain results batch_composition
       meshtrain results few_shot --by backbone,shots --metric miou
       meshtrain results --folder ./results/few_shot --plot few_shot.png
+      meshtrain results few_shot.yaml --from gpu1/few_shot --from gpu2/few_shot
     """
-    _check_use(sweep, folder, by, over, as_csv=as_csv, as_json=as_json)
-    if folder is not None:
-        merged = from_folder(folder)
-        if merged is None:
+    _check_use(sweep, folder, by, over, as_csv=as_csv, as_json=as_json, brought=brought)
+    after: list[str] = []
+    if brought and sweep is not None:
+        merged, after = from_brought(Path(sweep), brought)
+    elif folder is not None:
+        in_folder = from_folder(folder)
+        if in_folder is None:
             document = _table_alone(folder, by, metric, over)
             _show(document, folder=str(folder), plot=plot, as_csv=as_csv, as_json=as_json)
             return
+        merged = in_folder
     else:
         assert sweep is not None
         with cli_of(ctx).link() as link:
@@ -85,6 +100,8 @@ def command(
     header = f"{table.metric or 'value'} on {merged.subject}" if merged.subject else table.metric
     document = TableDocument(1, merged.name, header, table)
     _show(document, folder=merged.folder, plot=plot, as_csv=as_csv, as_json=as_json)
+    for line in after:
+        (tell if as_csv or as_json else say)(line)
     if merged.archived is not None and not (as_csv or as_json):
         ended = sum(cell.state == CellState.SUCCEEDED for cell in merged.cells)
         say(f"archive  {merged.archived} of {ended} results are there")
@@ -98,7 +115,14 @@ def _check_use(
     *,
     as_csv: bool,
     as_json: bool,
+    brought: list[Path] | None = None,
 ) -> None:
+    if brought and (sweep is None or folder is not None):
+        raise UserError(
+            "--from needs the sweep's job file: meshtrain results few_shot.yaml --from FOLDER"
+            if sweep is None
+            else "--from and --folder read folders of two kinds: give one of them"
+        )
     if (sweep is None) == (folder is None):
         raise UserError(
             "name a sweep, or a results folder with --folder; sweeps: meshtrain jobs"
@@ -143,6 +167,19 @@ def from_master(link: Link, sweep: str) -> Merged:
         subject=row["target"] or "",
         archived=row.get("archived"),
     )
+
+
+def from_brought(file: Path, folders: list[Path]) -> tuple[Merged, list[str]]:
+    """The cells of a job file's sweep as folders have them, and what is missing there."""
+    sweep, brought = read_brought(file, folders)
+    merged = Merged(
+        name=sweep.name,
+        folder=", ".join(str(folder) for folder in folders),
+        spec=sweep.results,
+        cells=brought.cells,
+        subject=subject_of(sweep),
+    )
+    return merged, missing_lines(sweep, brought)
 
 
 class _Experiment(msgspec.Struct, frozen=True):

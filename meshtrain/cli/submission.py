@@ -114,7 +114,7 @@ def prepare(path: Path, *, code_bytes_max: int | None = CODE_BYTES_MAX) -> Submi
     Raises JobFileError with every problem of the file; UserError when it, its
     code or its data can't be read.
     """
-    data = _read(path)
+    data = read_job_file(path)
     job_file = parse_job_file(data, path.name)
     wanted = needed(job_file)
     snapshots = {
@@ -188,7 +188,8 @@ async def upload(submission: Submission, http_url: str, standing: Standing | Non
             )
 
 
-def _read(path: Path) -> bytes:
+def read_job_file(path: Path) -> bytes:
+    """The bytes of a job file. Raises UserError when it can't be read."""
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
         names = f": it holds {', '.join(inside[:5])}" if inside else ""
