@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshtrain.core.node import Gpu, Node, NodeSpec
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, Limits, Resources, SweepSpec
+from meshtrain.spec.lineage import Parent
 
 GIB = 1 << 30
 
@@ -32,9 +33,17 @@ def sweep_of(
     resources: Resources = Resources(),
     priority: int = 0,
     bases_only: bool = False,
+    groups: int = 0,
+    parent: Parent | None = None,
 ) -> SweepSpec:
-    """A job for each recipe; the empty one starts from scratch."""
-    hashes = {recipe: recipe_hash(recipe) for recipe in recipes if recipe}
+    """A job for each recipe; the empty one starts from scratch.
+
+    Args:
+        groups: of the sweep's affinity; the jobs are dealt out to them in turn.
+        parent: what its bases continue from.
+    """
+    above = "" if parent is None else f" from {parent.artifact_id}"
+    hashes = {recipe: recipe_hash(recipe + above) for recipe in recipes if recipe}
     limits = Limits(retries_max=1)
     jobs = tuple(
         JobSpec(
@@ -46,6 +55,7 @@ def sweep_of(
             resources=resources,
             limits=limits,
             priority=priority,
+            affinity=f"group={number % groups}" if groups else "",
         )
         for number, recipe in enumerate(recipes)
     )
@@ -54,7 +64,7 @@ def sweep_of(
         name=name,
         jobs=() if bases_only else jobs,
         bases=tuple(
-            BaseSpec(key, {"name": recipe}, recipe, CommandWork("train"), resources, limits)
+            BaseSpec(key, {"name": recipe}, recipe, CommandWork("train"), resources, limits, parent)
             for recipe, key in hashes.items()
         ),
     )

@@ -27,6 +27,7 @@ from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import Resources
+from meshtrain.spec.lineage import Parent
 from meshtrain.store.memory import MemoryStore
 
 CONFIG = SchedulerConfig(lease_s=10.0, base_lost_s=20.0)
@@ -55,6 +56,8 @@ class Mesh(RuleBasedStateMachine):
         self.given: list[tuple[str, str, int]] = []
         self.running: dict[str, dict[str, int]] = {name: {} for name in SPECS}
         self.artifacts: list[str] = []
+        #: every artifact that was a base's → its recipe hash
+        self.models: dict[str, str] = {}
         self.wanted: list[str] = []
         self.start()
 
@@ -69,6 +72,9 @@ class Mesh(RuleBasedStateMachine):
         effects += self.scheduler.handle(ev.PlaceJobs(), self.now_s)
         self.store.save([effect for effect in effects if isinstance(effect, fx.Save)])
         self.store.commit()
+        for base in self.state.bases.values():
+            if base.artifact_id is not None:
+                self.models[base.artifact_id] = base.recipe_hash
         for effect in effects:
             match effect:
                 case fx.SendCommand(node_id=node_id, command=cmd.AssignAttempt() as given):
@@ -77,6 +83,10 @@ class Mesh(RuleBasedStateMachine):
                         continue
                     self.given.append(one)
                     self.running[node_id][given.attempt_id] = given.epoch
+                    trained = self.state.bases.get(given.recipe_hash or "")
+                    if given.job_id in self.state.base_of_job and trained is not None:
+                        pin = trained.spec.parent
+                        assert (pin and pin.artifact_id) == (given.base and given.base.artifact_id)
                     if given.base is not None:
                         assert self.state.is_held(given.base.artifact_id), "P5: nobody has the base"
                 case fx.CollectArtifact():
@@ -104,9 +114,21 @@ class Mesh(RuleBasedStateMachine):
             resources=Resources(gpus=gpus),
             priority=many,
             bases_only=many == 0,
+            groups=many % 3,
         )
         self.do(ev.SweepSubmitted("r", sweep, allow_pending=True))
         self.do(ev.SweepSubmitted("again", sweep))
+
+    @rule(recipes=RECIPES, pick=NUMBERS)
+    def submit_continued(self, recipes: tuple[str, ...], pick: int) -> None:
+        """Bases that continue from a model that is there now, also when it was replaced since."""
+        if not self.models:
+            return
+        artifact_id = sorted(self.models)[pick % len(self.models)]
+        self.sweeps += 1
+        parent = Parent(self.models[artifact_id], artifact_id)
+        sweep = sweep_of(f"s{self.sweeps}", recipes, parent=parent)
+        self.do(ev.SweepSubmitted("r", sweep, allow_pending=True))
 
     def some_jobs(self, pick: int) -> tuple[str, ...]:
         known = sorted(self.state.jobs)
@@ -276,6 +298,8 @@ class Mesh(RuleBasedStateMachine):
         for name in SPECS:
             self.do(ev.DrainRequested("r", name, False))
             self.running[name].clear()
+            # Whoever has what bases continue from comes back with it.
+            self.do(ev.ArtifactHeld(MASTER_NODE_ID, tuple(self.models)))
             self.hello(name, keep=0, new_life=True, grant=0)
         for _ in range(HEAL_ROUNDS_MAX):
             if all(job.state.is_terminal for job in self.state.jobs.values()):
