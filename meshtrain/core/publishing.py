@@ -44,7 +44,8 @@ def on_published(state: MeshState, event: InputPublished) -> None:
     state.named_inputs[event.name] = (*versions, new)
     state.out.append(fx.AddInput(new))
     state.out.append(fx.Reply(event.request_id, done=(new.reference,)))
-    state.note(f"data set {new.reference} was published by {event.published_by or 'somebody'}")
+    by = f" by {event.published_by}" if event.published_by else ""
+    state.note(f"data set {new.reference} was published{by}")
 
 
 def is_named(state: MeshState, artifact_id: str) -> bool:

@@ -59,14 +59,20 @@ def wait_said(mesh: Mesh, name: str, said: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def mesh(new_module_mesh: NewMesh) -> Mesh:
+    """A node; the second one comes when the first holds a data set."""
     mesh = new_module_mesh()
-    mesh.start("n1", "n2")
+    mesh.start("n1")
     return mesh
 
 
 def test_p5_a_data_set_travels_once_to_each_node_and_is_prepared_once_there(mesh: Mesh) -> None:
     big = os.urandom(3 << 20)
     assert publish(mesh, "voc", {"words": b"shout\n", "big": big}) == ("voc@1",)
+    feed = mesh.watch_feed()
+    warm_up = "name: warm_up\ninputs: [voc]\ncommand: ls {inputs.voc}\nresources: {gpus: 0}\n"
+    mesh.wait_jobs(mesh.submit(warm_up))
+    mesh.start_worker("n2")
+    mesh.wait_connected("n2")
     mark = mesh.folder / "mark"
     mark.mkdir()
     sweep = mesh.submit(SWEEP % {"mark": mark})
@@ -78,6 +84,11 @@ def test_p5_a_data_set_travels_once_to_each_node_and_is_prepared_once_there(mesh
     assert [len(prepared_on(mesh, node)) for node in ("n1", "n2")] == [1, 1]
     (row,) = mesh.rows("inputs", "voc")
     assert row["reference"] == "voc@1"
+    mesh.wait_until(lambda: len(feed.of(row["artifact_id"])) >= 2, "both transfers are told")
+    moved = {one.to_node: one.bytes_by_node for one in feed.of(row["artifact_id"])}
+    size_bytes = len(big) + len(b"shout\n")
+    assert moved == {"n1": {"master": size_bytes}, "n2": {"n1": size_bytes}}
+    assert len(feed.of(row["artifact_id"])) == 2
     assert set(row["holders"]) == {"n1", "n2", "master"}
     folders = [mesh.folder / node / "artifacts" / "artifacts" for node in ("n1", "n2")]
     assert all((folder / row["artifact_id"] / "files" / "big").stat().st_size for folder in folders)

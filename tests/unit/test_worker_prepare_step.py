@@ -43,6 +43,7 @@ class Place:
             str(self.root / f"prepare-{self.attempts}.json"),
             folder=self.prepared.folder(KEY),
             lines=lines,
+            written=lines,
             cwd=cwd,
             argv=job or ("/bin/true",),
             env=env or {},
@@ -74,7 +75,7 @@ def test_what_was_prepared_is_there_for_the_next_which_prepares_nothing(place: P
     assert place.run("exit 9", "/bin/echo", "second") == 0
     said = place.said()
     assert said.count("prepares, once for this node") == 1
-    assert "prepared 1 files, 0.0 MB" in said
+    assert "prepared 1 file of 5 B in " in said
     assert said.splitlines()[-2:] == ["made", "second"]
     assert place.prepared.is_done(KEY)
 

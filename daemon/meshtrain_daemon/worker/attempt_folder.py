@@ -253,6 +253,7 @@ class AttemptFolder:
                         f"{self.path}/prepare.json",
                         folder=prepared.folder(key),
                         lines=self.fill(work.prepare or "", places, for_shell=True),
+                        written=work.prepare or "",
                         cwd=self.code,
                         argv=argv,
                         env=own,

@@ -149,6 +149,7 @@ def write_request(
     *,
     folder: str,
     lines: str,
+    written: str,
     cwd: str | None,
     argv: tuple[str, ...],
     env: dict[str, str],
@@ -160,6 +161,7 @@ def write_request(
         path: the request's own.
         folder: of the preparation.
         lines: shell lines, with all placeholders filled.
+        written: the same with the node's placeholders, for people.
         cwd: where they run; None is the tree that they fill.
         argv: of the job.
         env: what the job gets beside, and the preparation doesn't.
@@ -168,7 +170,7 @@ def write_request(
     Raises OSError, and ValueError for text that no file can get.
     """
     # Its lines without those that every script of several has.
-    wanted = [line for line in lines.splitlines() if line.strip() not in ("", "set -e")]
+    wanted = [line for line in written.splitlines() if line.strip() not in ("", "set -e")]
     shown = wanted[0].strip() if wanted else ""
     if len(shown) > LINE_SHOWN_MAX or len(wanted) > 1:
         shown = f"{shown[:LINE_SHOWN_MAX]} …"

@@ -107,7 +107,8 @@ def fill(request: dict[str, Any], tree: str, done: str, lock_fd: int) -> int:
     took_s = time.monotonic() - began_s
     record = {"size_bytes": size_bytes, "files_count": files_count, "took_s": took_s}
     write_record(done, json.dumps(record).encode())
-    tell(f"prepared {files_count} files, {size_bytes / 1e6:.1f} MB, in {took_s:.1f} s")
+    files = "1 file" if files_count == 1 else f"{files_count} files"
+    tell(f"prepared {files} of {size_text(size_bytes)} in {took_s:.1f} s")
     return 0
 
 
@@ -180,6 +181,15 @@ def write_record(path: str, data: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def size_text(size_bytes: float) -> str:
+    """A size as people read it."""
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} GB"
 
 
 def last_line(log: str) -> str:
