@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -33,11 +34,13 @@ class Follower:
     artifact_id: str
     name: str
     had_bytes: bytes
+    is_there: Callable[[], bool]
+    """Whether its connection stands."""
     told: Bits = 0
     told_once: bool = False
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
     gone: bool = False
-    """Whether the artifact was removed, or never came."""
+    """Whether there is nothing more to tell it, or nobody to be told."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,9 +59,19 @@ class _Board:
     def all(self) -> Bits:
         return (1 << self.numbers.count) - 1 if self.numbers is not None else 0
 
-    def is_final(self, follower: Follower) -> bool:
-        """Whether one who was told of everything won't be told of less: it may be alone now."""
+    def has_told_all(self, follower: Follower) -> bool:
+        """Whether one was told of everything, and won't be told of less: it may be alone now."""
+        if not follower.told_once or not follower.told == self.shown(follower) == self.all:
+            return False
         return self.offers is None or self.offers.shows_all(follower.name)
+
+    def has_news(self, follower: Follower) -> bool:
+        """Whether there is something to tell one, if only that there is nothing more."""
+        return (
+            not follower.told_once
+            or self.shown(follower) != follower.told
+            or self.has_told_all(follower)
+        )
 
     def shown(self, follower: Follower) -> Bits:
         if self.offers is not None:
@@ -108,13 +121,17 @@ class NewsDesk:
                 follower.gone = True
                 follower.stirred.set()
 
-    def enter(self, artifact_id: str, name: str, had_bytes: bytes) -> Follower | None:
+    def enter(
+        self, artifact_id: str, name: str, had_bytes: bytes, is_there: Callable[[], bool]
+    ) -> Follower | None:
         """One begins to follow; None when there are too many.
 
         Who comes under a name that is there already takes its place.
 
         Args:
             had_bytes: the bitmap of what it has; empty when it has nothing.
+            is_there: whether its connection stands; asked now and then, since who is
+                told nothing is not missed otherwise.
         """
         board = self._boards.get(artifact_id)
         former = board.followers.get(name) if board is not None else None
@@ -123,9 +140,10 @@ class NewsDesk:
         if board is None:
             board = self._boards[artifact_id] = _Board(since_s=self._now_s())
         if former is not None:
-            self.leave(former)
-            self._boards[artifact_id] = board
-        follower = Follower(artifact_id, name, had_bytes)
+            self._count -= 1
+            former.gone = True
+            former.stirred.set()
+        follower = Follower(artifact_id, name, had_bytes, is_there)
         board.followers[name] = follower
         self._count += 1
         if board.numbers is not None:
@@ -163,7 +181,7 @@ class NewsDesk:
             if board is None:
                 return None
             if board.numbers is not None:
-                if follower.told_once and follower.told == board.all and board.is_final(follower):
+                if board.has_told_all(follower):
                     return None
                 frame = self._news(board, follower)
                 if frame is not None:
@@ -206,7 +224,7 @@ class NewsDesk:
 
     def _stir(self, board: _Board) -> None:
         for follower in board.followers.values():
-            if not follower.told_once or board.shown(follower) != follower.told:
+            if board.has_news(follower):
                 follower.stirred.set()
 
     # --- what is here -------------------------------------------------------
@@ -277,6 +295,10 @@ class NewsDesk:
     def _look_again(self) -> None:
         self._timer = None
         now_s = self._now_s()
+        everybody = [one for board in self._boards.values() for one in board.followers.values()]
+        for follower in everybody:
+            if not follower.is_there():
+                self.leave(follower)
         for board in self._boards.values():
             if board.offers is not None:
                 board.offers.expire(now_s)

@@ -196,7 +196,9 @@ class ArtifactServer:
         had_bytes = await self._read_body(request, (CHUNKS_MAX + 7) // 8)
         if had_bytes is None:
             return self._refuse_body()
-        follower = self._desk.enter(artifact_id, name, had_bytes)
+        follower = self._desk.enter(
+            artifact_id, name, had_bytes, is_there=lambda: request.transport is not None
+        )
         if follower is None:
             return refuse(503, "too many follow artifacts here. Try again", {"Retry-After": "1"})
         # No answer to be waited for, and bounded by the desk.
