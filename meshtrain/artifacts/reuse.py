@@ -115,9 +115,9 @@ def take_known_chunks(
         for digest, data in _read(index.store, artifact_id, numbers, missing):
             if stopped():
                 return taken_bytes
-            taken_bytes += _write(partial, missing[digest], data)
-            # Also when its bytes were wrong: then the next artifact has it, or the network.
-            if _all_here(partial, missing[digest]):
+            written_bytes = _write(partial, missing[digest], data)
+            if written_bytes is not None:
+                taken_bytes += written_bytes
                 del missing[digest]
         if not missing:
             break
@@ -185,21 +185,18 @@ def _read_at(fd: int, view: memoryview, offset: int) -> bool:
     return True
 
 
-def _write(partial: Partial, places: list[tuple[int, int]], data: memoryview) -> int:
-    """Puts a chunk in all its places; the bytes that were new."""
+def _write(partial: Partial, places: list[tuple[int, int]], data: memoryview) -> int | None:
+    """Puts a chunk in all its places; the bytes that were new, None when they are wrong."""
     written_bytes = 0
     for file_index, chunk_index in places:
         try:
             if partial.write_chunk(file_index, chunk_index, data):
                 written_bytes += len(data)
         except CorruptChunkError:
-            # The disk gives other bytes than were stored.
-            break
+            # The disk gives other bytes than were stored: another artifact may have the right
+            # ones, or the network.
+            return None
     return written_bytes
-
-
-def _all_here(partial: Partial, places: list[tuple[int, int]]) -> bool:
-    return all(partial.have >> partial.numbers.number(*place) & 1 for place in places)
 
 
 def _key(digest: str) -> int:
