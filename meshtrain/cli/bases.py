@@ -61,6 +61,8 @@ def bases(
         say("No base models yet: a sweep with a base: section makes one.")
         return
     print_table(_COLUMNS, [_line(row) for row in rows], state_column=1)
+    if archived := sum(bool(row.get("archived")) for row in rows):
+        say(f"{archived} of {len(rows)} are in the archive")
 
 
 @command.command()

@@ -99,10 +99,12 @@ def test_without_an_archive_the_way_to_one_is_told(master: MasterDouble) -> None
 def test_who_has_one_sees_what_is_there(master: MasterDouble) -> None:
     rows = json.loads(out(master, "bases", "--json"))
     assert [row["archived"] for row in rows] == [False]
+    assert "archive" not in out(master, "bases")
     assert "archive" not in out(master, "results", "mix")
     master.archiving = PlayedArchive()
     rows = json.loads(out(master, "bases", "--json"))
     assert [row["archived"] for row in rows] == [True]
+    assert "1 of 1 are in the archive" in out(master, "bases")
     assert "archive  3 of 4 results are there" in out(master, "results", "mix")
 
 

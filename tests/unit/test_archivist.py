@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from meshtrain.core import events as ev
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.errors import UserError
 from meshtrain.spec.archive_url import ArchiveWhat
-from meshtrain.store.base import ArchiveState
+from meshtrain.store.base import ArchiveState, Store
 from meshtrain.store.failures import StoreFullError
 from meshtrain_daemon.master.archive_queue import REST_S_MAX, rest_s
 
@@ -168,6 +168,29 @@ async def test_no_more_are_sent_at_once_than_is_allowed(tmp_path: Path) -> None:
     await mesh.until_done(12)
     assert 1 <= mesh.share.writing_most <= 3
     await mesh.stop()
+
+
+async def test_a_long_queue_is_saved_in_parts(
+    mesh: ArchiveMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshtrain_daemon.master.archive_queue.SAVED_AT_ONCE_MAX", 2)
+    keep = mesh.writer.keep
+    commits = 0
+
+    async def counted(gather: Callable[[Store], None]) -> None:
+        nonlocal commits
+        commits += 1
+        await keep(gather)
+
+    monkeypatch.setattr(mesh.writer, "keep", counted)
+    mesh.share.away = True
+    mesh.submit(jobs=5)
+    for i in range(5):
+        mesh.end(f"s1-{i}")
+    await mesh.until(lambda: len(mesh.store.archive_entries(mesh.share.url)) == 5)
+    assert commits >= 3
+    mesh.share.away = False
+    await mesh.until_done(5)
 
 
 async def test_a_share_that_hangs_is_told_and_does_not_hold_up_the_end(tmp_path: Path) -> None:

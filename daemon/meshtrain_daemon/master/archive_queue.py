@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -15,6 +16,8 @@ from meshtrain_daemon.master.reporter import cell_name
 
 RESULTS = "results"
 BASES = "bases"
+SAVED_AT_ONCE_MAX = 1000
+"""In one commit, so that decisions wait for no more than that."""
 REST_S_MIN = 5.0
 REST_S_MAX = 600.0
 
@@ -178,9 +181,9 @@ class ArchiveQueue:
     # --- the store --------------------------------------------------------------------
 
     def take_unsaved(self) -> list[ArchiveEntry]:
-        """What the store doesn't have yet."""
-        unsaved, self._unsaved = self._unsaved, {}
-        return list(unsaved.values())
+        """Some of what the store doesn't have yet, the oldest first."""
+        places = list(islice(self._unsaved, SAVED_AT_ONCE_MAX))
+        return [self._unsaved.pop(place) for place in places]
 
     def put_back(self, unsaved: Iterable[ArchiveEntry]) -> None:
         """The store had no room for them; what has come since counts more."""

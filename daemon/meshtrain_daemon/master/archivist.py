@@ -170,15 +170,12 @@ class Archivist:
             self._wake.clear()
 
     async def _save(self) -> bool:
-        unsaved = self._queue.take_unsaved()
-        if not unsaved:
-            return True
-        url = self._target.url
-        try:
-            await self._writer.keep(lambda store: store.save_archived(url, unsaved))
-        except StoreFullError:
-            self._queue.put_back(unsaved)
-            return False
+        while unsaved := self._queue.take_unsaved():
+            try:
+                await self._writer.keep(_saving(self._target.url, unsaved))
+            except StoreFullError:
+                self._queue.put_back(unsaved)
+                return False
         return True
 
     def _send_what_may_go(self) -> float | None:
@@ -329,3 +326,7 @@ class Archivist:
             "trouble": self._trouble,
             "failing_since_s": self._failing_since_s,
         }
+
+
+def _saving(url: str, entries: list[ArchiveEntry]) -> Callable[[Store], None]:
+    return lambda store: store.save_archived(url, entries)
