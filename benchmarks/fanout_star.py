@@ -16,15 +16,19 @@ from typing import Any
 import fanout_voice as voice
 import xxhash
 
+_CONTAINED = ("unshare", "--pid", "--fork", "--kill-child", "--")
+"""What a program forks ends with it, also when it is killed: rsync's processes would stay."""
 _PIECE_BYTES = 1 << 20
 _LISTENS_WITHIN_S = 20.0
 
 
 def _serve(order: dict[str, Any]) -> None:
     """Runs a server until the input ends."""
-    command = order["command"]
     server = subprocess.Popen(
-        command, stdout=sys.stderr, stdin=subprocess.DEVNULL, preexec_fn=voice.die_with_parent
+        [*_CONTAINED, *order["command"]],
+        stdout=sys.stderr,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=voice.die_with_parent,
     )
     try:
         _wait_until_it_listens(server, order["host"], order["port"])
@@ -56,7 +60,7 @@ def _bring(order: dict[str, Any]) -> None:
     if voice.hear() != "go":
         return
     subprocess.run(
-        order["command"],
+        [*_CONTAINED, *order["command"]],
         stdout=sys.stderr,
         stdin=subprocess.DEVNULL,
         check=True,
