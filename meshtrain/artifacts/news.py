@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from meshtrain.artifacts.files import ArtifactStore
-from meshtrain.artifacts.news_frames import Frame, Gained, Holds, StillHere, frame_bytes
+from meshtrain.artifacts.news_frames import (
+    GAINED_MAX,
+    Frame,
+    Gained,
+    Holds,
+    StillHere,
+    frame_bytes,
+)
 from meshtrain.artifacts.partial import Partial
 from meshtrain.core.manifest import ChunkNumbers, Manifest
 from meshtrain.core.offers import Offers
@@ -23,8 +30,6 @@ STILL_HERE_S: Final = 10.0
 WAIT_S: Final = 60.0
 """How long an artifact that isn't here at all is waited for: a fetch of it may begin."""
 _EXPIRE_S: Final = 0.5
-_LIST_MAX: Final = 64
-"""Chunks told one by one; of more the whole bitmap is as short."""
 
 
 @dataclass(slots=True, eq=False)
@@ -215,7 +220,7 @@ class NewsDesk:
             return None
         new = shown & ~told
         follower.told = shown
-        if follower.told_once and not told & ~shown and new.bit_count() <= _LIST_MAX:
+        if follower.told_once and not told & ~shown and new.bit_count() <= GAINED_MAX:
             return Gained(_numbers_in(new))
         follower.told_once = True
         # What is still on its way here isn't here: of that it is told when it comes.

@@ -5,6 +5,8 @@ Each frame is a length in four bytes, big-endian, and a MessagePack map.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from meshtrain.errors import ProtocolError
@@ -12,6 +14,8 @@ from meshtrain.errors import ProtocolError
 LENGTH_BYTES = 4
 FRAME_BYTES_MAX = (128 << 10) + 64
 """The bitmap of the largest artifact, and what is around it."""
+GAINED_MAX = 64
+"""Chunks told one by one; of more the whole bitmap is as short, and is taken in at once."""
 
 
 class Holds(msgspec.Struct, frozen=True, tag="holds"):
@@ -26,7 +30,7 @@ class Holds(msgspec.Struct, frozen=True, tag="holds"):
 class Gained(msgspec.Struct, frozen=True, tag="gained"):
     """Chunks that may be asked for too."""
 
-    chunks: list[int]
+    chunks: Annotated[list[int], msgspec.Meta(max_length=GAINED_MAX)]
 
 
 class StillHere(msgspec.Struct, frozen=True, tag="here"):

@@ -245,7 +245,7 @@ async def test_of_a_part_each_chunk_is_told_as_it_comes(
 async def test_many_new_chunks_are_told_by_the_bitmap(
     start: Start, follow: Follow, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(news, "_LIST_MAX", 2)
+    monkeypatch.setattr(news, "GAINED_MAX", 2)
     host = await start()
     coming = begin(host, manifest, 0)
     stream = follow(host)
@@ -600,6 +600,9 @@ def test_p11_what_is_no_frame_is_refused() -> None:
     for data in (b"", b"\xc1", b"\x80", b"\x81\xa4type\xa5other", b"\x93\x01\x02\x03"):
         with pytest.raises(ProtocolError, match="no frame"):
             read_frame(data)
+    # Taking in each of many thousands of the largest numbers would stop the event loop.
+    with pytest.raises(ProtocolError, match="length <= 64"):
+        read_frame(frame_bytes(Gained([1_000_000] * 65))[4:])
 
 
 @pytest.mark.parametrize(
