@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,6 +26,12 @@ class S3Server:
     """Where it listens, and what a client's environment has to say."""
 
     port: int
+
+    def make_bucket(self, name: str) -> None:
+        """As somebody did before the master is told of it."""
+        wanted = urllib.request.Request(f"http://127.0.0.1:{self.port}/{name}", method="PUT")
+        with urllib.request.urlopen(wanted, timeout=10) as answer:
+            assert answer.status == 200
 
     @property
     def environment(self) -> dict[str, str]:

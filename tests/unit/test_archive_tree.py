@@ -33,6 +33,8 @@ from meshtrain.archive.tree import (
 from meshtrain.core.manifest import Chunk, FileEntry, Manifest, artifact_id, digest_of
 from tests.s3_double.s3_server import S3Server, s3_server
 
+pytestmark = pytest.mark.xdist_group("archive_s3")
+
 PLACE = "results/sweep/lr=0.1/j1.1"
 FILES = {
     "config.json": b"{}",
@@ -55,10 +57,8 @@ def bucket(
     """A bucket of this test's own."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    import s3fs
-
     name = f"b{abs(hash(request.node.nodeid)):x}"
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+    server.make_bucket(name)
     return name
 
 
