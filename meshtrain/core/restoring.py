@@ -17,13 +17,19 @@ def on_archived(state: MeshState, event: BasesArchived) -> None:
 def may_come_back(state: MeshState, base: Base) -> bool:
     """Whether a lost base is being brought back from the archive, or begins to be just now."""
     artifact_id = base.artifact_id
-    if artifact_id is None or artifact_id not in state.archived:
+    if artifact_id is None:
+        return False
+    return artifact_may_come_back(state, base.recipe_hash, artifact_id)
+
+
+def artifact_may_come_back(state: MeshState, recipe_hash: str, artifact_id: str) -> bool:
+    """The same of any model of a base, also of an earlier generation."""
+    if artifact_id not in state.archived:
         return False
     if artifact_id not in state.restoring:
         state.restoring.add(artifact_id)
         state.note(
-            f"base {short(base.recipe_hash)} is on no host that is there: "
-            "it is fetched from the archive"
+            f"base {short(recipe_hash)} is on no host that is there: it is fetched from the archive"
         )
         state.out.append(fx.RestoreArtifact(artifact_id))
     return True

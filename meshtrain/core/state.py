@@ -150,6 +150,8 @@ class MeshState:
         #: who has which artifact, which copies stay, go and come
         self.copies = Copies()
         self.unheld_since_s: dict[str, float] = {}
+        #: the same of models that bases continue from, by artifact id
+        self.parents_unheld_since_s: dict[str, float] = {}
         #: artifacts of bases that the archive has, and those that come back from it now
         self.archived: set[str] = set()
         self.restoring: set[str] = set()

@@ -21,6 +21,7 @@ from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.invariants import check
+from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobState
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.scheduler import Scheduler
@@ -257,7 +258,13 @@ class Mesh(RuleBasedStateMachine):
     def hold(self, name: str, pick: int, gone: bool) -> None:
         if self.artifacts:
             some = (self.artifacts[pick % len(self.artifacts)],)
-            self.do(ev.ArtifactHeld(name, *((), some) if gone else (some, ())))
+            node = self.state.nodes.get(name)
+            # Numbers that may have come before, come in order, or leave a gap.
+            first = (node.inventory if node is not None else 0) + pick % 3
+            session = node.session if node is not None and pick % 5 else "another"
+            what = Holding.GONE if gone else Holding.HELD
+            changes = (InventoryChange(some[0], what, 100),)
+            self.do(ev.InventoryTold(name, session, first, changes))
 
     @rule(well=st.booleans())
     def collected(self, well: bool) -> None:
@@ -298,8 +305,6 @@ class Mesh(RuleBasedStateMachine):
         for name in SPECS:
             self.do(ev.DrainRequested("r", name, False))
             self.running[name].clear()
-            # Whoever has what bases continue from comes back with it.
-            self.do(ev.ArtifactHeld(MASTER_NODE_ID, tuple(self.models)))
             self.hello(name, keep=0, new_life=True, grant=0)
         for _ in range(HEAL_ROUNDS_MAX):
             if all(job.state.is_terminal for job in self.state.jobs.values()):

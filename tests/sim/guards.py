@@ -22,6 +22,7 @@ from meshtrain.core.job import BaseState, Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import MeshState
+from meshtrain.spec.lineage import Parent
 
 Remove = Callable[[pytest.MonkeyPatch], None]
 
@@ -241,6 +242,20 @@ def evict_what_is_not_told(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HeldAttempts, "needed", nothing)
 
 
+def continue_from_what_is_there(patch: pytest.MonkeyPatch) -> None:
+    """P5: a base continues from the model that it is pinned to, not from the present one."""
+    pinned = MeshState.parent_of
+
+    def present(state: MeshState, job: Job) -> Parent | None:
+        parent = pinned(state, job)
+        base = None if parent is None else state.bases[parent.recipe_hash]
+        if parent is None or base is None or base.artifact_id is None:
+            return parent
+        return Parent(parent.recipe_hash, base.artifact_id)
+
+    patch.setattr(MeshState, "parent_of", present)
+
+
 GUARDS: dict[str, Remove] = {
     guard.__name__: guard
     for guard in (
@@ -264,5 +279,6 @@ GUARDS: dict[str, Remove] = {
         evict_the_last_copy,
         evict_what_is_needed,
         evict_what_is_not_told,
+        continue_from_what_is_there,
     )
 }

@@ -39,6 +39,7 @@ from meshtrain.spec.jobs import (
     Resources,
     SweepSpec,
 )
+from meshtrain.spec.lineage import Parent
 from meshtrain.store.memory import MemoryStore
 
 LEASE_S = 10.0
@@ -89,6 +90,8 @@ class SimMesh:
         #: (recipe hash, generation) → artifacts ever committed for it
         self.committed: dict[tuple[str, int], set[str]] = {}
         self.terminal: dict[tuple[str, int], JobState] = {}
+        #: recipe hash of a base that continues from another → the model that it is pinned to
+        self.parents: dict[str, str] = {}
         #: attempts whose process ended well; and what each checkpoint holds: job, seconds of work
         self.completed: set[str] = set()
         self.checkpoints: dict[str, tuple[str, float]] = {}
@@ -699,8 +702,12 @@ class SimMesh:
         assert host.agent is not None
         seen = set(host.agent.held.gpus_busy)
         assert not set(assignment.gpus) & seen, "P9: a GPU that somebody else uses"
-        if assignment.base is None and assignment.recipe_hash is not None:
+        if trains_base(assignment):
             self._check_single_trainer(name, assignment)
+            assert assignment.recipe_hash is not None
+            pin = self.parents.get(assignment.recipe_hash)
+            given = None if assignment.base is None else assignment.base.artifact_id
+            assert given == pin, "P5: a base continues from another model than it is pinned to"
         failure = self.pick_failure(assignment)
         if failure is None:
             failure = self.weather.failure_of(assignment, self.random)
@@ -796,7 +803,7 @@ class SimMesh:
         for other_name, host in self.hosts.items():
             for process in host.running:
                 other = process.assignment
-                if other.recipe_hash != assignment.recipe_hash or other.base is not None:
+                if other.recipe_hash != assignment.recipe_hash or not trains_base(other):
                     continue
                 if other.attempt_id == assignment.attempt_id and other_name == name:
                     continue
@@ -839,6 +846,25 @@ class SimMesh:
 
         attempt()
 
+    def continue_a_base(self, name: str, draw: random.Random) -> None:
+        """Submit a sweep whose base continues from a model that is there, once there is one."""
+        models = []
+        if self.master is not None:
+            state = self.master.state
+            models = [b for b in state.bases.values() if state.is_held(b.artifact_id)]
+        if not models:
+            self._at(5.0, lambda: self.continue_a_base(name, draw))
+            return
+        base = draw.choice(models)
+        assert base.artifact_id is not None
+        parent = Parent(base.recipe_hash, base.artifact_id)
+        sweep = make_sweep(name, jobs=2, recipes=("child",), parent=parent, groups=2)
+        self.parents[sweep.bases[0].recipe_hash] = base.artifact_id
+        self.submit(sweep)
+        if draw.random() < 0.5:
+            # From then on its recipe has another model.
+            self.tell_master(ev.RebuildRequested("rebuild", base.recipe_hash))
+
     def submit(self, sweep: SweepSpec) -> None:
         """Submit until it is acknowledged, as a client does."""
         request_id = f"submit-{sweep.sweep_id}"
@@ -866,6 +892,11 @@ def reads_of(assignment: cmd.AssignAttempt) -> list[InputData]:
     return list(work.inputs.values()) if isinstance(work, CommandWork) else []
 
 
+def trains_base(assignment: cmd.AssignAttempt) -> bool:
+    """Whether an attempt trains a base, from nothing or from another one's model."""
+    return assignment.job_id.startswith("base-")
+
+
 def make_sweep(
     name: str,
     *,
@@ -877,9 +908,17 @@ def make_sweep(
     offset: int = 0,
     checkpoint_every_s: float | None = None,
     inputs: tuple[InputData, ...] = (),
+    groups: int = 0,
+    parent: Parent | None = None,
 ) -> SweepSpec:
-    """A sweep of commands whose jobs take turns on the recipes; an empty recipe is no base."""
-    hashes = {recipe: digest(recipe.encode()) for recipe in recipes if recipe}
+    """A sweep of commands whose jobs take turns on the recipes; an empty recipe is no base.
+
+    Args:
+        groups: of its affinity; 0 for none.
+        parent: the model that its bases continue from.
+    """
+    above = "" if parent is None else f" from {parent.artifact_id}"
+    hashes = {recipe: digest((recipe + above).encode()) for recipe in recipes if recipe}
     limits = Limits(retries_max=retries_max, checkpoint_every_s=checkpoint_every_s)
     return SweepSpec(
         sweep_id=name,
@@ -894,11 +933,12 @@ def make_sweep(
                 resources=resources,
                 limits=limits,
                 priority=priority,
+                affinity=f"group={i % groups}" if groups else "",
             )
             for i in range(jobs)
         ),
         bases=tuple(
-            BaseSpec(h, {"name": r}, r, CommandWork("train"), resources, limits)
+            BaseSpec(h, {"name": r}, r, CommandWork("train"), resources, limits, parent)
             for r, h in hashes.items()
         ),
     )

@@ -63,6 +63,9 @@ def run_seed(seed: int) -> SimMesh:
     if SHARE in inputs:
         mesh.unmounted.update(name for name in mesh.hosts if reading.random() < 0.5)
         mesh._at(reading.uniform(1, 40), mesh.unmounted.clear)
+    lineage = random.Random(f"lineage of {seed}")
+    if lineage.random() < 0.4:
+        mesh._at(lineage.uniform(5, 25), lambda: mesh.continue_a_base("continued", lineage))
     sweeps = draw.randint(1, 3)
     for number in range(sweeps):
         recipes = draw.choice([("r1",), ("r1", "r2"), ("",), ("r1", "")])
@@ -73,6 +76,7 @@ def run_seed(seed: int) -> SimMesh:
             priority=draw.randint(0, 2),
             checkpoint_every_s=checkpoint_every_s,
             inputs=inputs,
+            groups=lineage.choice([0, 0, 2]),
         )
         delay_s = draw.uniform(0, 20)
         mesh._at(delay_s, lambda s=sweep: mesh.submit(s))
@@ -91,7 +95,7 @@ def run_seed(seed: int) -> SimMesh:
     mesh.run_for(draw.uniform(30, 90))
     mesh.heal()
     mesh.run_until(
-        lambda: mesh.all_ended() and len(mesh.master.state.sweeps) == sweeps  # type: ignore[union-attr]
+        lambda: mesh.all_ended() and len(mesh.master.state.sweeps) == sweeps + bool(mesh.parents)  # type: ignore[union-attr]
     )
     mesh.run_for(LEFTOVERS_S)
     if DATA in inputs:

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 from cli_double import out, run
-from master_double import MasterDouble, over_the_wire
+from master_double import WALL_S, MasterDouble, over_the_wire
 
+from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.job import BaseState, JobState
 from meshtrain.core.node import MASTER_NODE_ID
@@ -81,7 +82,7 @@ def test_what_trains_rehashes_the_recipe_with_its_pin() -> None:
     check_recipe(config, base.recipe_hash)
     assert config.parent is not None
     forged = {**base.work.config, "parent": {"recipe": "a" * 32, "artifact": "d" * 32}}
-    with pytest.raises(RecipeMismatchError, match="differs  from.artifact"):
+    with pytest.raises(RecipeMismatchError, match=r"differs  from\.artifact"):
         check_recipe(parse_config(forged), base.recipe_hash)
 
 
@@ -91,9 +92,9 @@ def test_a_command_finds_the_folder_of_what_it_continues_from() -> None:
     assert base.work.command == "train --init {from} --lr 0.1 --out {output}"
     assert base.work.env == {"MESHTRAIN_FROM": "{from}"}
     assert base.recipe["env"] == {}
-    with pytest.raises(JobFileError, match="unknown placeholder {from}"):
+    with pytest.raises(JobFileError, match=r"unknown placeholder \{from\}"):
         parsed(COMMAND)
-    with pytest.raises(JobFileError, match="unknown placeholder {from}"):
+    with pytest.raises(JobFileError, match=r"unknown placeholder \{from\}"):
         parsed({**COMMAND, "base": {"command": "x", "from": "aaaa"}, "command": "run {from}"})
 
 
@@ -267,6 +268,48 @@ def test_a_base_waits_until_somebody_holds_what_it_continues_from(master: Master
     assert f"holds {short(pinned)}" in waiting_reason(master.state, job)
     come_back(master, "node-2", "3", pinned)
     assert [node for node, _ in master.assigned] == ["node-2"]
+
+
+def test_a_base_whose_parent_is_lost_for_long_fails_with_a_word_and_can_be_tried_again(
+    master: MasterDouble,
+) -> None:
+    first = first_base(master)
+    pinned = master.state.bases[first].artifact_id
+    child = child_of(master, first)
+    lose(master, pinned)
+    master.submit(child)
+    key = child.bases[0].recipe_hash
+    master.wait(50)
+    assert master.state.bases[key].state is BaseState.NEEDED
+    master.wait(70)
+    assert master.state.bases[key].state is BaseState.FAILED
+    job = master.state.jobs[master.state.bases[key].job_id]
+    assert f"meshtrain retry {job.name}" in job.failure.message
+    assert {master.state.jobs[j.job_id].state for j in child.jobs} == {JobState.FAILED}
+    come_back(master, "node-1", "3", pinned)
+    master.tell(ev.RetryRequested("again", (job.job_id,)))
+    master.run_all()
+    assert master.state.bases[key].state is BaseState.COMMITTED
+    assert {master.state.jobs[j.job_id].state for j in child.jobs} == {JobState.SUCCEEDED}
+
+
+def test_a_lost_parent_comes_back_from_the_archive(master: MasterDouble) -> None:
+    first = first_base(master)
+    pinned = master.state.bases[first].artifact_id
+    child = child_of(master, first)
+    lose(master, pinned)
+    master.tell(ev.BasesArchived((pinned,)))
+    master.submit(child)
+    effects = []
+    for _ in range(4):
+        master.now_s += 30
+        effects += master.tell(ev.Tick(WALL_S + master.now_s))
+    assert [e.artifact_id for e in effects if isinstance(e, fx.RestoreArtifact)] == [pinned]
+    key = child.bases[0].recipe_hash
+    assert master.state.bases[key].state is BaseState.NEEDED
+    master.tell(ev.ArtifactHeld(MASTER_NODE_ID, (pinned,)))
+    master.run_all()
+    assert master.state.bases[key].state is BaseState.COMMITTED
 
 
 def test_a_parent_that_the_scheduler_does_not_know_is_refused(master: MasterDouble) -> None:
