@@ -22,7 +22,7 @@ MIN, TARGET, MAX = 64, 256, 1024
 NAMES = st.one_of(
     st.text(max_size=12),
     st.builds("h.{}.{}".format, st.integers(0, 9), st.sampled_from(["w", "bias", "norm.w"])),
-)
+).filter(lambda name: name != "__metadata__")
 SIZES = st.one_of(st.integers(0, 60), st.integers(200, 3000))
 MODELS = st.dictionaries(NAMES, SIZES, max_size=12)
 JSON: Any = st.recursive(
@@ -78,6 +78,7 @@ def pieces(data: bytes) -> list[bytes]:
 
 
 @given(st.binary(max_size=400))
+@settings(deadline=None)
 @example(b"\x02\0\0\0\0\0\0\0{}")
 @example(b"\x10\0\0\0\0\0\0\0" + b'{"\xed\xa0\x80":' + b"[" * 60)
 def test_P11_any_bytes_as_a_file_have_a_layout_that_covers_it_or_none(data: bytes) -> None:
@@ -93,6 +94,7 @@ def test_P11_any_bytes_as_a_file_have_a_layout_that_covers_it_or_none(data: byte
 
 
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=4), st.integers(0, 64))
+@settings(deadline=None)
 def test_P11_any_json_as_a_header_is_cut_somehow(header: dict[str, Any], data_bytes: int) -> None:
     text = json.dumps(header).encode()
     data = len(text).to_bytes(8, "little") + text + bytes(data_bytes)
@@ -100,7 +102,7 @@ def test_P11_any_json_as_a_header_is_cut_somehow(header: dict[str, Any], data_by
 
 
 @given(MODELS)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_chunks_of_a_model_keep_to_its_tensors(sizes: dict[str, int]) -> None:
     data = model_bytes(sizes)
     found = pieces(data)
@@ -118,7 +120,7 @@ def test_the_chunks_of_a_model_keep_to_its_tensors(sizes: dict[str, int]) -> Non
 
 
 @given(st.integers(0, 12_000), st.text(max_size=3), st.integers(0, 3000))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_what_is_appended_leaves_all_chunks_but_the_last(
     size_bytes: int, seed: str, more_bytes: int
 ) -> None:
@@ -130,7 +132,7 @@ def test_what_is_appended_leaves_all_chunks_but_the_last(
 
 
 @given(st.integers(0, 30_000), st.binary(min_size=1, max_size=40))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_what_is_put_in_is_forgotten_some_chunks_later(at: int, new: bytes) -> None:
     data = noise(30_000, "long")
     known = set(pieces(data))
