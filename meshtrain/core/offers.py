@@ -10,10 +10,11 @@ out, and no chunk waits for a second copy of another one.
 The rules:
 
 - One who fetches alone is told of everything.
-- Else each is told of a few chunks, or one, that nobody else was told of; when it
-  took one, of the next one.
-- Once all chunks were given or are promised, those that were given are shown to
-  all, so that one that was lost with its holder can be had again.
+- Else a few chunks are promised at a time, each to one, who alone is told of it; when
+  it took it, the next chunk is promised to whoever was waited for least so far, so
+  that slow ones take few of them.
+- Some time after all chunks were given, all of them are shown to all, so that one
+  that was lost with its holder can be had again.
 - A promise that isn't kept in a time is made to another: whoever it was made to is
   slow, or has the chunk from elsewhere. What nobody wants counts as given.
 """
@@ -21,17 +22,25 @@ The rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from meshtrain.core.swarm import Bits
 
-PROMISES_MIN = 4
+PROMISES_MAX = 8
 """Chunks that are promised at a time, over all followers: some on their way, and the next ones.
-Each follower has one at least. More would be under way side by side, and each arrive later."""
+More would be under way side by side, and each arrive later."""
+AHEAD_MAX = 2
+"""Of these for one follower."""
+SLOW_FACTOR = 3.0
+"""A promise that takes so many times what they take on average counts no more."""
 PATIENCE_MIN_S = 2.0
 PATIENCE_FIRST_S = 10.0
 """Before it is known what promises take."""
 PATIENCE_FACTOR = 4.0
 """A promise may take so many times what they take on average."""
+ALL_AFTER_S = 1.0
+"""How long those who fetch have, once all was given, to pass it on to each other: a link that
+all ask at the end would be late with it."""
 _SMOOTHING = 0.2
 """The weight of the newest time in the average."""
 
@@ -43,6 +52,8 @@ class _Follower:
     promised: dict[int, float] = field(default_factory=dict)
     """Chunk → when it was promised; still to be taken."""
     took: Bits = 0
+    waited_s: float = 0.0
+    """How long it took for what it took, in all."""
 
 
 class Offers:
@@ -50,15 +61,18 @@ class Offers:
 
     Args:
         chunk_count: how many chunks there are.
-        promises_min: chunks promised at a time, over all.
+        promises_max: chunks promised at a time, over all.
     """
 
-    def __init__(self, chunk_count: int, *, promises_min: int = PROMISES_MIN) -> None:
+    def __init__(self, chunk_count: int, *, promises_max: int = PROMISES_MAX) -> None:
         self._all: Bits = (1 << chunk_count) - 1
-        self._promises_min = promises_min
+        self._promises_max = promises_max
         self._given: Bits = 0
         self._promised: Bits = 0
         self._followers: dict[str, _Follower] = {}
+        self._gave_s = 0.0
+        """When a chunk was given that had not been."""
+        self._shows_all = chunk_count == 0
         self._took_s: float | None = None
         """What a promise takes until it is kept, on average."""
 
@@ -71,7 +85,8 @@ class Offers:
         """One begins to fetch, or begins again; `have` is what it has already."""
         if follower in self._followers:
             self.leave(follower)
-        self._followers[follower] = _Follower(have & self._all)
+        least_s = min((f.waited_s for f in self._followers.values()), default=0.0)
+        self._followers[follower] = _Follower(have & self._all, waited_s=least_s)
         self._given |= have & self._all
         self._promise(now_s)
 
@@ -84,6 +99,8 @@ class Offers:
 
     def gave(self, follower: str, chunk: int, now_s: float) -> None:
         """A chunk was sent whole."""
+        if not self._given >> chunk & 1:
+            self._gave_s = now_s
         self._given |= 1 << chunk
         taker = self._followers.get(follower)
         if taker is not None:
@@ -92,6 +109,7 @@ class Offers:
             if promised_s is not None:
                 self._promised &= ~(1 << chunk)
                 took_s = now_s - promised_s
+                taker.waited_s += took_s
                 before_s = took_s if self._took_s is None else self._took_s
                 self._took_s = before_s + _SMOOTHING * (took_s - before_s)
         self._promise(now_s)
@@ -113,37 +131,46 @@ class Offers:
         if self._followers:
             self._given |= self.open & ~wanted
         self._promise(now_s)
+        if self._given == self._all and now_s >= self._gave_s + ALL_AFTER_S:
+            self._shows_all = True
 
     def shown(self, follower: str) -> Bits:
         """What one is told of now; what it took stays shown."""
-        if len(self._followers) == 1 or self._given == self._all:
+        if len(self._followers) == 1 or self._shows_all:
             return self._all
         known = self._followers[follower]
         shown = known.took
         for chunk in known.promised:
             shown |= 1 << chunk
-        return shown if self.open else shown | self._given
+        return shown
 
     def shows_all(self, follower: str) -> bool:
         """Whether one is told of everything for good, so that nothing more will come."""
-        return self._given == self._all
+        return self._shows_all
 
     def _promise(self, now_s: float) -> None:
-        """Makes the promises that are due, to those first who have the fewest."""
-        if len(self._followers) < 2:
-            return
+        """Makes the promises that are due; who was waited for least so far goes first."""
         free = self.open
-        ahead = -(-self._promises_min // len(self._followers))
-        for count in range(ahead):
-            for follower in self._followers.values():
-                if not free:
-                    return
-                if len(follower.promised) > count:
-                    continue
+        if len(self._followers) < 2 or not free:
+            return
+        # Those that take long fill no link: others are promised chunks beside them.
+        slow_s = SLOW_FACTOR * self._took_s if self._took_s is not None else inf
+        awaited = sum(
+            now_s < at_s + slow_s for f in self._followers.values() for at_s in f.promised.values()
+        )
+        while free and awaited < self._promises_max:
+            for follower in sorted(self._followers.values(), key=_turn):
                 wanted = free & ~follower.had & ~follower.took
-                if not wanted:
-                    continue
-                lowest = wanted & -wanted
-                follower.promised[lowest.bit_length() - 1] = now_s
-                self._promised |= lowest
-                free &= ~lowest
+                if wanted and len(follower.promised) < AHEAD_MAX:
+                    break
+            else:
+                return
+            lowest = wanted & -wanted
+            follower.promised[lowest.bit_length() - 1] = now_s
+            self._promised |= lowest
+            free &= ~lowest
+            awaited += 1
+
+
+def _turn(follower: _Follower) -> tuple[int, float]:
+    return len(follower.promised), follower.waited_s

@@ -64,7 +64,9 @@ class SwarmLimits(msgspec.Struct, frozen=True):
     """Peers that are asked what they hold."""
     refollow_s: float = 0.25
     """The time between two beginnings to follow a peer."""
-    pipeline_s: float = 0.1
+    anew_s: float = 2.0
+    """How long who shows a part may show nothing more before it is followed anew."""
+    pipeline_s: float = 0.2
     """What a peer that has room is asked for in advance, in time."""
     endgame_factor: float = 3.0
     """Once all chunks are asked for: how many times longer than others one may take."""
@@ -290,6 +292,8 @@ class Swarm:
             return
         teller.answered = True
         teller.more = more
+        if more:
+            teller.follow_at_s = max(teller.follow_at_s, now_s + self._limits.anew_s)
         have &= self._all
         if have & self._missing & ~teller.have:
             self._progress_s = now_s

@@ -17,6 +17,7 @@ from meshtrain.core.swarm import (
 )
 
 LIMITS = SwarmLimits(
+    anew_s=0.0,
     requests_per_peer_max=2,
     failures_max=3,
     refusals_max=4,
@@ -381,6 +382,22 @@ def test_a_peer_that_shows_all_it_has_is_not_followed_anew() -> None:
     chunks_asked(swarm)
     swarm.arrived("a", 0, 1.0)
     assert swarm.next_asks(50.0) == [], "it tells of more when more has come there"
+
+
+def test_who_shows_a_part_gets_time_to_show_more_before_it_is_followed_anew() -> None:
+    swarm = Swarm(4, limits=msgspec.structs.replace(LIMITS, anew_s=2.0))
+    swarm.add_peer("a", 0.0)
+    assert swarm.next_asks(0.0) == [Follow("a")]
+    swarm.told_have("a", bits(0), 0.1, more=True)
+    assert chunks_asked(swarm, 0.1) == {("a", 0)}
+    swarm.arrived("a", 0, 1.0)
+    assert swarm.next_asks(1.0) == []
+    assert swarm.wake_at_s(1.0) == 2.1
+    swarm.gained("a", [1], 1.5)
+    assert chunks_asked(swarm, 1.5) == {("a", 1)}
+    swarm.arrived("a", 1, 2.5)
+    assert swarm.next_asks(3.4) == []
+    assert swarm.next_asks(3.5) == [Follow("a")]
 
 
 def test_no_more_peers_are_followed_than_allowed() -> None:
