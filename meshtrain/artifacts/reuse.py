@@ -44,6 +44,8 @@ class ChunkIndex:
         self._chunks_max = chunks_max
         self._keys: dict[str, array[int]] = {}
         """By artifact, in the order of its chunks."""
+        self._passed_over: set[str] = set()
+        """Artifacts that found no room here; looked at again when another has gone."""
         self._count = 0
         self._lock = threading.Lock()
 
@@ -73,10 +75,12 @@ class ChunkIndex:
 
     def _catch_up(self) -> None:
         here = self.store.ids()
-        for artifact_id in self._keys.keys() - set(here):
+        gone = self._keys.keys() - set(here)
+        for artifact_id in gone:
             self._count -= len(self._keys.pop(artifact_id))
+        self._passed_over = set() if gone else self._passed_over & set(here)
         for artifact_id in here:
-            if artifact_id in self._keys:
+            if artifact_id in self._keys or artifact_id in self._passed_over:
                 continue
             try:
                 manifest = self.store.manifest(artifact_id)
@@ -84,6 +88,7 @@ class ChunkIndex:
                 # Removed in this instant, or damaged: what it holds is fetched.
                 continue
             if self._count + manifest.chunk_count > self._chunks_max:
+                self._passed_over.add(artifact_id)
                 continue
             keys = array("Q", (_key(c.digest) for file in manifest.files for c in file.chunks))
             self._keys[artifact_id] = keys

@@ -266,16 +266,24 @@ def test_digests_that_are_alike_by_half_are_told_apart(
     assert take_known_chunks(begun(store, tree(tuned=TUNED)), index) == 0
 
 
-def test_the_index_is_bounded(store: ArtifactStore, tree: Callable[..., Path]) -> None:
+def test_the_index_is_bounded(
+    store: ArtifactStore, tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = ChunkIndex(store, chunks_max=9)
     first = artifact_id(store.add_tree(tree(model=BASE)))
     coming = begun(store, tree(tuned=TUNED))
     assert take_known_chunks(coming, index) == 7 * CHUNK
-    store.add_tree(tree(model=TUNED))
-    assert index.holders({coming.manifest.files[0].chunks[5].digest: None}) == []
+    second = artifact_id(store.add_tree(tree(model=TUNED)))
+    wanted = {coming.manifest.files[0].chunks[5].digest: None}
+    read: list[str] = []
+    manifest = store.manifest
+    monkeypatch.setattr(store, "manifest", lambda name: read.append(name) or manifest(name))  # type: ignore[func-returns-value]
+    assert index.holders(wanted) == index.holders(wanted) == []
     assert index.chunk_count == 8
     store.remove(first)
-    assert len(index.holders({coming.manifest.files[0].chunks[5].digest: None})) == 1
+    assert index.holders(wanted) == [(second, [5])]
+    # Not at every question: where there was no room, and where there is.
+    assert read == [second, second]
 
 
 def test_a_full_disk_is_told_and_what_was_taken_stays(
