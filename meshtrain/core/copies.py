@@ -53,6 +53,8 @@ class Copies:
     base_of: dict[str, set[str]] = field(default_factory=dict)
     #: results, code and data of jobs that are known: nothing else could take their place
     needed: set[str] = field(default_factory=set)
+    #: recipe hash → since when its jobs wait for busy nodes that hold it (lease clock)
+    held_back_s: dict[str, float] = field(default_factory=dict)
     eviction: Eviction | None = None
     evictions_asked: deque[EvictionAsked] = field(default_factory=deque)
     #: nodes that asked for room, who waits longest first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import ceil
 
 import msgspec
 
@@ -11,6 +12,8 @@ from meshtrain.core.node import Node, NodeSpec
 from meshtrain.spec.jobs import Resources, TrainingWork, Work
 
 GIB = 1 << 30
+START_STEP_S = 0.1
+"""Starts that differ by less count as the same; what is there at once is before all others."""
 
 
 def needs_of(resources: Resources, work: Work) -> Resources:
@@ -117,29 +120,38 @@ def _gpus_left_out(node: Node) -> str:
 def choose(
     nodes: Iterable[Node],
     needs: Resources,
-    missing_bytes: Callable[[Node], int],
+    lacking_s: Callable[[Node], float],
     *,
     ahead: bool = False,
+    run_s: float = 0.0,
     is_home: Callable[[Node], bool] | None = None,
 ) -> Placement | None:
     """The best placement among the nodes, or None where none fits.
 
-    GPUs that failed lately come last. Nodes that hold what the job needs come
-    first, then those that lack least of it; among equals one that `is_home` to the
-    job's group, then the one that is busy least, then the name decides, so that the
-    same state always gives the same answer.
+    GPUs that failed lately come last. The job goes where it starts soonest: after
+    the wait for a slot, and what the node has to fetch first; among equals to one
+    that `is_home` to its group, then to the one that is busy least, then the name
+    decides, so that the same state always gives the same answer.
+
+    Args:
+        lacking_s: how long a node would fetch what the job needs and it lacks.
+        run_s: how long such jobs run, for those that wait for a slot on a node.
     """
-    best: tuple[tuple[bool, int, int, bool, float, str], Placement] | None = None
+    best: tuple[tuple[int, int, bool, bool, float, str], Placement] | None = None
     for node in nodes:
         placement = fit(node, needs, ahead=ahead)
         if isinstance(placement, str):
             continue
-        # To start at once somewhere is better than to wait where the base is.
-        waits = node.cpus_used >= node.spec.cpu_slots and not placement.gpus
+        slots = node.spec.cpu_slots
+        waits = node.cpus_used >= slots and not placement.gpus
+        start_s = lacking_s(node)
+        if waits:
+            start_s += run_s * (node.cpus_used - slots + 1) / max(1, slots)
         known = node.gpu_faults
         faults = max((known.get(gpu, 0) for gpu in placement.gpus), default=0) if known else 0
         away = is_home is not None and not is_home(node)
-        score = (waits, faults, missing_bytes(node), away, load(node), node.node_id)
+        steps = ceil(start_s / START_STEP_S)
+        score = (faults, steps, waits, away, load(node), node.node_id)
         if best is None or score < best[0]:
             best = (score, placement)
     return None if best is None else best[1]

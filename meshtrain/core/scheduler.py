@@ -25,6 +25,8 @@ from meshtrain.core import (
     collecting,
     eviction,
     gpu_health,
+    parents,
+    patience,
     pins,
     publishing,
     reports,
@@ -159,6 +161,7 @@ class Scheduler:
         shares.clear(state)
         bases.settle(state)
         bases.check_lost(state)
+        parents.check_lost(state)
         eviction.check(state)
         warm.look(state)
         if state.delayed:
@@ -196,7 +199,7 @@ class Scheduler:
             if not free:
                 return
             job = state.jobs[job_id]
-            missing = self._missing_bytes(shape)
+            lacking_s = self._lacking_s(shape)
             short = job.sweep_id in state.short_sweeps
             there: Iterable[Node] = free.values()
             if shape.shares:
@@ -204,7 +207,12 @@ class Scheduler:
             if shape.group is not None and _ungrouped(shape) in fitted_nowhere:
                 continue
             placement = choose(
-                there, shape.needs, missing, ahead=short, is_home=self._is_home(shape)
+                there,
+                shape.needs,
+                lacking_s,
+                ahead=short,
+                run_s=state.run_s_mean.get(job.sweep_id or "", 0.0),
+                is_home=self._is_home(shape),
             )
             if placement is None:
                 if shape.group is not None:
@@ -215,6 +223,10 @@ class Scheduler:
                         kept.add(node_id)
                         free.pop(node_id, None)
                 continue
+            node = state.nodes[placement.node_id]
+            if patience.is_sooner_elsewhere(state, job, shape, lacking_s(node)):
+                continue
+            state.copies.held_back_s.pop(shape.recipe_hash or "", None)
             kin = self._kin(job_id, shape, placement, there, ahead=short)
             if kin is None:
                 turn.take()
@@ -254,8 +266,8 @@ class Scheduler:
                 continue
             if not shares.has_all(self.state, self.state.nodes[node_id], other.shares):
                 continue
-            missing = self._missing_bytes(other)
-            place = choose(there, other.needs, missing, ahead=ahead, is_home=self._is_home(other))
+            lacking_s = self._lacking_s(other)
+            place = choose(there, other.needs, lacking_s, ahead=ahead, is_home=self._is_home(other))
             if place is None or place.node_id != node_id:
                 continue
             rank, found = nearer, (other_id, place)
@@ -269,7 +281,8 @@ class Scheduler:
             return False
         return shape.recipe_hash is None or state.is_ready(shape.recipe_hash)
 
-    def _missing_bytes(self, shape: Shape) -> Callable[[Node], int]:
+    def _lacking_s(self, shape: Shape) -> Callable[[Node], float]:
+        """How long a node would fetch what it lacks, by what it fetched lately."""
         wanted = list(shape.datasets)
         if shape.recipe_hash is not None:
             base = self.state.bases[shape.recipe_hash]
@@ -278,18 +291,19 @@ class Scheduler:
         if shape.parent is not None:
             wanted.append((shape.parent, 1))
         if not wanted:
-            return lambda node: 0
+            return lambda node: 0.0
+        rates = self.state.copies.rates
 
-        def missing(node: Node) -> int:
+        def lacking_s(node: Node) -> float:
             total = 0
             for artifact_id, size_bytes in wanted:
                 if artifact_id not in node.holds:
                     # Half a way: it is coming already.
                     is_coming = artifact_id in node.fetching
                     total += size_bytes // 2 if is_coming else max(1, size_bytes)
-            return total
+            return total / rates.of_node(node.node_id) if total else 0.0
 
-        return missing
+        return lacking_s
 
 
 def _ungrouped(shape: Shape) -> Shape:

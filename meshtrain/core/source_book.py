@@ -39,11 +39,13 @@ class SourceBook:
     ) -> None:
         """These hold it, the best first; those known before follow."""
         known = self._lines.get(artifact_id)
+        by_node: dict[str, ArtifactSource] = {}
+        for source in (*sources, *(known.sources if known is not None else ())):
+            by_node.setdefault(source.node_id, source)
         if known is not None:
-            told = {source.node_id for source in sources}
-            sources = (*sources, *(s for s in known.sources if s.node_id not in told))
             size_bytes = size_bytes or known.size_bytes
-        line = KnownSources(artifact_id, sources[:SOURCES_MAX], size_bytes, unfinished=True)
+        best = tuple(by_node.values())[:SOURCES_MAX]
+        line = KnownSources(artifact_id, best, size_bytes, unfinished=True)
         if line != known:
             self._put(line)
             self._changed = True

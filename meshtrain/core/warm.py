@@ -65,11 +65,11 @@ def look(state: MeshState) -> None:
     copies = state.copies
     for key in [k for k, at_s in copies.prefetch_again_s.items() if at_s <= state.now_s]:
         del copies.prefetch_again_s[key]
-    free = []
+    free: dict[str, Node] = {}
     for node in state.nodes.values():
         _settle(state, node)
         if node.prefetch is None and _takes(node):
-            free.append(node)
+            free[node.node_id] = node
     if not free:
         return
     _place_asked(state, free)
@@ -125,7 +125,7 @@ def _places(state: MeshState, artifact_id: str) -> int:
     )
 
 
-def _place_asked(state: MeshState, free: list[Node]) -> None:
+def _place_asked(state: MeshState, free: dict[str, Node]) -> None:
     for recipe_hash, nodes_wanted in list(state.copies.warm_asked.items()):
         base = state.bases[recipe_hash]
         gone = base.state is not BaseState.COMMITTED or base.artifact_id is None
@@ -133,7 +133,7 @@ def _place_asked(state: MeshState, free: list[Node]) -> None:
             del state.copies.warm_asked[recipe_hash]
 
 
-def _place(state: MeshState, base: Base, nodes_wanted: int, free: list[Node]) -> bool:
+def _place(state: MeshState, base: Base, nodes_wanted: int, free: dict[str, Node]) -> bool:
     """Bring a base to that many nodes, as far as there are; True when it is done with."""
     artifact_id = base.artifact_id
     if artifact_id is None or not state.is_held(artifact_id):
@@ -141,33 +141,33 @@ def _place(state: MeshState, base: Base, nodes_wanted: int, free: list[Node]) ->
     lacking = nodes_wanted - _places(state, artifact_id)
     if lacking <= 0:
         return True
-    able = [node for node in free if _fits(state, node, base)]
+    able = [node for node in free.values() if _fits(state, node, base)]
     able.sort(key=lambda node: (-state.copies.rates.of_node(node.node_id), node.node_id))
     for node in able[:lacking]:
         _fetch_ahead(state, node, artifact_id)
-        free.remove(node)
+        del free[node.node_id]
     # Nobody could have it now or later: those that are busy with another one will be.
     busy = any(node.prefetch is not None for node in state.nodes.values())
     return len(able) >= lacking or not busy
 
 
-def _fetch_next(state: MeshState, free: list[Node]) -> None:
+def _fetch_next(state: MeshState, free: dict[str, Node]) -> None:
     """For each busy node: the base of the job that it will get next, unless it is there."""
     coming = list(_coming(state))
     if not coming:
         return
     planned: Counter[str] = Counter()
-    for node in list(free):
-        if node.takes_jobs and node.has_room(ahead=False):
-            continue  # It gets its next job at once.
+    for node in state.nodes.values():
+        if not _takes(node) or (node.takes_jobs and node.has_room(ahead=False)):
+            continue  # It gets no next job, or gets it at once.
         for shape, base, waiting in coming:
             if planned[base.recipe_hash] >= waiting or why_never(node.spec, shape.needs):
                 continue
             planned[base.recipe_hash] += 1
-            if _fits(state, node, base):
+            if node.node_id in free and _fits(state, node, base):
                 assert base.artifact_id is not None
                 _fetch_ahead(state, node, base.artifact_id)
-                free.remove(node)
+                del free[node.node_id]
             break
 
 
