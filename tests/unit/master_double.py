@@ -31,6 +31,7 @@ from meshtrain.spec.settings import MasterSettings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import Decoder, encode
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.inputs import find_inputs
 from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base
@@ -224,10 +225,18 @@ class MasterDouble:
                     parents={parent: resolve_parent(self.state, parent, self.attempts_of)}
                     if parent is not None
                     else {},
+                    inputs=find_inputs(
+                        needed(job_file).inputs, self.state.named_inputs, message.inputs
+                    ),
                 )
                 again = len(self.state.sweeps) if message.again else 0
                 sweep = expand(job_file, digests, again=again, bases_only=message.bases_only)
                 return ev.SweepSubmitted(request_id, sweep, message.allow_pending)
+            case msg.PublishInput():
+                self.tell(ev.ArtifactHeld(MASTER_NODE_ID, (message.artifact_id,)))
+                return ev.InputPublished(
+                    request_id, message.name, message.artifact_id, 1200, 3, "ada"
+                )
             case msg.Cancel():
                 found = resolve(self.state, message.names)
                 return ev.CancelRequested(request_id, found.job_ids, found.sweep_ids)

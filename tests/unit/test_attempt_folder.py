@@ -15,9 +15,10 @@ from meshtrain.core.commands import ArtifactNeed
 from meshtrain.core.job import FailureClass
 from meshtrain.core.manifest import artifact_id
 from meshtrain.errors import ProtocolError
-from meshtrain.spec.jobs import CommandWork, TrainingWork
-from meshtrain_daemon.worker import outputs
+from meshtrain.spec.jobs import CommandWork, InputData, TrainingWork
+from meshtrain_daemon.worker import outputs, prepare_step
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules, open_plain
+from meshtrain_daemon.worker.preparation import Prepared, key_of
 
 
 @pytest.fixture
@@ -160,3 +161,50 @@ def test_an_output_that_is_no_folder_of_files_is_the_jobs_error(
     assert failed.failure.failure_class is FailureClass.USER_ERROR
     assert msgspec.msgpack.encode(failed.failure)
     assert Path("/etc/passwd").exists()
+
+
+# --- what it reads -------------------------------------------------------------------------
+
+
+def reading(tmp_path: Path, work: CommandWork) -> AttemptFolder:
+    folder = AttemptFolder(tmp_path, assignment(work=work))
+    folder.make()
+    return folder
+
+
+def test_a_command_is_told_where_its_data_is(tmp_path: Path) -> None:
+    data = InputData("voc@1", "a" * 32)
+    work = CommandWork(
+        "ls {inputs.voc-5i} '{inputs.none}'",
+        env={"ROOT": "{inputs.voc-5i}/x"},
+        inputs={"voc-5i": data},
+    )
+    folder = reading(tmp_path, work)
+    assert folder.reads_data and not folder.needs_copies
+    launch = folder.launch(HostRules(), {"voc-5i": "/data of/it"})
+    assert launch.argv == ("/bin/sh", "-c", "ls '/data of/it' '{inputs.none}'")
+    assert launch.env["MESHTRAIN_INPUT_VOC_5I"] == "/data of/it"
+    assert launch.env["ROOT"] == "/data of/it/x"
+
+
+def test_what_is_prepared_already_costs_no_step(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path / "prepared", 1000)
+    work = CommandWork("cat {prepared}/x", env={"A": "{prepared}"}, prepare="echo {x} {prepared}")
+    folder = reading(tmp_path, work)
+    first = folder.launch(HostRules(), {}, prepared)
+    assert first.argv[-2:] == (prepare_step.__file__, f"{folder.path}/prepare.json")
+    assert "A" not in first.env, "the job's own variables are none of the preparation's"
+    request = msgspec.json.decode(Path(first.argv[-1]).read_bytes())
+    key = key_of(folder.assignment)
+    assert key is not None
+    tree = prepared.tree(key)
+    assert request["command"] == f"echo {{x}} {tree}"
+    assert request["shown"] == "echo {x} {prepared}"
+    assert request["argv"] == ["cat", f"{tree}/x"]
+    assert request["env"] == {"A": tree}
+    assert request["cwd"] is None
+    record = b'{"size_bytes":1,"files_count":1,"took_s":1.0}'
+    (Path(prepared.folder(key)) / "done").write_bytes(record)
+    again = reading(tmp_path, work).launch(HostRules(), {}, prepared)
+    assert again.argv == ("cat", f"{tree}/x")
+    assert again.env["A"] == again.env["MESHTRAIN_PREPARED"] == tree

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import shutil
 import stat
 import tempfile
 import uuid
@@ -18,16 +19,27 @@ from worker_records import assignment
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import agent_io as io
 from meshtrain.core.manifest import artifact_id
-from meshtrain.spec.jobs import CommandWork
-from meshtrain_daemon.worker import job_users, outputs
+from meshtrain.spec.jobs import CommandWork, InputData
+from meshtrain_daemon.worker import job_users, outputs, preparation
 from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder, HostRules
+from meshtrain_daemon.worker.input_paths import input_paths
 from meshtrain_daemon.worker.job_users import JobUser, JobUserError
-from meshtrain_daemon.worker.launch import Event, Exited, LaunchFailed, read_outcome
+from meshtrain_daemon.worker.launch import (
+    Event,
+    Exited,
+    Launch,
+    LaunchFailed,
+    Started,
+    read_outcome,
+)
+from meshtrain_daemon.worker.preparation import Prepared, key_of
 from meshtrain_daemon.worker.runner import Runner
 
 WAIT_S = 30.0
 NAME = "nobody"
+PYTHON = Path("/usr/bin/python3")
+"""The one that runs the tests may lie in somebody's home."""
 RULES = HostRules(job_users=(NAME,))
 as_root = pytest.mark.skipif(
     os.geteuid() != 0 or bool(job_users.missing_capabilities()),
@@ -53,12 +65,15 @@ class Host:
 
     async def run(self, name: str, command: str) -> tuple[AttemptFolder, Exited | LaunchFailed]:
         folder = self.folder(name, command)
-        self.runner.launch([folder.launch(RULES)])
+        return folder, await self.ended(folder.launch(RULES))
+
+    async def ended(self, launch: Launch) -> Exited | LaunchFailed:
+        self.runner.launch([launch])
         async with asyncio.timeout(WAIT_S):
             while True:
                 for event in self.events:
-                    if event.attempt_id == name and isinstance(event, Exited | LaunchFailed):
-                        return folder, event
+                    if event.attempt_id == launch.attempt_id and not isinstance(event, Started):
+                        return event
                 await asyncio.sleep(0.005)
 
 
@@ -217,3 +232,63 @@ def test_the_daemon_s_own_account_needs_no_leave(tmp_path: Path) -> None:
 def test_what_the_daemon_lacks_is_named(tmp_path: Path, line: str, missing: list[str]) -> None:
     (tmp_path / "status").write_text(f"Name:\tx\n{line}")
     assert job_users.missing_capabilities(str(tmp_path / "status")) == missing
+
+
+@as_root
+@pytest.mark.skipif(not PYTHON.exists(), reason="needs a Python that every account may run")
+async def test_what_is_prepared_for_it_is_its_own_and_data_of_the_node_is_only_read(
+    host: Host, open_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = open_path / "prepare_step.py"
+    shutil.copy(preparation.prepare_step.__file__, step)
+    monkeypatch.setattr(preparation.prepare_step, "__file__", str(step))
+    monkeypatch.setattr(preparation.sys, "executable", str(PYTHON))
+    data = open_path / "data"
+    data.mkdir()
+    (data / "w").write_text("words\n")
+    voc = InputData("voc@1", artifact_id(host.store.add_tree(data)))
+    prepared = Prepared(open_path / "prepared", 1 << 30)
+    work = CommandWork(
+        "id -un; cat {prepared}/w; echo x >> {inputs.voc}/w; echo x > {inputs.voc}/new;"
+        " echo x > {prepared}/new; echo done",
+        inputs={"voc": voc},
+        prepare="id -un > {prepared}/who && cp {inputs.voc}/w {prepared}/w",
+    )
+    keys = set()
+    for name in ("a.1", "a.2"):
+        one = msgspec.structs.replace(assignment(name, work=work), user=NAME)
+        folder = AttemptFolder(host.attempts, one)
+        folder.make()
+        launch = folder.launch(RULES, input_paths(one, host.store), prepared)
+        exited = await host.ended(launch)
+        assert isinstance(exited, Exited) and exited.code == 0
+        said = Path(folder.log).read_text()
+        assert said.count("Permission denied") == 3
+        assert f"{NAME}\nwords\n" in said
+        keys.add(key_of(one))
+    (key,) = keys
+    assert key is not None
+    assert Path(prepared.tree(key), "who").read_text() == f"{NAME}\n"
+    assert host.store.verify(voc.digest)
+    assert Prepared(open_path / "prepared", 0).trim(()) == [key]
+
+
+@as_root
+def test_p11_links_and_pipes_that_it_puts_there_lead_the_daemon_nowhere(open_path: Path) -> None:
+    """The folder of a preparation is the account's, and the daemon reads and removes there."""
+    prepared = Prepared(open_path / "prepared", 0)
+    key = "ab" * 16
+    prepared.take(key)
+    folder, outside = Path(prepared.folder(key)), open_path / "outside"
+    outside.mkdir(mode=0o755)
+    (outside / "kept").touch()
+    os.mkfifo(folder / "done")
+    (folder / "lock").symlink_to(outside / "made")
+    (folder / "tree").symlink_to(outside)
+    assert not prepared.take(key)
+    assert prepared.trim(()) == []
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+    (folder / "lock").unlink()
+    assert prepared.trim(()) == [key]
+    assert [path.name for path in outside.iterdir()] == ["kept"]
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o755

@@ -24,11 +24,9 @@ import errno
 import os
 import re
 import shutil
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
 
 import msgspec
 
@@ -48,21 +46,10 @@ from meshtrain_daemon.worker.command_line import argv_of
 from meshtrain_daemon.worker.frames import EXIT_FILE, RECORD_BYTES, STARTED_FILE
 from meshtrain_daemon.worker.job_users import JobUser, is_own_user
 from meshtrain_daemon.worker.launch import KILL_GRACE_S_DEFAULT, Launch
+from meshtrain_daemon.worker.plain_file import open_plain as open_plain
 from meshtrain_daemon.worker.preparation import Prepared, key_of, write_request
 
 _ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
-
-
-def open_plain(path: str) -> BinaryIO:
-    """A file that a job may have replaced by anything: a pipe would block, a link lead elsewhere.
-
-    Raises OSError for all that is no plain file.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(f"{path} is no plain file")
-    return open(fd, "rb")  # noqa: PTH123
 
 
 _LEFT_BY_EVERY_JOB = {"output", "log", ASSIGNMENT_FILE, STARTED_FILE, EXIT_FILE}
@@ -248,7 +235,7 @@ class AttemptFolder:
                 argv = argv_of(self.fill(work.command, places, for_shell=True))
                 if prepared is not None and key is not None and not prepared.take(key):
                     if user is not None:
-                        user.own(prepared.folder(key))
+                        user.own_alone(prepared.folder(key))
                     argv = write_request(
                         f"{self.path}/prepare.json",
                         folder=prepared.folder(key),

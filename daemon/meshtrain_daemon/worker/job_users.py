@@ -74,9 +74,13 @@ class JobUser:
             os.chown(folder, account.uid, account.gid, follow_symlinks=False)
             for name in files:
                 file = f"{folder}/{name}"
-                if os.lstat(file).st_nlink > 1:  # noqa: PTH116
+                if os.lstat(file).st_nlink > 1:
                     continue
                 os.chown(file, account.uid, account.gid, follow_symlinks=False)
+
+    def own_alone(self, folder: str) -> None:
+        """Give the account a folder, and nothing in it: that may be the account's own already."""
+        os.chown(folder, self.account.uid, self.account.gid, follow_symlinks=False)
 
     def let_in(self, path: str) -> None:
         """Let it make files of its own in a folder, and touch none of the others there."""

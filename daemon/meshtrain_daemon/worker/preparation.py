@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -27,9 +28,12 @@ from meshtrain.core.manifest import is_digest
 from meshtrain.spec.inputs import prepared_key
 from meshtrain.spec.jobs import CommandWork
 from meshtrain_daemon.worker import prepare_step
+from meshtrain_daemon.worker.plain_file import open_plain
 from meshtrain_daemon.worker.prepare_step import DONE_NAME, LOCK_NAME, TREE_NAME
 
 GONE_PREFIX = ".gone-"
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""The folder may be another account's: a link would lead elsewhere, a pipe would block."""
 _RECORD_BYTES_MAX = 64 * 1024
 LINE_SHOWN_MAX = 120
 
@@ -115,7 +119,7 @@ class Prepared:
 
     def _record(self, key: str) -> Record | None:
         try:
-            with open(f"{self.folder(key)}/{DONE_NAME}", "rb") as file:  # noqa: PTH123
+            with open_plain(f"{self.folder(key)}/{DONE_NAME}") as file:
                 return _record_decoder.decode(file.read(_RECORD_BYTES_MAX))
         except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return None
@@ -125,7 +129,7 @@ class Prepared:
         folder = self.folder(key)
         gone = f"{self._root}/{GONE_PREFIX}{secrets.token_hex(6)}"
         try:
-            fd = os.open(f"{folder}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(f"{folder}/{LOCK_NAME}", _LOCK_FLAGS, 0o600)
         except OSError:
             return False
         try:
@@ -141,7 +145,12 @@ class Prepared:
     def _finish_removals(self) -> None:
         for path in self._root.glob(f"{GONE_PREFIX}*"):
             with contextlib.suppress(OSError):
-                prepare_step.remove(str(path))
+                if os.geteuid() == 0:
+                    # It may be another account's, which could put a link in the place of a
+                    # folder: root need not change who may write there.
+                    shutil.rmtree(path)
+                else:
+                    prepare_step.remove(str(path))
 
 
 def write_request(
