@@ -206,6 +206,13 @@ def test_a_wrong_name_is_told_with_what_is_near_it(master: MasterDouble) -> None
         resolved(master, wrong)
     assert f"near it: {short(first)} (cnn · p01 p02" in str(refused.value)
     assert "meshtrain bases" in str(refused.value)
+    cut = first[:4] + "zz".replace("z", "f" if first[4] != "f" else "e")
+    with pytest.raises(NotFoundError, match="near it: "):
+        resolved(master, cut)
+    far = "".join("0" if char != "0" else "1" for char in first[:8])
+    with pytest.raises(NotFoundError) as refused:
+        resolved(master, far)
+    assert "near it" not in str(refused.value)
     for name in ("", "p01", "x" * 5000):
         with pytest.raises(NotFoundError):
             resolved(master, name)

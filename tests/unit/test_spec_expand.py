@@ -170,3 +170,39 @@ def test_references_follow_the_axes_that_change_what_they_compare() -> None:
     assert [set(cell) for cell in scratch] == [{"participant", "base.seed", "seed", "fold"}] * 16
     assert len(sweep.jobs) == 32 + 8 + 16
     assert len(sweep.bases) == 2
+
+
+def test_affinity_names_axes_and_makes_groups() -> None:
+    tree = {
+        "command": "run {dataset} {fold}",
+        "matrix": {"dataset": ["a", "b"], "fold": [0, 1]},
+        "affinity": ["dataset"],
+    }
+    assert [job.affinity for job in sweep_of(tree).jobs] == [
+        "dataset=a",
+        "dataset=a",
+        "dataset=b",
+        "dataset=b",
+    ]
+    assert {job.affinity for job in sweep_of({**tree, "affinity": []}).jobs} == {""}
+    with pytest.raises(JobFileError, match=r'affinity\[0\]   "datasett" is no axis.*did you mean'):
+        parse({**tree, "affinity": ["datasett"]})
+    many = {**tree, "matrix": {"dataset": list(range(1001))}, "command": "run {dataset}"}
+    with pytest.raises(JobFileError, match="1,001 groups of jobs; at most 1,000"):
+        sweep_of({**many, "affinity": "dataset"})
+
+
+def test_a_reference_is_of_the_group_that_its_axes_make() -> None:
+    tree = {
+        "base": {"participants": ["a"], "model": "cnn"},
+        "target": {"mode": "full_fine_tuning", "participant": "b"},
+        "matrix": {"base.lr": [0.1, 0.2], "fold": [0, 1]},
+        "references": ["base_alone"],
+        "results": {"over": "fold"},
+        "affinity": ["base.lr", "target_batch_pct"],
+    }
+    with pytest.raises(JobFileError, match=r"affinity\[1\]"):
+        parse(tree)
+    sweep = sweep_of({**tree, "affinity": ["base.lr"]})
+    groups = {(job.group, job.affinity) for job in sweep.jobs}
+    assert groups == {(row, f"base.lr={lr}") for row in ("", "base alone") for lr in (0.1, 0.2)}

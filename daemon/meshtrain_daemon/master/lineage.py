@@ -28,6 +28,10 @@ from meshtrain.wire.messages import Query
 from meshtrain_daemon.master.names import resolve_base
 
 NEAR_SHOWN_MAX = 3
+LIKENESS_MIN = 0.7
+"""All but one of four digits are there, in their order."""
+PREFIX_ALIKE = 3
+"""So many equal digits at the beginning are no accident."""
 USERS_MAX = 1000
 """Sweeps and bases that one answer names."""
 
@@ -178,22 +182,25 @@ def _refuse_unknown(state: MeshState, name: str) -> NoReturn:
 
 
 def _near(name: str, bases: Iterable[Base]) -> Iterator[str]:
-    """The bases whose recipe hash, or whose artifact's id, is most like the name."""
+    """The bases whose recipe hash, or whose model's id, is most like the name."""
     word = name[:DIGEST_HEX_LEN]
-
-    def likeness(digest_hex: str | None) -> float:
-        if digest_hex is None:
-            return 0.0
-        return difflib.SequenceMatcher(None, word, digest_hex[: len(word)], autojunk=False).ratio()
-
     scored = [
-        (max(likeness(base.recipe_hash), likeness(base.artifact_id)), index, base)
+        (max(_likeness(word, base.recipe_hash), _likeness(word, base.artifact_id)), index, base)
         for index, base in enumerate(bases)
     ]
-    # At least all but one of four digits are there, in their order.
-    close = [entry for entry in scored if entry[0] >= 0.7]
+    close = [entry for entry in scored if entry[0] >= LIKENESS_MIN]
     for _, _, base in sorted(close, key=lambda entry: (-entry[0], -entry[1]))[:NEAR_SHOWN_MAX]:
         yield _told(base)
+
+
+def _likeness(word: str, digest_hex: str | None) -> float:
+    """From 0 to 1; what begins alike is alike, however it goes on."""
+    if digest_hex is None or not word:
+        return 0.0
+    start = digest_hex[: len(word)]
+    begins_alike = word[:PREFIX_ALIKE] == start[:PREFIX_ALIKE]
+    ratio = difflib.SequenceMatcher(None, word, start, autojunk=False).ratio()
+    return max(ratio, LIKENESS_MIN if begins_alike else 0.0)
 
 
 def _told(base: Base) -> str:
