@@ -56,6 +56,10 @@ POINTS: dict[str, tuple[tuple[str, ...], str]] = {
     "collect.fetched": ((MASTER,), "the master holds an artifact, and has not decided on it"),
     "result.filled": ((MASTER,), "a result's folder is filled under a temporary name"),
     "result.placed": ((MASTER,), "a result's folder has its name, and its table is not merged"),
+    # The master's archive.
+    "archive.queued": ((MASTER,), "what goes to the archive is in the store, and nothing went"),
+    "archive.part": ((MASTER,), "a file of a tree is in the archive, and the tree isn't whole"),
+    "archive.sent": ((MASTER,), "a tree is whole in the archive, and that is not noted"),
     # Artifacts, on either side.
     "artifact.moved": ((WORKER,), "an output was moved into the store, and is not visible"),
     "artifact.whole": ((MASTER, WORKER), "an artifact is whole and fsynced, and not visible"),

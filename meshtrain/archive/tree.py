@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import msgspec
 import xxhash
 
+from meshtrain import failpoints
 from meshtrain.archive.failures import (
     ArchiveRefusedError,
     ArchiveStoppedError,
@@ -181,6 +182,7 @@ def _send(
         if same_size and _digest_there(target, path, stopped) == file.digest:
             continue
         target.write(path, _verified(index, file, open_file, stopped), file.size_bytes)
+        failpoints.reach("archive.part")
     _write(target, f"{place}/{ARTIFACT_FILE}", canonical_bytes(manifest))
 
 

@@ -20,17 +20,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from mesh import WAIT_S, Mesh, NewMesh
+from mesh import WAIT_S, Mesh, NewMesh, read_json
 
 from meshtrain.chaos import checks
 from meshtrain.chaos.checks import Ledger
 from meshtrain.chaos.jobs import Kind, Submission
 from meshtrain.chaos.mesh import Process
-from meshtrain.chaos.verdict import Verdict
+from meshtrain.chaos.verdict import Check, Verdict
 from meshtrain.core.job import TERMINAL, JobState
 from meshtrain.errors import MeshtrainError
 from meshtrain.failpoints import MASTER, NOTE_VARIABLE, POINTS, VARIABLE, WORKER
-from meshtrain.ids import new_id
+from meshtrain.ids import digest, new_id
 from meshtrain.net.zmq_client import MasterClient
 from meshtrain.wire import messages as msg
 
@@ -172,6 +172,9 @@ def test_p1_to_p8_hold_when_a_daemon_dies_between_two_steps(
     ledger, note = tmp_path / "ledger", tmp_path / "note"
     armed = {VARIABLE: f"{name}:{nth}", NOTE_VARIABLE: str(note)}
     mesh = new_mesh(lease_s=LEASE_S)
+    share = tmp_path / "share"
+    share.mkdir()
+    mesh.environment["MESHTRAIN_ARCHIVE"] = str(share)
     names = ["master"] if role == MASTER else list(NODES)
     survivor = Survivor(mesh, note, dict.fromkeys(names, armed))
     survivor.start()
@@ -193,7 +196,10 @@ def test_p1_to_p8_hold_when_a_daemon_dies_between_two_steps(
             return False
         if not all("master" in base["holders"] for base in survivor.ask("bases")):
             return False
-        return all(_is_whole(survivor, row, results) for row in rows if row["sweep_id"])
+        if not all(_is_whole(survivor, row, results) for row in rows if row["sweep_id"]):
+            return False
+        (archive,) = survivor.ask("archive")
+        return bool(archive["done"] == CELLS + 2)
 
     survivor.until(all_done, "all jobs have ended, their logs and results are there")
     survivor.until(note.exists, f"the point {name} is reached")
@@ -213,6 +219,8 @@ def test_p1_to_p8_hold_when_a_daemon_dies_between_two_steps(
     if role == MASTER:
         once.demand(counts["executions"] == CELLS + 1, f"{counts['executions']} executions")
         once.demand(len(Ledger(ledger.with_name("bases")).ends) == 1, "the base was trained again")
+    archived = verdict.check("archive", "P12: each result and base is there once, and whole")
+    _check_archive(archived, share)
     checks.check_inbox(verdict, mesh.inbox, [plain])
     _stop(mesh)
     left = [Process(pid, "", 0, line) for pid, line in mesh.processes().items()]
@@ -227,6 +235,26 @@ def _is_whole(survivor: Survivor, row: Any, results: Path) -> bool:
     stored = survivor.ask("log", row["job_id"], limit=1)[0]["size_bytes"]
     cell = checks.cell_folder(results, row["name"].partition("/")[0], row["name"])
     return bool(stored >= LINES * len("line 000001\n")) and (cell / "token").exists()
+
+
+def _check_archive(archived: Check, share: Path) -> None:
+    places = [
+        *(share / "results").glob("*/*/*"),
+        *(share / "bases").glob("*/*"),
+    ]
+    archived.demand(len(places) == CELLS + 2, f"{len(places)} places")
+    for place in places:
+        told = read_json(place / "manifest.json")
+        there = {
+            str(path.relative_to(place)): path.read_bytes()
+            for path in (place / "files").rglob("*")
+            if path.is_file()
+        }
+        promised = {row["path"]: row["xxh3_128"] for row in told["files"]}
+        archived.demand(
+            promised == {path: digest(data) for path, data in there.items()},
+            f"{place} is not whole",
+        )
 
 
 def _connected(survivor: Survivor) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, BinaryIO
 
+from meshtrain import failpoints
 from meshtrain.archive.failures import (
     ArchiveError,
     ArchiveStoppedError,
@@ -176,6 +177,7 @@ class Archivist:
             except StoreFullError:
                 self._queue.put_back(unsaved)
                 return False
+            failpoints.reach("archive.queued")
         return True
 
     def _send_what_may_go(self) -> float | None:
@@ -284,7 +286,7 @@ class Archivist:
             size_bytes = manifest.files[index].size_bytes
             return self._artifacts.open_verified(artifact_id, index, 0, size_bytes)
 
-        return send_tree(
+        place = send_tree(
             self._target,
             entry.place,
             manifest,
@@ -292,6 +294,8 @@ class Archivist:
             about=about,
             stopped=transfer.moved,
         )
+        failpoints.reach("archive.sent")
+        return place
 
     # --- what people see --------------------------------------------------------------
 
