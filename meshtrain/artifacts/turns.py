@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-AT_ONCE = 2
-"""One that fills the link, and one that takes over where it ends."""
+AT_ONCE = 6
+"""Two fill a link of ours that is the narrow one; where receivers' links are shared too, an answer
+gets but a part of ours, and the others of these take the rest."""
 PATIENCE_S = 0.25
 """Who takes longer for an answer has a slower link than ours: others go beside it."""
 
