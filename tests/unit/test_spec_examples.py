@@ -16,6 +16,7 @@ from meshtrain.ids import digest
 from meshtrain.spec.expand import CodeDigests, Digests, expand, needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.jobs import CommandWork, SweepSpec, TrainingWork
+from meshtrain.spec.lineage import Parent, ResolvedParent
 from meshtrain.spec.recipe import recipe_hash
 
 EXAMPLES = Path(__file__).parents[2] / "configs" / "examples"
@@ -27,6 +28,7 @@ FILES = sorted(
 COUNTS = {
     "batch_by_data.yaml": (25, 0, 1),
     "batch_composition.yaml": (15, 9, 1),
+    "continued.yaml": (6, 0, 1),
     "few_shot/sweep.yaml": (32, 0, 2),
     "flat_list.json": (4, 0, 1),
     "resumable/sweep.yaml": (9, 0, 0),
@@ -51,8 +53,13 @@ def code_below(folder: Path) -> CodeDigests:
 def sweep_of(name: str) -> SweepSpec:
     path = EXAMPLES / name
     job_file = parse_job_file(path.read_bytes(), path.name)
-    code = {folder: code_below(path.parent / folder) for folder in needed(job_file).code}
-    return expand(job_file, Digests(code=code))
+    wanted = needed(job_file)
+    code = {folder: code_below(path.parent / folder) for folder in wanted.code}
+    parents = {}
+    if wanted.parent is not None:
+        pin = Parent(wanted.parent.ljust(32, "0"), "a" * 32)
+        parents[wanted.parent] = ResolvedParent(pin, "cnn", True, "cnn", ("w01", "w02"))
+    return expand(job_file, Digests(code=code, parents=parents))
 
 
 def configs_of(sweep: SweepSpec) -> list[dict[str, Any]]:
