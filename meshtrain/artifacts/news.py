@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -275,7 +276,7 @@ class NewsDesk:
             self._stir(board)
             return
         numbers = ChunkNumbers(manifest)
-        board.offers = Offers(numbers.count)
+        board.offers = Offers(numbers.count, first=secrets.randbelow(numbers.count or 1))
         self._place(board, numbers)
 
     def _place(self, board: _Board, numbers: ChunkNumbers) -> None:

@@ -62,9 +62,14 @@ class Offers:
     Args:
         chunk_count: how many chunks there are.
         promises_max: chunks promised at a time, over all.
+        first: the chunk that is promised first. Another one on each holder: else two
+            of them promise the same chunks, and one for nothing.
     """
 
-    def __init__(self, chunk_count: int, *, promises_max: int = PROMISES_MAX) -> None:
+    def __init__(
+        self, chunk_count: int, *, promises_max: int = PROMISES_MAX, first: int = 0
+    ) -> None:
+        self._first = first
         self._all: Bits = (1 << chunk_count) - 1
         self._promises_max = promises_max
         self._given: Bits = 0
@@ -165,6 +170,7 @@ class Offers:
                     break
             else:
                 return
+            wanted = wanted >> self._first << self._first or wanted
             lowest = wanted & -wanted
             follower.promised[lowest.bit_length() - 1] = now_s
             self._promised |= lowest

@@ -14,7 +14,7 @@ The rules:
   that have room the one that will have answered first is asked.
 - A peer of last resort (the master) is asked only for what no other peer that
   can be asked holds, and not before the others had a moment to say what they
-  hold.
+  hold; nor while chunks come, and one of them holds more than it shows.
 - A peer with nothing better to do is asked for a chunk that is slow in coming
   from another one: late at any time, soon once all that is missing was asked for.
 - At most `followed_max` peers are followed: they tell what they hold, and what
@@ -123,6 +123,8 @@ class _Peer:
     following: bool = False
     more: bool = False
     """Whether it holds more than it shows."""
+    sparing: bool = False
+    """Whether it did so when it told last."""
     in_flight: dict[int, float] = field(default_factory=dict)
     """Chunk → when it was asked for."""
     state: PeerState = PeerState.LIVE
@@ -166,6 +168,7 @@ class Swarm:
         self._seed = seed
         self._limits = limits or SwarmLimits()
         self._peers: dict[str, _Peer] = {}
+        self._has_last_resort = False
         self._askers: dict[int, set[str]] = {}
         self._requested: Bits = 0
         self._asked_last_s: dict[int, float] = {}
@@ -263,6 +266,7 @@ class Swarm:
         if known is None:
             order = crc32(f"{self._seed}/{peer}".encode())
             self._peers[peer] = _Peer(peer, order, last_resort, now_s, now_s)
+            self._has_last_resort |= last_resort
         elif known.state is PeerState.GIVEN_UP:
             known.state = PeerState.LIVE
             known.failures = known.refusals = 0
@@ -291,7 +295,7 @@ class Swarm:
         if teller.state is not PeerState.LIVE:
             return
         teller.answered = True
-        teller.more = more
+        teller.more = teller.sparing = more
         if more:
             teller.follow_at_s = max(teller.follow_at_s, now_s + self._limits.anew_s)
         have &= self._all
@@ -322,7 +326,7 @@ class Swarm:
         """A peer has no more to tell."""
         teller = self._peers[peer]
         teller.following = False
-        teller.more = False
+        teller.more = teller.sparing = False
         teller.follow_at_s = now_s + self._limits.refollow_s
         self._note_peers_changed()
         if self._missing & ~teller.have:
@@ -470,6 +474,9 @@ class Swarm:
         patience_s = self._limits.last_resort_after_s
         if any(not p.answered and now_s < p.added_s + patience_s for p in ordinary):
             return self._all
+        if now_s < self._progress_s + patience_s and any(p.sparing for p in ordinary):
+            # What it doesn't show yet it will show, or another has it by then.
+            return self._all
         held = 0
         for peer in ordinary:
             held |= peer.have
@@ -499,6 +506,8 @@ class Swarm:
             if asked_s + late_s > now_s:
                 yield asked_s + late_s
                 break
+        if self._has_last_resort:
+            yield self._progress_s + self._limits.last_resort_after_s
         yield self._stalls_at_s()
 
     def _moments_of_peers(self) -> Iterator[float]:

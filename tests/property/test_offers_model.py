@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtrain.core.offers import Offers
+from meshtrain.core.offers import AHEAD_MAX, Offers
 
 CHUNKS_MAX = 12
 STEPS_MAX = 40
@@ -30,7 +30,8 @@ class Swarm:
     """Nodes that fetch from one holder, and from each other."""
 
     chunk_count: int
-    promises_min: int
+    promises_max: int
+    first: int = 0
     now_s: float = 0.0
     has: dict[str, int] = field(default_factory=dict)
     """What each node has, those that left too: they keep it, and may come again."""
@@ -40,7 +41,7 @@ class Swarm:
 
     def __post_init__(self) -> None:
         self.all = (1 << self.chunk_count) - 1
-        self.offers = Offers(self.chunk_count, promises_min=self.promises_min)
+        self.offers = Offers(self.chunk_count, promises_max=self.promises_max, first=self.first)
 
     def join(self, name: str) -> None:
         self.offers.join(name, self.has.setdefault(name, 0), self.now_s)
@@ -107,10 +108,10 @@ def numbers(bits: int) -> list[int]:
 )
 @settings(deadline=None)
 def test_all_who_go_on_get_all(
-    chunk_count: int, promises_min: int, course: list[tuple[str, str, int]], trades: bool
+    chunk_count: int, promises_max: int, course: list[tuple[str, str, int]], trades: bool
 ) -> None:
     """Some come and go, and some fall silent but stay; then the rest goes on."""
-    swarm = Swarm(chunk_count, promises_min)
+    swarm = Swarm(chunk_count, promises_max, first=chunk_count // 3)
     for what, name, number in course:
         swarm.do(what, name, number)
         swarm.check()
@@ -135,18 +136,20 @@ def test_all_who_go_on_get_all(
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(2, 6), st.data())
 @settings(deadline=None)
 def test_while_there_are_open_ones_each_chunk_is_sent_once(
-    chunk_count: int, promises_min: int, count: int, choices: st.DataObject
+    chunk_count: int, promises_max: int, count: int, choices: st.DataObject
 ) -> None:
     """Whatever the order in which they take, as long as nobody takes too long."""
-    swarm = Swarm(chunk_count, promises_min)
+    swarm = Swarm(chunk_count, promises_max, first=choices.draw(st.integers(0, chunk_count - 1)))
     nodes = [f"node-{n}" for n in range(count)]
     for name in nodes:
         swarm.join(name)
     while swarm.offers.open:
         untaken = [swarm.offers.shown(name) & ~swarm.has[name] for name in nodes]
         assert sum(one.bit_count() for one in untaken) == _union(untaken).bit_count()
-        assert all(untaken), "nobody waits while there are open ones"
-        name = choices.draw(st.sampled_from(nodes))
+        promised = sum(one.bit_count() for one in untaken)
+        # More where one takes long: it fills no link.
+        assert min(promises_max, AHEAD_MAX * count) <= promised <= AHEAD_MAX * count
+        name = choices.draw(st.sampled_from([name for name in nodes if swarm.wanted(name)]))
         swarm.take(name, choices.draw(st.sampled_from(swarm.wanted(name))))
     assert swarm.sent <= chunk_count
 
@@ -154,10 +157,10 @@ def test_while_there_are_open_ones_each_chunk_is_sent_once(
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(2, 5), st.data())
 @settings(deadline=None, max_examples=50)
 def test_those_who_trade_get_all_for_little_more_than_one_copy(
-    chunk_count: int, promises_min: int, count: int, choices: st.DataObject
+    chunk_count: int, promises_max: int, count: int, choices: st.DataObject
 ) -> None:
     """Each asks the others first for what they have, as one does that asks for the rarest."""
-    swarm = Swarm(chunk_count, promises_min)
+    swarm = Swarm(chunk_count, promises_max, first=choices.draw(st.integers(0, chunk_count - 1)))
     nodes = [f"node-{n}" for n in range(count)]
     for name in nodes:
         swarm.join(name)

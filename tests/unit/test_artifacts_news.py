@@ -53,7 +53,7 @@ ALL = (1 << CHUNKS) - 1
 def small_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
     monkeypatch.setattr(news, "_EXPIRE_S", 0.005)
-    monkeypatch.setattr(offers, "ALL_AFTER_S", 0.0, raising=False)
+    monkeypatch.setattr(offers, "ALL_AFTER_S", 0.0)
 
 
 @pytest.fixture

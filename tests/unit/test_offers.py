@@ -61,6 +61,13 @@ def test_each_chunk_is_shown_to_one_only() -> None:
     assert not offers.shows_all("a")
 
 
+def test_each_holder_begins_at_another_chunk() -> None:
+    offers = Offers(8, promises_max=4, first=6)
+    offers.join("a", 0, 0.0)
+    offers.join("b", 0, 0.0)
+    assert promised(offers, "a") | promised(offers, "b") == bits(6, 7, 0, 1)
+
+
 def test_few_chunks_are_promised_at_a_time() -> None:
     offers = Offers(200, promises_max=6)
     names = [f"node-{n}" for n in range(50)]

@@ -142,6 +142,17 @@ def test_the_last_resort_waits_until_the_others_have_answered() -> None:
     assert chunks_asked(swarm, 0.6) == {("a", 0), ("a", 1)}
 
 
+def test_the_last_resort_is_not_asked_for_what_a_sparing_holder_does_not_show_yet() -> None:
+    swarm = swarm_of(4, a=0, master=bits(0, 1, 2, 3))
+    swarm.told_have("a", bits(2), 0.1, more=True)
+    assert chunks_asked(swarm, 0.1) == {("a", 2)}
+    swarm.arrived("a", 2, 0.9)
+    assert chunks_asked(swarm, 0.9) == set()
+    # Nothing came for a second: that holder is busy with others, or gone.
+    assert swarm.wake_at_s(1.85) == 1.9
+    assert chunks_asked(swarm, 1.9) == {("master", 0), ("master", 1)}
+
+
 def test_the_last_resort_does_not_wait_for_ever() -> None:
     swarm = Swarm(1, limits=LIMITS)
     swarm.add_peer("a", 0.0)
