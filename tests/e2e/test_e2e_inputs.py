@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,20 @@ resources: {{gpus: 0}}
     assert len(mesh.attempts(row["name"])) == 1
     key = prepared_key(CommandWork("", prepare=lines + "\n"), None)
     assert (mesh.folder / node / "prepared" / key / "done").exists()
+
+
+EXAMPLE = Path(__file__).parents[2] / "configs" / "examples" / "inputs"
+
+
+def test_the_example_runs_as_it_is_dropped_into_the_inbox(mesh: Mesh) -> None:
+    words = b"a node of the mesh\nthe mesh of a node and a node\n"
+    publish(mesh, "texts", {"one.txt": words, "two.txt": b"base\n"})
+    hidden = mesh.inbox / ".inputs"
+    shutil.copytree(EXAMPLE, hidden)
+    hidden.rename(mesh.inbox / "inputs")
+    mesh.wait_file(mesh.inbox / "accepted" / "inputs.receipt.txt")
+    rows = mesh.wait_jobs("inputs")
+    metrics = {row["name"].rpartition("/")[2]: row["metrics"] for row in rows}
+    assert metrics["word=node,neighbours=2"] == {"found": 3.0, "near": 0.0}
+    assert metrics["word=node,neighbours=5"] == {"found": 3.0, "near": 1.0}
+    assert metrics["word=base,neighbours=2"]["found"] == 1

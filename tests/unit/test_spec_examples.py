@@ -15,7 +15,7 @@ import pytest
 from meshtrain.ids import digest
 from meshtrain.spec.expand import CodeDigests, Digests, expand, needed
 from meshtrain.spec.jobfile import parse_job_file
-from meshtrain.spec.jobs import CommandWork, SweepSpec, TrainingWork
+from meshtrain.spec.jobs import CommandWork, InputData, SweepSpec, TrainingWork
 from meshtrain.spec.lineage import Parent, ResolvedParent
 from meshtrain.spec.recipe import recipe_hash
 
@@ -31,6 +31,7 @@ COUNTS = {
     "continued.yaml": (6, 0, 1),
     "few_shot/sweep.yaml": (32, 0, 2),
     "flat_list.json": (4, 0, 1),
+    "inputs/sweep.yaml": (6, 0, 0),
     "resumable/sweep.yaml": (9, 0, 0),
     "seeds.toml": (11, 4, 2),
     "target_data_amount.yaml": (20, 5, 1),
@@ -59,7 +60,8 @@ def sweep_of(name: str) -> SweepSpec:
     if wanted.parent is not None:
         pin = Parent(wanted.parent.ljust(32, "0"), "a" * 32)
         parents[wanted.parent] = ResolvedParent(pin, "cnn", True, "cnn", ("w01", "w02"))
-    return expand(job_file, Digests(code=code, parents=parents))
+    inputs = {name: InputData(f"{name}@1", digest(name.encode())) for name in wanted.inputs}
+    return expand(job_file, Digests(code=code, parents=parents, inputs=inputs))
 
 
 def configs_of(sweep: SweepSpec) -> list[dict[str, Any]]:
