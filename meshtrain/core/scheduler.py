@@ -194,7 +194,7 @@ class Scheduler:
         if not free:
             return
         kept: set[str] = set()
-        fitted_nowhere: set[Shape] = set()
+        fitted_nowhere: set[tuple[Shape, bool]] = set()
         for job_id, shape, turn in state.queue.in_order(self._is_open):
             if not free:
                 return
@@ -204,7 +204,7 @@ class Scheduler:
             there: Iterable[Node] = free.values()
             if shape.shares:
                 there = [n for n in there if shares.has_all(state, n, shape.shares)]
-            if shape.group is not None and _ungrouped(shape) in fitted_nowhere:
+            if shape.group is not None and (_ungrouped(shape), short) in fitted_nowhere:
                 continue
             placement = choose(
                 there,
@@ -216,7 +216,7 @@ class Scheduler:
             )
             if placement is None:
                 if shape.group is not None:
-                    fitted_nowhere.add(_ungrouped(shape))
+                    fitted_nowhere.add((_ungrouped(shape), short))
                 if reserve.is_wide(shape.needs):
                     node_id = reserve.node_for(state, job, shape.needs, kept)
                     if node_id is not None:
@@ -260,6 +260,8 @@ class Scheduler:
         found = None
         if rank == AT_HOME:
             return None
+        node = self.state.nodes[node_id]
+        here_s = self._lacking_s(shape)(node)
         for other_id, other in self.state.queue.kin(job_id):
             nearer = homes.rank(other.group, node_id)
             if nearer >= rank or not self._is_open(other):
@@ -267,6 +269,9 @@ class Scheduler:
             if not shares.has_all(self.state, self.state.nodes[node_id], other.shares):
                 continue
             lacking_s = self._lacking_s(other)
+            if lacking_s(node) > here_s:
+                # What it starts from would have to come first.
+                continue
             place = choose(there, other.needs, lacking_s, ahead=ahead, is_home=self._is_home(other))
             if place is None or place.node_id != node_id:
                 continue

@@ -17,7 +17,9 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.affinity import AT_HOME, ELSEWHERE, NOWHERE, Homes
 from meshtrain.core.invariants import check
+from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import JobState
+from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import choose, fit
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.scheduler import Scheduler
@@ -172,6 +174,31 @@ def test_a_group_begins_on_a_node_of_its_own_and_others_help_at_the_end() -> Non
         # The second group has ended: its node takes of the first what would have to wait.
         *((2.0, "n0", 0), (2.0, "n1", 0), (3.0, "n0", 0), (3.0, "n1", 0)),
     ]
+
+
+def test_no_base_is_fetched_for_the_sake_of_a_group() -> None:
+    """A group that has no home yet doesn't go first where its base would have to come."""
+    course = Course((1, 1))
+    sweep = sweep_of("s", ("here", "there"))
+    jobs = [
+        msgspec.structs.replace(job, cell={"g": g}, affinity=f"g={g}")
+        for g, job in enumerate(sweep.jobs)
+    ]
+    course.tell(ev.SweepSubmitted("r", msgspec.structs.replace(sweep, jobs=tuple(jobs))))
+    state = course.scheduler.state
+    training = {node_id: (attempt, epoch) for _, _, node_id, attempt, epoch in course.running}
+    here, there = "a" * 32, "b" * 32
+    # The second base lies on the master alone, and its node takes no more jobs.
+    course.tell(ev.DrainRequested("d", "n1", True))
+    course.tell(ev.AttemptEnded("n1", *training["n1"], artifact_id=there, size_bytes=10**9))
+    course.tell(ev.ArtifactHeld(MASTER_NODE_ID, (there,)))
+    assert len(course.starts) == 2
+    # The first one lies on n0; its group has run on n1 before.
+    state.homes.note(("s", "g=0"), "n1")
+    held = InventoryChange(here, Holding.HELD, 10**9)
+    course.tell(ev.InventoryTold("n0", state.nodes["n0"].session, 1, (held,)))
+    course.tell(ev.AttemptEnded("n0", *training["n0"], artifact_id=here, size_bytes=10**9))
+    assert course.starts[2][1:] == ("n0", "s-0")
 
 
 def test_homes_are_known_again_after_a_restart_and_forgotten_with_the_sweep() -> None:
