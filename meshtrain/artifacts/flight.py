@@ -331,7 +331,7 @@ class Flight:
                 swarm.unfollowed(ask.peer, now_s)
             case CorruptChunkError():
                 self._corrupt[ask.peer] = str(result)
-                return swarm.ban(ask.peer, str(result)), 0
+                return [Follow(ask.peer), *swarm.ban(ask.peer, str(result))], 0
             case ArtifactError():
                 raise result
             case HolderBusyError():

@@ -63,7 +63,8 @@ class Turns:
             if waiter.done() and not waiter.cancelled():
                 # The turn came, and there is nobody left to take it.
                 self._leave()
-            else:
+            elif waiter in self._waiting:
+                # Else its turn came just now, and was passed on.
                 self._waiting.remove(waiter)
             raise
 

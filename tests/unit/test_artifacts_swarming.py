@@ -266,6 +266,9 @@ async def test_p4_a_peer_that_corrupts_is_banned_by_all_at_its_first_bad_chunk(
 
     async def wait_for_the_lies(request: web.Request, chunk: int) -> None:
         await all_lied_to.wait()
+        while liar.followers:
+            # Nor does anybody listen to what else it tells.
+            await asyncio.sleep(0.001)
 
     liar.gate, honest.gate = corrupt, wait_for_the_lies
     reports = await fetch_all(nodes, manifest, liar.source(), honest.source())

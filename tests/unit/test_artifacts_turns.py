@@ -73,6 +73,19 @@ async def test_who_leaves_while_waiting_takes_no_turn_with_it() -> None:
     await last.finish()
 
 
+async def test_who_leaves_as_its_turn_comes_leaves_as_any_other() -> None:
+    turns = Turns(1, patience_s=60.0)
+    first, leaves, last = Sender(turns), Sender(turns), Sender(turns)
+    await settle()
+    # Both before either is heard of.
+    first.end.set()
+    leaves.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaves.task
+    await last.begun.wait()
+    await last.finish()
+
+
 async def test_a_turn_that_comes_as_its_taker_leaves_goes_to_the_next() -> None:
     turns = Turns(1, patience_s=60.0)
     first, leaves, last = Sender(turns), Sender(turns), Sender(turns)
