@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -117,6 +118,15 @@ class Driver:
             askers = [ask for ask in self.pending if ask.chunk == chunk]
             assert len(askers) <= self.limits.askers_per_chunk_max
 
+    def check_nothing_is_slept_through(self) -> None:
+        """Until it wants to be woken there is nothing to ask, however closely it looks."""
+        wake_at_s = self.swarm.wake_at_s(self.now_s)
+        until_s = self.now_s + 1000.0 if wake_at_s is None else wake_at_s
+        for share in (0.0, 0.5, 0.999):
+            twin = copy.deepcopy(self.swarm)
+            twin._stirred = True
+            assert twin.next_asks(self.now_s + share * (until_s - self.now_s)) == []
+
     def gone(self) -> set[str]:
         """The peers that are not asked any more."""
         return {
@@ -227,6 +237,8 @@ class Driver:
             if free and self.peers and choices.draw(st.integers(0, 9)) == 0:
                 self.swarm.add_peer(choices.draw(st.sampled_from(sorted(self.peers))), self.now_s)
             self.ask()
+            if step % 10 == 0:
+                self.check_nothing_is_slept_through()
             due = self.due()
             if not due:
                 self.oldest_s = self.now_s
