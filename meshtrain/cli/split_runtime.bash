@@ -192,7 +192,7 @@ run() {
     >"$folder/log" 2>&1 </dev/null &
   child=$!
   printf 'process group %s: %s\n' "$child" "$name" >"$results/.$SCRIPT.pid"
-  wait "$child"
+  wait "$child" 2>/dev/null
   exit_code=$?
   child=
   rm -f -- "$results/.$SCRIPT.pid"

@@ -36,6 +36,10 @@ DEPTH_MAX = 6
 FOLDERS_MAX = 1_000_000
 CELL_BYTES_MAX = 1024 * 1024
 EXIT_BYTES_MAX = 200
+EXIT_TIMEOUT = 124
+"""What `timeout` of coreutils exits with when the time is over."""
+EXIT_SIGNAL = 128
+"""A shell's exit code of what a signal ended is the signal's number more than this."""
 MISSING = "missing"
 """The state of a cell whose result lies in none of the folders."""
 NOT_BROUGHT = "no result was brought home"
@@ -102,8 +106,7 @@ def gather(folders: Sequence[Path], sweep: SweepSpec) -> Brought:
                 found[job.name] = result
     missing = tuple(job.name for job in sweep.jobs if job.name not in found)
     cells = tuple(
-        found.get(job.name)
-        or cell_result(job, MISSING, reason=NOT_BROUGHT, index=index[job.name])
+        found.get(job.name) or cell_result(job, MISSING, reason=NOT_BROUGHT, index=index[job.name])
         for job in sweep.jobs
     )
     notes = [
@@ -145,6 +148,17 @@ def _read_cell(path: Path) -> _Cell:
         return _decode(file.read(CELL_BYTES_MAX))
 
 
+def _reason(told: str, job: JobSpec) -> str:
+    """Why a cell has no result, from what the script says of its end."""
+    if not told.isdecimal() or len(told) > 3:
+        return told
+    if int(told) == EXIT_TIMEOUT and job.limits.timeout_s is not None:
+        return f"timeout: it took longer than {job.limits.timeout_s:g} s"
+    if int(told) > EXIT_SIGNAL:
+        return f"exit code {told}: ended by signal {int(told) - EXIT_SIGNAL}"
+    return f"exit code {told}"
+
+
 def _result(path: Path, job: JobSpec, index: int) -> CellResult:
     """What one cell's folder says."""
     try:
@@ -157,8 +171,7 @@ def _result(path: Path, job: JobSpec, index: int) -> CellResult:
     except OSError as error:
         told = f"{EXIT_FILE} can't be read: {error.strerror}"
     if told != "0":
-        reason = f"exit code {told}" if told.lstrip("-").isdigit() else told
-        return cell_result(job, CellState.FAILED, reason=reason, index=index)
+        return cell_result(job, CellState.FAILED, reason=_reason(told, job), index=index)
     work = job.work
     file_name = work.result_file if isinstance(work, CommandWork) else None
     metrics = read_metrics(path / OUTPUT_FOLDER, file_name)

@@ -186,12 +186,24 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     lay_out(tmp_path / "home", sweep, "few/lr=0.2,fold=0", None)
     text = out(None, "results", str(file), "--from", str(tmp_path / "home"))
     assert "missing  1 of 4 cells have no result here:\n  lr=0.2,fold=1\n" in text
-    assert "exit code 137" in text
+    assert "exit code 137: ended by signal 9" in text
     as_json = run(None, "results", str(file), "--from", str(tmp_path / "home"), "--json")
     rows = json.loads(as_json.stdout)["table"]["rows"]
     reasons = [cell["reason"] for row in rows for cell in row["missing"]]
-    assert reasons == ["exit code 137", "it was begun and has not ended", NOT_BROUGHT]
+    assert reasons == [
+        "exit code 137: ended by signal 9",
+        "it was begun and has not ended",
+        NOT_BROUGHT,
+    ]
     assert "lr=0.2,fold=1" in as_json.stderr
+
+
+def test_a_timeout_is_told_as_one(tmp_path: Path) -> None:
+    sweep = sweep_of({**COMMAND, "timeout": "90s"})
+    lay_out(tmp_path, sweep, "few/lr=0.1,fold=0", "124")
+    lay_out(tmp_path, sweep, "few/lr=0.1,fold=1", "base failed")
+    reasons = [cell.reason for cell in gather([tmp_path], sweep).cells[:2]]
+    assert reasons == ["timeout: it took longer than 90 s", "base failed"]
 
 
 def test_of_several_results_the_one_that_succeeded_counts(tmp_path: Path) -> None:
