@@ -38,7 +38,9 @@ PATIENCE_FIRST_S = 10.0
 """Before it is known what promises take."""
 PATIENCE_FACTOR = 4.0
 """A promise may take so many times what they take on average."""
-ALL_AFTER_S = 1.0
+PASSED_ON_S = 2.0
+"""Who leaves so soon after it took a chunk may not have passed it on."""
+ALL_AFTER_S = 3.0
 """How long those who fetch have, once all was given, to pass it on to each other: a link that
 all ask at the end would be late with it."""
 _SMOOTHING = 0.2
@@ -52,8 +54,16 @@ class _Follower:
     promised: dict[int, float] = field(default_factory=dict)
     """Chunk → when it was promised; still to be taken."""
     took: Bits = 0
+    took_s: dict[int, float] = field(default_factory=dict)
+    """Chunk → when it took it."""
     waited_s: float = 0.0
     """How long it took for what it took, in all."""
+    mean_s: float = 0.0
+    """How long for one, smoothed."""
+
+    def longest_s(self, now_s: float) -> float:
+        """What a promise takes it: on average, or that which is still to be taken."""
+        return max([self.mean_s, *(now_s - at_s for at_s in self.promised.values())])
 
 
 class Offers:
@@ -75,6 +85,7 @@ class Offers:
         self._given: Bits = 0
         self._promised: Bits = 0
         self._followers: dict[str, _Follower] = {}
+        self._latest_s = 0.0
         self._gave_s = 0.0
         """When a chunk was given that had not been."""
         self._shows_all = chunk_count == 0
@@ -101,20 +112,27 @@ class Offers:
         if gone is not None:
             for chunk in gone.promised:
                 self._promised &= ~(1 << chunk)
+            for chunk, at_s in gone.took_s.items():
+                # It may be lost with it. Who left because it has all had time to pass it on.
+                if self._latest_s < at_s + PASSED_ON_S and not self._shows_all:
+                    self._given &= ~(1 << chunk)
 
     def gave(self, follower: str, chunk: int, now_s: float) -> None:
         """A chunk was sent whole."""
         if not self._given >> chunk & 1:
             self._gave_s = now_s
         self._given |= 1 << chunk
+        self._latest_s = now_s
         taker = self._followers.get(follower)
         if taker is not None:
             taker.took |= 1 << chunk
+            taker.took_s[chunk] = now_s
             promised_s = taker.promised.pop(chunk, None)
             if promised_s is not None:
                 self._promised &= ~(1 << chunk)
                 took_s = now_s - promised_s
                 taker.waited_s += took_s
+                taker.mean_s += (took_s - taker.mean_s) * (_SMOOTHING if taker.mean_s else 1.0)
                 before_s = took_s if self._took_s is None else self._took_s
                 self._took_s = before_s + _SMOOTHING * (took_s - before_s)
         self._promise(now_s)
@@ -163,8 +181,11 @@ class Offers:
         awaited = sum(
             now_s < at_s + slow_s for f in self._followers.values() for at_s in f.promised.values()
         )
+        # What slow ones are given first would come late to all others, who have it from them.
+        everyone = list(self._followers.values())
+        quick = [f for f in everyone if f.longest_s(now_s) < slow_s] or everyone
         while free and awaited < self._promises_max:
-            for follower in sorted(self._followers.values(), key=_turn):
+            for follower in sorted(quick, key=_turn):
                 wanted = free & ~follower.had & ~follower.took
                 if wanted and len(follower.promised) < AHEAD_MAX:
                     break

@@ -271,3 +271,36 @@ def test_an_artifact_without_chunks_is_shown_at_once() -> None:
     offers.join("b", 0, 0.0)
     assert offers.shows_all("a")
     assert offers.shows_all("b")
+
+
+def test_what_one_took_just_before_it_left_is_promised_anew() -> None:
+    offers = offers_to("a", "b", "c", chunk_count=30)
+    early, late = (first(promised(offers, "a")), 0.0), 5.0
+    offers.gave("a", early[0], early[1])
+    recent = first(promised(offers, "a"))
+    offers.gave("a", recent, late)
+    offers.gave("b", first(promised(offers, "b")), late + 1.0)
+    offers.leave("a")
+    assert offers.open >> recent & 1, "it may be lost"
+    assert not offers.open >> early[0] & 1, "it was passed on"
+
+
+def test_who_is_slow_is_promised_nothing_while_others_can_be() -> None:
+    offers = Offers(60, promises_max=4)
+    for name in ("slow", "b", "c"):
+        offers.join(name, 0, 0.0)
+    its_first = promised(offers, "slow")
+    now_s = 0.0
+    for _ in range(20):
+        now_s += 0.05
+        for name in ("b", "c"):
+            if waiting := promised(offers, name):
+                offers.gave(name, first(waiting), now_s)
+    for chunk in numbers(its_first):
+        offers.gave("slow", chunk, now_s)
+    assert not promised(offers, "slow")
+    offers.leave("b")
+    offers.leave("c")
+    offers.join("d", 0, now_s)
+    offers.expire(now_s + 1.0)
+    assert offers.shown("slow") | offers.shown("d"), "d is quick, as far as is known"
