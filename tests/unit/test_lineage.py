@@ -13,16 +13,17 @@ from master_double import WALL_S, MasterDouble, over_the_wire
 
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core.job import BaseState, JobState
+from meshtrain.core.job import Base, BaseState, JobState
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.rows import waiting_reason
 from meshtrain.errors import NotFoundError, RecipeMismatchError, UserError
 from meshtrain.ids import digest, short
 from meshtrain.spec.expand import CodeDigests, Digests, expand, needed
 from meshtrain.spec.jobfile import JobFileError, parse_job_file
-from meshtrain.spec.jobs import BaseSpec, CommandWork, SweepSpec, TrainingWork
+from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, SweepSpec, TrainingWork
 from meshtrain.spec.lineage import Parent, ResolvedParent
 from meshtrain.spec.recipe import recipe_hash
+from meshtrain.store.rows import base_of, base_values, spec_blob
 from meshtrain.training.config import check_recipe, parse_config
 from meshtrain.wire.messages import Query
 from meshtrain_daemon.master import queries
@@ -431,3 +432,15 @@ def test_code_digests_do_not_matter_to_the_pin() -> None:
     sweep = expand(parsed(tree), Digests(code=code, parents={"aaaa": KNOWN}))
     assert isinstance(sweep.bases[0], BaseSpec)
     assert sweep.bases[0].parent == PIN
+
+
+def test_pins_and_groups_are_in_the_store_as_they_were() -> None:
+    """P1: what a base continues from, and what a job is best beside, outlive the master."""
+    (base,) = expanded(CHILD).bases
+    record = Base(spec=base, job_id="base-1")
+    *values, recipe_hash_, job_id = base_values(record)
+    assert base_of((job_id, *values)) == record
+    assert recipe_hash_ == base.recipe_hash
+    job = expanded({**CHILD, "affinity": "fold"}).jobs[1]
+    assert job.affinity == "fold=1"
+    assert msgspec.msgpack.decode(spec_blob(job), type=JobSpec) == job

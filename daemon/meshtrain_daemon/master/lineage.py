@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -28,6 +29,8 @@ from meshtrain.wire.messages import Query
 from meshtrain_daemon.master.names import resolve_base
 
 NEAR_SHOWN_MAX = 3
+NEAR_FROM_MAX = 2000
+"""Bases that are looked at for what is near a wrong name, the newest."""
 LIKENESS_MIN = 0.7
 """All but one of four digits are there, in their order."""
 PREFIX_ALIKE = 3
@@ -157,7 +160,8 @@ def _models(state: MeshState, attempts_of: AttemptsOf) -> Iterator[Model]:
 def _models_of(base: Base, attempts_of: AttemptsOf) -> Iterator[Model]:
     if base.artifact_id is not None:
         yield Model(base, base.artifact_id, base.generation)
-    for attempt in attempts_of(base.job_id):
+    # The first generation has no other model than the present one.
+    for attempt in attempts_of(base.job_id) if base.generation > 1 else ():
         if attempt.state is AttemptState.SUCCEEDED and attempt.artifact_id is not None:
             yield Model(base, attempt.artifact_id, attempt.generation)
 
@@ -186,7 +190,7 @@ def _near(name: str, bases: Iterable[Base]) -> Iterator[str]:
     word = name[:DIGEST_HEX_LEN]
     scored = [
         (max(_likeness(word, base.recipe_hash), _likeness(word, base.artifact_id)), index, base)
-        for index, base in enumerate(bases)
+        for index, base in enumerate(list(bases)[-NEAR_FROM_MAX:])
     ]
     close = [entry for entry in scored if entry[0] >= LIKENESS_MIN]
     for _, _, base in sorted(close, key=lambda entry: (-entry[0], -entry[1]))[:NEAR_SHOWN_MAX]:
@@ -283,6 +287,11 @@ def _generation_rows(
         known[job.attempt.attempt_id] = job.attempt
     for attempt in sorted(known.values(), key=lambda attempt: attempt.epoch):
         by_generation.setdefault(attempt.generation, []).append(attempt)
+    started = Counter(
+        job.attempt.base_artifact
+        for job in state.jobs.values()
+        if job.spec.recipe_hash == base.recipe_hash and job.attempt is not None
+    )
     rows = []
     for generation in sorted(by_generation, reverse=True):
         tries = by_generation[generation]
@@ -305,7 +314,7 @@ def _generation_rows(
                 "ended_wall_s": None if last is None else last.ended_wall_s,
                 "trained_s": base.trained_s if present else _run_s(made),
                 "attempts": len(tries),
-                "jobs": _jobs_on(state, artifact_id),
+                "jobs": 0 if artifact_id is None else started[artifact_id],
                 "metrics": metrics,
                 "failure": None if made is not None else failure,
             }
@@ -323,18 +332,6 @@ def _run_s(attempt: Attempt | None) -> float | None:
     if attempt is None or attempt.started_wall_s is None or attempt.ended_wall_s is None:
         return None
     return max(attempt.ended_wall_s - attempt.started_wall_s, 0.0)
-
-
-def _jobs_on(state: MeshState, artifact_id: str | None) -> int:
-    """Jobs whose last attempt started from the artifact."""
-    if artifact_id is None:
-        return 0
-    return sum(
-        job.spec.recipe_hash is not None
-        and job.attempt is not None
-        and job.attempt.base_artifact == artifact_id
-        for job in state.jobs.values()
-    )
 
 
 def _sweep_rows(state: MeshState, base: Base) -> list[dict[str, Any]]:
