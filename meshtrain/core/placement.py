@@ -150,7 +150,7 @@ def choose(
         known = node.gpu_faults
         faults = max((known.get(gpu, 0) for gpu in placement.gpus), default=0) if known else 0
         away = is_home is not None and not is_home(node)
-        steps = ceil(start_s / START_STEP_S)
+        steps = ceil(start_s / START_STEP_S) if start_s else 0
         score = (faults, steps, waits, away, load(node), node.node_id)
         if best is None or score < best[0]:
             best = (score, placement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from types import MappingProxyType
 
 PAIRS_MAX = 50_000
 """Pairs of node and source that are remembered; the ones not heard of for longest go."""
@@ -18,13 +19,15 @@ SAMPLE_BYTES_MIN = 256 << 10
 BYTES_PER_S_ASSUMED = 50e6
 """Until something is measured: less than a link of 1 Gbit/s carries."""
 BYTES_PER_S_MIN = 1e3
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Rates:
     """Means, in bytes per second, that follow the newest fetches."""
 
     def __init__(self) -> None:
-        self._pairs: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._by_source: dict[str, dict[str, float]] = {}
         self._nodes: dict[str, float] = {}
 
     def learn(self, node_id: str, bytes_by_source: Mapping[str, int], duration_s: float) -> None:
@@ -39,11 +42,12 @@ class Rates:
         for source, size_bytes in bytes_by_source.items():
             if size_bytes < SAMPLE_BYTES_MIN:
                 continue
-            key = (node_id, source)
-            self._pairs[key] = _mean(self._pairs.get(key), size_bytes / duration_s)
-            self._pairs.move_to_end(key)
+            mine = self._by_source.setdefault(node_id, {})
+            mine[source] = _mean(mine.get(source), size_bytes / duration_s)
+            self._pairs[node_id, source] = None
+            self._pairs.move_to_end((node_id, source))
         while len(self._pairs) > PAIRS_MAX:
-            self._pairs.popitem(last=False)
+            self._drop(*self._pairs.popitem(last=False)[0])
         total_bytes = sum(bytes_by_source.values())
         if total_bytes >= SAMPLE_BYTES_MIN:
             known = self._nodes.get(node_id)
@@ -54,7 +58,11 @@ class Rates:
 
         So one that is unknown is tried before one that is known to be slow.
         """
-        return self._pairs.get((node_id, source), BYTES_PER_S_ASSUMED)
+        return self.by_source(node_id).get(source, BYTES_PER_S_ASSUMED)
+
+    def by_source(self, node_id: str) -> Mapping[str, float]:
+        """How fast each source served a node that ever did."""
+        return self._by_source.get(node_id, _NOTHING)
 
     def of_node(self, node_id: str) -> float:
         """How fast a node gets what it lacks, from all sources together."""
@@ -65,6 +73,13 @@ class Rates:
         self._nodes.pop(node_id, None)
         for key in [key for key in self._pairs if node_id in key]:
             del self._pairs[key]
+            self._drop(*key)
+
+    def _drop(self, node_id: str, source: str) -> None:
+        mine = self._by_source[node_id]
+        del mine[source]
+        if not mine:
+            del self._by_source[node_id]
 
 
 def _mean(known: float | None, newest: float) -> float:

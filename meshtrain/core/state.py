@@ -33,6 +33,7 @@ from meshtrain.core.named_input import NamedInput, Versions
 from meshtrain.core.node import MASTER_NODE_ID, GpuFaults, Node
 from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
+from meshtrain.core.rates import BYTES_PER_S_ASSUMED
 from meshtrain.core.session import split_session
 from meshtrain.core.work_inputs import read_by
 from meshtrain.spec.jobs import Resources
@@ -371,20 +372,22 @@ class MeshState:
         The master's own address is not known here: its url is left empty for
         the daemon to fill.
         """
-        whole, partial = [], []
-        for node in self.nodes.values():
-            if node.node_id == for_node or not node.connected:
-                continue
-            source = cmd.ArtifactSource(node.node_id, node.spec.http_url)
-            if artifact_id in node.holds:
-                whole.append(source)
-            elif artifact_id in node.fetching:
-                partial.append(source)
-        rate = self.copies.rates.of_source
-        for part in (whole, partial):
-            part.sort(key=lambda source: -rate(for_node, source.node_id))
+        asker = self.nodes.get(for_node)
+        by_master = artifact_id in self.held_by_master and for_node != MASTER_NODE_ID
+        if by_master and asker is not None and artifact_id in asker.holds:
+            # It has it: listing all holders for each of its jobs would be most of the work.
+            return (cmd.ArtifactSource(MASTER_NODE_ID, ""),)
+        whole: list[cmd.ArtifactSource] = []
+        partial: list[cmd.ArtifactSource] = []
+        for node_id, node in self.nodes.items():
+            has = artifact_id in node.holds
+            if (has or artifact_id in node.fetching) and node.connected and node_id != for_node:
+                (whole if has else partial).append(cmd.ArtifactSource(node_id, node.spec.http_url))
+        if rates := self.copies.rates.by_source(for_node):
+            for part in (whole, partial):
+                part.sort(key=lambda s: rates.get(s.node_id, BYTES_PER_S_ASSUMED), reverse=True)
         found = whole + partial
-        if artifact_id in self.held_by_master and for_node != MASTER_NODE_ID:
+        if by_master:
             found.append(cmd.ArtifactSource(MASTER_NODE_ID, ""))
         return tuple(found)
 
