@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from member_keys import MASTER, identity, roll, security
 
 from meshtrain.artifacts import chunking, news
 from meshtrain.artifacts.fetch import Fetcher, FetchReport, Source
@@ -20,7 +21,9 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.core import offers
 from meshtrain.core.manifest import Manifest, artifact_id
+from meshtrain.core.member import MemberKind
 from meshtrain.core.swarm import SwarmLimits
+from meshtrain.security.signing import HttpSecurity
 
 CHUNK = 1024
 CHUNKS = 60
@@ -114,13 +117,20 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     nodes: list[Node] = []
 
     async def start(
-        name: str, *, holds: Path | None = None, limits: SwarmLimits = PATIENT, per_peer: int = 4
+        name: str,
+        *,
+        holds: Path | None = None,
+        limits: SwarmLimits = PATIENT,
+        per_peer: int = 4,
+        of: HttpSecurity | None = None,
     ) -> Node:
         store = ArtifactStore(tmp_path / name)
         if holds is not None:
             store.add_tree(holds)
-        server = ArtifactServer(store, "127.0.0.1")
-        fetcher = Fetcher(store, limits=limits, connections_per_peer=per_peer, seed=len(nodes))
+        server = ArtifactServer(store, "127.0.0.1", security=of)
+        fetcher = Fetcher(
+            store, limits=limits, connections_per_peer=per_peer, seed=len(nodes), security=of
+        )
         node = Node(name, store, server, fetcher)
         server.app[NODE] = node
         server.app.middlewares.append(_interfere)
@@ -158,32 +168,31 @@ async def fetch_all(nodes: list[Node], manifest: Manifest, *sources: Source) -> 
     return reports
 
 
+@pytest.mark.parametrize("link", ["clear", "signed", "tls"])
 async def test_the_first_holder_sends_little_more_than_one_copy(
-    mesh: Mesh, tree: Path, manifest: Manifest
+    mesh: Mesh, tree: Path, manifest: Manifest, link: str
 ) -> None:
-    holder = await mesh("holder", holds=tree)
-    nodes = [await mesh(f"node{n}") for n in range(5)]
+    names = ["holder", *(f"node{n}" for n in range(5))]
+    of: dict[str, HttpSecurity | None] = dict.fromkeys(names)
+    if link != "clear":
+        keys = [identity(MemberKind.NODE, name) for name in names]
+        of_roll = roll(MASTER, *keys)
+        of = {key.member.name: security(key, of_roll, encrypt=link == "tls") for key in keys}
+    holder = await mesh("holder", holds=tree, of=of["holder"])
+    nodes = [await mesh(name, of=of[name]) for name in names[1:]]
+    all_follow = asyncio.Event()
 
     async def when_all_follow(request: web.Request, chunk: int) -> None:
-        # Whoever is there before the others takes what it can get.
-        await holder.until_followed_by(len(nodes) - len(done))
+        if not all_follow.is_set():
+            await holder.until_followed_by(len(nodes))
+            all_follow.set()
 
-    done: set[str] = set()
     holder.gate = when_all_follow
-
-    async def note_end(node: Node) -> FetchReport:
-        others = [other.source() for other in nodes if other is not node]
-        report = await node.fetcher.fetch(artifact_id(manifest), [holder.source(), *others])
-        done.add(node.name)
-        return report
-
-    reports = await asyncio.gather(*(note_end(node) for node in nodes))
+    reports = await fetch_all(nodes, manifest, holder.source())
     assert holder.sent_bytes <= 1.1 * len(CONTENT)
-    for node, report in zip(nodes, reports, strict=True):
-        assert node.store.verify(artifact_id(manifest))
+    for report in reports:
         assert sum(report.bytes_by_node.values()) == len(CONTENT)
-    sent = sum(report.bytes_by_node.get("holder", 0) for report in reports)
-    assert sent <= holder.sent_bytes
+    assert sum(report.bytes_by_node.get("holder", 0) for report in reports) <= holder.sent_bytes
 
 
 async def test_a_seeder_that_dies_halfway_is_missed_by_nobody(
@@ -289,7 +298,7 @@ async def test_a_slow_peer_does_not_hold_up_the_end(
     )
     slow, quick = await mesh("slow", holds=tree), await mesh("quick", holds=tree)
     node = await mesh("node", limits=limits)
-    slow_asked, dropped, hold = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    slow_asked, dropped = asyncio.Event(), asyncio.Event()
 
     async def be_slow(request: web.Request, chunk: int) -> None:
         slow_asked.set()
@@ -308,7 +317,6 @@ async def test_a_slow_peer_does_not_hold_up_the_end(
     assert slow.asked
     assert set(slow.asked) <= set(quick.asked), "each was asked elsewhere too"
     await dropped.wait()
-    hold.set()
 
 
 async def test_the_master_sends_nothing_while_nodes_have_it(
