@@ -24,9 +24,10 @@ from meshtrain.core.manifest import (
 from meshtrain.errors import ArtifactError
 
 CHUNK_SIZE_BYTES = PIECE_BYTES_TARGET
-"""About 1 MiB: asking for it costs little beside sending it even at 10 Gbit/s (about 0.9 ms), a
-corrupt or lost one costs as little again, a model of some 100 MB has enough of them for several
-peers to share the work, and 32 in flight take 32 MiB.
+"""About 512 KiB. A chunk can be passed on once it is whole, and at the end of a fetch the last
+ones are waited for: with 1 MiB a file of 128 MiB reaches eight hosts in 1.22 times what one link
+needs for it, with 512 KiB in 1.17. Less would cost more than it gives: each is asked for, signed
+for and verified, which takes about a millisecond of both sides.
 
 Cuts by content are defined for this size alone: with any other one files are cut evenly, which
 tests of small files and of the largest chunks do."""

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import msgspec
 
+from meshtrain.core.manifest import CHUNKS_MAX
 from meshtrain.errors import ProtocolError
 
 LENGTH_BYTES = 4
-FRAME_BYTES_MAX = (128 << 10) + 64
+FRAME_BYTES_MAX = CHUNKS_MAX // 8 + 64
 """The bitmap of the largest artifact, and what is around it."""
 GAINED_MAX = 64
 """Chunks told one by one; of more the whole bitmap is as short, and is taken in at once."""

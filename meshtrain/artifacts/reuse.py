@@ -21,8 +21,8 @@ from meshtrain.core.manifest import ChunkNumbers
 from meshtrain.core.swarm import flags_of
 from meshtrain.errors import ArtifactError, CorruptChunkError
 
-CHUNKS_MAX = 1 << 21
-"""Of an index: 2 TiB in chunks of about 1 MiB, and 16 MiB of memory."""
+CHUNKS_MAX = 1 << 22
+"""Of an index: 2 TiB in chunks of about 512 KiB, and 32 MiB of memory."""
 _KEY_DIGITS = 16
 
 

@@ -26,8 +26,8 @@ from meshtrain.errors import ArtifactError
 MANIFEST_BYTES_MAX = 64 << 20
 """A manifest is read into memory before anything is known about its sender."""
 FILES_MAX = 100_000
-CHUNKS_MAX = 1 << 20
-"""1 TiB in chunks of 1 MiB; the bitmap of a holder is then 128 KiB."""
+CHUNKS_MAX = 1 << 21
+"""1 TiB in chunks of 512 KiB; the bitmap of a holder is then 256 KiB."""
 TOTAL_BYTES_MAX = 1 << 40
 CHUNK_BYTES_MAX = 16 << 20
 """A chunk is held in memory whole until its digest is checked."""

@@ -25,13 +25,13 @@ import xxhash
 
 from meshtrain.core.tensor_layout import Layout, Tensor
 
-SMALL_BYTES = 256 << 10
+SMALL_BYTES = 128 << 10
 """Smaller ones are asked for together: a request costs as much as some 100 KiB."""
-WHOLE_BYTES_MAX = 1 << 20
-GROUP_BYTES_MAX = 1 << 20
-HEADER_PIECE_BYTES = 4 << 20
+WHOLE_BYTES_MAX = 512 << 10
+GROUP_BYTES_MAX = 512 << 10
+HEADER_PIECE_BYTES = 2 << 20
 SPANS_FEW = 4096
-SPANS_PER_MIB_MAX = 2
+SPANS_PER_MIB_MAX = 4
 """A file with more than `SPANS_FEW` spans, and more of them than this in each MiB, is not worth
 what its chunks would cost in its manifest: it is cut as other files are."""
 _AT_LAYER = 0x01

@@ -17,15 +17,15 @@ from meshtrain.errors import ArtifactError
 
 KIB, MIB = 1 << 10, 1 << 20
 GOLDEN_NOISE = [
-    *(1149702, 1218406, 1252470, 1051009, 1239266, 1154968),
-    *(1104707, 1108312, 1201274, 1442180, 660618),
+    *(659189, 563443, 632739, 537967, 545454, 531064, 530966, 549410, 658312, 702309, 540865),
+    *(614103, 554644, 550063, 530685, 577627, 532546, 551240, 546523, 552179, 596812, 524772),
 ]
 GOLDEN_MODEL = [
-    *(8933, 286720, 286720, 286720, 430080, 215040),
-    *(1087622, 448378),
-    *(358400, 645120, 286720, 71680),
+    *(8933, 143360, 143360, 215040, 143360, 215040, 143360, 286720, 143360, 71680),
+    *(617446, 560762, 357792),
+    *(358400, 174080, 471040, 143360, 143360, 71680),
 ]
-"""The header, small tensors of 20 layers, a large tensor in two, and small ones again."""
+"""The header, small tensors of 20 layers, a large tensor in three, and small ones again."""
 HEAD = ("classifier.weight", "classifier.bias")
 EMBEDDING = ("embeddings.word.weight",)
 
@@ -101,7 +101,7 @@ def test_the_digest_of_a_file_is_the_same_however_it_is_cut(
 # --- limits ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size_bytes", "chunks"), [(0, 0), (1, 1), (MIB, 1)])
+@pytest.mark.parametrize(("size_bytes", "chunks"), [(0, 0), (1, 1), (512 * KIB, 1)])
 def test_a_small_file_is_one_chunk(tmp_path: Path, size_bytes: int, chunks: int) -> None:
     assert len(cut_bytes(tmp_path / "small", noise(size_bytes)).chunks) == chunks
 
@@ -111,7 +111,7 @@ def test_bytes_that_are_all_alike_make_chunks_of_the_largest_size(
     tmp_path: Path, value: int
 ) -> None:
     file = cut_bytes(tmp_path / "same", bytes([value]) * (9 * MIB))
-    assert sizes(file) == [4 * MIB, 4 * MIB, MIB]
+    assert sizes(file) == [2 * MIB] * 4 + [MIB]
     assert cutting.PIECE_BYTES_MAX <= CHUNK_BYTES_MAX
 
 
@@ -137,7 +137,7 @@ def test_P11_a_file_that_only_claims_to_be_safetensors_is_cut_as_others(
     (tmp_path / "x.safetensors").write_bytes(data)
     file = cut(tmp_path / "x.safetensors")
     assert sum(sizes(file)) == len(data) and file.digest == digest_of(data)
-    assert all(256 * KIB <= size <= 4 * MIB for size in sizes(file)[:-1])
+    assert all(128 * KIB <= size <= 2 * MIB for size in sizes(file)[:-1])
 
 
 # --- chunks that meet again ------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_a_fine_tune_s_new_bytes_are_those_of_what_changed(
 def test_a_tensor_gives_the_same_chunks_wherever_it_lies(
     tmp_path: Path, small_model: Tensors
 ) -> None:
-    large = {n: t for n, t in small_model.items() if t.nbytes >= 256 * KIB}
+    large = {n: t for n, t in small_model.items() if t.nbytes >= 128 * KIB}
     small_head = {"classifier.weight": small_model["classifier.weight"], **large}
     base = cut(save(small_model, tmp_path / "base" / "model.safetensors"))
     renamed = {f"moved.{len(large) - n}.x": t for n, t in enumerate(small_head.values())}
@@ -198,7 +198,7 @@ def test_of_a_389_mb_model_that_gained_rows_97_percent_of_the_bytes_are_its_base
     path = tmp_path / "model.safetensors"
     base = cut(save(model, path))
     assert 388_500_000 < base.size_bytes < 389_999_999
-    assert len(base.chunks) < 1.2 * base.size_bytes / MIB
+    assert len(base.chunks) < 2.4 * base.size_bytes / MIB
     for names, count, at in ((HEAD, 7, 1_400), (EMBEDDING, 5, 14_600), (EMBEDDING, 5, 0)):
         tuned = cut(save(with_rows(model, names, count, at), path))
         assert tuned.size_bytes > base.size_bytes

@@ -150,7 +150,7 @@ def test_groups_are_back_in_step_after_a_tensor_that_grew() -> None:
         }
 
     before, after = groups(sizes), groups({**sizes, "h.3.bias": 90 * KIB})
-    assert 10 < len(before) < 40
+    assert 20 < len(before) < 80
     assert len(after - before) <= 3
 
 
@@ -158,13 +158,13 @@ def test_names_that_tell_no_layer_are_grouped_by_their_hashes() -> None:
     spans = tensor_spans(laid_out({f"t{n}": 30 * KIB for n in range(400)}))
     assert spans is not None
     sizes = [span.end - span.begin for span in spans[1:]]
-    assert max(sizes) <= 1 << 20 and len(set(sizes)) > 3
+    assert max(sizes) <= 512 * KIB and len(set(sizes)) > 3
 
 
 def test_a_hundred_thousand_tiny_tensors_are_few_chunks() -> None:
     layout = laid_out({f"h.{n}.w": 40 for n in range(100_000)})
     spans = tensor_spans(layout)
-    assert spans is not None and len(spans) < 20
+    assert spans is not None and len(spans) < 40
 
 
 def test_a_file_of_too_many_spans_is_cut_as_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_file_of_too_many_spans_is_cut_as_others_are(monkeypatch: pytest.Monke
 def test_a_long_header_is_in_pieces() -> None:
     spans = tensor_spans(laid_out({"w": 300 * KIB}, data_begin=9 << 20))
     assert spans is not None
-    assert [span.end >> 20 for span in spans[:3]] == [4, 8, 9]
+    assert [span.end >> 20 for span in spans[:5]] == [2, 4, 6, 8, 9]
     assert tensor_spans(laid_out({}, data_begin=10)) == [Span(0, 10, split=False)]
 
 
