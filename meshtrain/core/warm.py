@@ -48,7 +48,7 @@ def on_warm(state: MeshState, event: WarmRequested) -> None:
     able = [node for node in state.nodes.values() if _fits(state, node, base)]
     lacking = event.nodes - there - len(able)
     if there >= event.nodes:
-        notes.append(f"it is on {there} nodes already, or on its way there")
+        notes.append(f"it is on {_count(there)} already, or on its way there")
     elif lacking > 0:
         notes.append(
             f"{there + len(able)} of {event.nodes} nodes can have it: others are away, drained, "
@@ -213,3 +213,7 @@ def _fetch_ahead(state: MeshState, node: Node, artifact_id: str) -> None:
     need = cmd.ArtifactNeed(artifact_id, sources, state.copies.directory.size_bytes(artifact_id))
     state.command(node.node_id, cmd.PrefetchArtifact(need))
     node.prefetch = (artifact_id, node.seq)
+
+
+def _count(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"

@@ -36,6 +36,7 @@ from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base
 from meshtrain_daemon.master.queries import Ports, answer
+from meshtrain_daemon.master.translate import cache_event
 
 WALL_S = 1_700_000_000.0
 BASE_BYTES = 50_000_000
@@ -252,6 +253,9 @@ class MasterDouble:
                 )
             case msg.Release():
                 return ev.ReleaseRequested(request_id, message.node_id)
+            case msg.Pin() | msg.Evict() | msg.Warm():
+                base = resolve_base(self.state, message.recipe_hash)
+                return cache_event(message, request_id, base.recipe_hash)
             case msg.Rebuild():
                 base = resolve_base(self.state, message.recipe_hash)
                 return ev.RebuildRequested(request_id, base.recipe_hash)

@@ -11,6 +11,7 @@ from master_double import MasterDouble, small_sweep, user_error
 
 from meshtrain.cli import output
 from meshtrain.core import events as ev
+from meshtrain.core.inventory import CacheUse
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.wire import messages as msg
 
@@ -243,6 +244,30 @@ def test_bases_from_training_to_rebuild(master: MasterDouble) -> None:
     assert "being made already" in again.stderr
     assert run(master, "bases", "rebuild", "ffff").exit_code == 2
     assert isinstance(master.requests[-1], msg.Rebuild)
+
+
+def test_bases_are_pinned_and_warmed_and_nodes_show_their_cache(master: MasterDouble) -> None:
+    sweep = small_sweep()
+    master.submit(sweep)
+    master.run_all()
+    recipe_hash = sweep.bases[0].recipe_hash
+    assert "is pinned to node-1" in out(master, "bases", "pin", recipe_hash[:6], "--node", "node-1")
+    assert "node-1 (pinned)" in out(master, "bases")
+    assert "wherever it lies" in out(master, "bases", "pin", recipe_hash[:6])
+    assert "; pinned" in out(master, "bases")
+    assert master.requests[-1].what == "bases"  # type: ignore[union-attr]
+    refused = run(master, "bases", "evict", recipe_hash[:6], "--node", "node-1")
+    assert refused.exit_code == 2 and "it is pinned" in refused.stderr
+    assert "not pinned any more" in out(master, "bases", "unpin", recipe_hash[:6])
+    assert "pinned" not in out(master, "bases")
+    assert "on 1 node already" in out(master, "bases", "warm", recipe_hash[:6], "--nodes", "1")
+    assert run(master, "bases", "warm", recipe_hash[:6], "--nodes", "0").exit_code == 2
+    assert "CACHE" in out(master, "nodes", "show", "node-1")
+    node = master.state.nodes["node-1"]
+    node.cache = CacheUse(12_000_000_000, 200_000_000_000, 79_000_000_000)
+    text = out(master, "nodes", "show", "node-1")
+    assert "12 GB of 200 GB" in text and "79 GB" in text
+    assert "CACHE" not in out(master, "nodes")
 
 
 # --- schema --------------------------------------------------------------------------------
