@@ -73,7 +73,7 @@ def _rule(line: str) -> _Rule | None:
     pattern = pattern.removeprefix("/")
     if not pattern:
         return None
-    steps = pattern.split("/")
+    steps = _steps(pattern)
     parts = [] if anchored else ["(?:.*/)?"]
     for index, step in enumerate(steps):
         is_last = index == len(steps) - 1
@@ -82,6 +82,24 @@ def _rule(line: str) -> _Rule | None:
         else:
             parts.append(_step(step) + ("" if is_last else "/"))
     return _Rule(re.compile("".join(parts), re.DOTALL), folders_only, takes_back)
+
+
+def _steps(pattern: str) -> list[str]:
+    """The names of a pattern: what stands between those `/` that are not in a set, nor escaped."""
+    steps = [""]
+    place = 0
+    while place < len(pattern):
+        stop = place + 1
+        if pattern[place] == "/":
+            steps.append("")
+        else:
+            if pattern[place] == "\\":
+                stop += 1
+            elif pattern[place] == "[" and (found := _set(pattern, stop)) is not None:
+                stop = found[1]
+            steps[-1] += pattern[place:stop]
+        place = stop
+    return steps
 
 
 def _without_trailing_spaces(line: str) -> str:

@@ -25,7 +25,7 @@ FILES = (
 )
 STEPS = st.one_of(
     st.sampled_from(["a", "b", "d", "e", "f", "*", "**", "?", "a*", "*b", "ab.d", "[ab]", "[!a]"]),
-    st.text("ab*?[]!-^de.é", min_size=1, max_size=4),
+    st.text("ab*?[]!^-de./\\", min_size=1, max_size=6),
 )
 PATTERNS = st.builds(
     lambda bang, root, steps, end: bang + root + "/".join(steps) + end,

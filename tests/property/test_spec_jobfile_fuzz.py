@@ -21,13 +21,18 @@ from meshtrain.spec.forms import (
     TrainingSweep,
 )
 from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
-from meshtrain.spec.jobs import SweepSpec
+from meshtrain.spec.jobs import InputData, SweepSpec
+from meshtrain.spec.lineage import Parent, ResolvedParent
 
 EXAMPLES = Path(__file__).parents[2] / "configs" / "examples"
 SOUND = [
     (path.name, path.read_bytes())
-    for path in [*sorted(EXAMPLES.glob("*.*")), EXAMPLES / "few_shot" / "sweep.yaml"]
+    for path in [
+        *sorted(EXAMPLES.glob("*.*")),
+        *(EXAMPLES / name / "sweep.yaml" for name in ("few_shot", "inputs")),
+    ]
 ]
+PARENT = ResolvedParent(Parent("4" * 32, "5" * 32), "cnn", True, "cnn", ("w01", "w02"))
 SUFFIXES = st.sampled_from([".yaml", ".json", ".toml"])
 CELLS_MAX = 200
 
@@ -50,6 +55,8 @@ def survives(data: bytes, name: str) -> None:
     digests = Digests(
         code={folder: CodeDigests("0" * 32, {"train.py": "1" * 32}) for folder in wanted.code},
         data=dict.fromkeys(wanted.participants, "2" * 32),
+        parents=dict.fromkeys([wanted.parent] if wanted.parent else [], PARENT),
+        inputs={name: InputData(name, "3" * 32) for name in wanted.inputs},
     )
     try:
         sweep = expand(job_file, digests)
