@@ -21,7 +21,8 @@ from meshtrain.core.job import (
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import why_never
 from meshtrain.core.retry import RULES, decide
-from meshtrain.core.state import MeshState
+from meshtrain.core.spread import spread
+from meshtrain.core.state import SOURCES_MAX, MeshState
 from meshtrain.core.work_inputs import datasets_of
 from meshtrain.ids import short
 from meshtrain.spec.jobs import CommandWork
@@ -106,14 +107,19 @@ def _need(state: MeshState, artifact_id: str | None, node_id: str) -> cmd.Artifa
 
 
 def tell_source(state: MeshState, artifact_id: str, node_id: str) -> None:
-    """Tell the nodes that are fetching an artifact of one more source."""
+    """Tell nodes that are fetching an artifact of one more source: some, where they are many."""
     if node_id == MASTER_NODE_ID:
         source = cmd.ArtifactSource(MASTER_NODE_ID, "")
     else:
         source = cmd.ArtifactSource(node_id, state.nodes[node_id].spec.http_url)
-    for other in state.nodes.values():
-        if other.node_id != node_id and artifact_id in other.fetching and other.connected:
-            state.command(other.node_id, cmd.AddSources(artifact_id, (source,)))
+    fetching = [
+        other.node_id
+        for other in state.nodes.values()
+        if other.node_id != node_id and artifact_id in other.fetching and other.connected
+    ]
+    # Each tells on what it has: of a whole swarm none needs to know all.
+    for other_id in spread(fetching, node_id, SOURCES_MAX):
+        state.command(other_id, cmd.AddSources(artifact_id, (source,)))
 
 
 # --- its course -----------------------------------------------------------------------

@@ -35,6 +35,7 @@ from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.rates import BYTES_PER_S_ASSUMED
 from meshtrain.core.session import split_session
+from meshtrain.core.spread import spread
 from meshtrain.core.work_inputs import read_by
 from meshtrain.spec.jobs import Resources
 from meshtrain.spec.lineage import Parent
@@ -45,6 +46,11 @@ LIVES_MAX = 64
 
 OUTBOX_MAX = 10_000
 """Commands that one node may leave unseen; what comes on top is asked for again later."""
+SOURCES_MAX = 64
+"""Of one artifact that a node is told of at a time, whole holders and partial ones each: a few
+more than it follows."""
+SOURCES_TRIED_MAX = 32
+"""Of these, those that served the node before; the others are new to it."""
 
 
 SHORT_RUN_S = 0.5
@@ -368,7 +374,8 @@ class MeshState:
     def sources(self, artifact_id: str, for_node: str) -> tuple[cmd.ArtifactSource, ...]:
         """Where a node may fetch from: whole holders, then partial ones, the master last.
 
-        Among each kind, those that served the node fastest come first.
+        Among each kind, those that served the node fastest come first. Of very many
+        it is told a part, each node another one.
         The master's own address is not known here: its url is left empty for
         the daemon to fill.
         """
@@ -383,10 +390,17 @@ class MeshState:
             has = artifact_id in node.holds
             if (has or artifact_id in node.fetching) and node.connected and node_id != for_node:
                 (whole if has else partial).append(cmd.ArtifactSource(node_id, node.spec.http_url))
-        if rates := self.copies.rates.by_source(for_node):
-            for part in (whole, partial):
+        rates = self.copies.rates.by_source(for_node)
+        found: list[cmd.ArtifactSource] = []
+        for part in (whole, partial):
+            if rates:
                 part.sort(key=lambda s: rates.get(s.node_id, BYTES_PER_S_ASSUMED), reverse=True)
-        found = whole + partial
+            if len(part) > SOURCES_MAX:
+                tried = [s for s in part if s.node_id in rates][:SOURCES_TRIED_MAX]
+                known = {s.node_id for s in tried}
+                others = [s for s in part if s.node_id not in known]
+                part = tried + spread(others, for_node, SOURCES_MAX - len(tried))
+            found += part
         if by_master:
             found.append(cmd.ArtifactSource(MASTER_NODE_ID, ""))
         return tuple(found)
