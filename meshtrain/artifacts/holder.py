@@ -16,6 +16,7 @@ from yarl import URL
 
 from meshtrain.artifacts.channel import ChannelError, Channels, Reply
 from meshtrain.artifacts.news_frames import (
+    FRAMES_PER_S_MAX,
     LENGTH_BYTES,
     Frame,
     frame_length,
@@ -157,8 +158,14 @@ class Holder:
         """
         headers = {FETCH_HEADER: self._fetch_name}
         async with self._request("POST", "news", data=have, headers=headers) as answer:
+            now_s = asyncio.get_running_loop().time
+            paid_until_s = 0.0
             while (frame := await answer.frame()) is not None:
                 yield frame
+                # One that tells without end would keep the event loop from all else.
+                paid_until_s = max(paid_until_s, now_s() - 1.0) + 1 / FRAMES_PER_S_MAX
+                if paid_until_s > now_s():
+                    await asyncio.sleep(paid_until_s - now_s())
 
     async def chunk(self, file_index: int, chunk: Chunk, into: memoryview) -> None:
         """Fills `into` with a chunk's bytes, unchecked; it has to be as long as the chunk."""

@@ -18,6 +18,9 @@ FRAME_BYTES_MAX = CHUNKS_MAX // 8 + 64
 GAINED_MAX = 64
 """Chunks told one by one; of more the whole bitmap is as short, and is taken in at once."""
 
+FRAMES_PER_S_MAX = 1000
+"""Of one stream, in the long run: who tells more is read no faster."""
+
 
 class Holds(msgspec.Struct, frozen=True, tag="holds"):
     """All that the follower may ask for now; takes the place of what was said before."""

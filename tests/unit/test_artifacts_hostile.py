@@ -20,7 +20,7 @@ from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.holder import HttpTimeouts
 from meshtrain.artifacts.listener import Listener
-from meshtrain.artifacts.news_frames import Holds, frame_bytes
+from meshtrain.artifacts.news_frames import Gained, Holds, StillHere, frame_bytes
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.core.manifest import artifact_id, canonical_bytes
 from meshtrain.core.swarm import SwarmLimits
@@ -326,6 +326,53 @@ async def test_p4_p12_a_bad_peer_alone_ends_the_fetch_with_its_reason_and_nothin
     assert len(str(caught.value)) < 2000, "no peer fills the log"
     if misbehave is redirect:
         assert scene.honest_asked == [], "a redirect is never followed"
+
+
+def tell(*frames: bytes) -> Misbehave:
+    async def misbehave(_: Peer, answer: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"".join(frames)))
+
+    return misbehave
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([frame_bytes(Holds(b"\xff" * 9))], "bitmap has 9 bytes, which fits another artifact"),
+        ([frame_bytes(Holds(b""))], "bitmap has 0 bytes"),
+        ([frame_bytes(Holds(b"\0")), frame_bytes(Gained([CHUNKS]))], "chunks that the artifact"),
+        ([frame_bytes(Holds(b"\0")), frame_bytes(Gained([-1]))], "chunks that the artifact"),
+        ([frame_bytes(Holds(b"\0"))], "it told of no more, and lacks some of it"),
+        ([], "it told of no more, and lacks some of it"),
+        ([b"\0\0\0\1\xc1"], "its news are no frame"),
+        ([b"\xff\xff\xff\xff"], "in a frame of 4294967295 bytes"),
+        ([frame_bytes(Holds(b"\0"))[:-1]], "its news broke off"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "news",
+)
+async def test_p11_news_that_cannot_be_are_their_teller_s_failure(
+    stage: Stage, frames: list[bytes], words: str
+) -> None:
+    scene = await stage("news", tell(*frames), 1)
+    with pytest.raises(FetchError, match=words):
+        await scene.fetcher.fetch(scene.name, [Source("bad", scene.bad.url)])
+    sources = [Source("bad", scene.bad.url), Source("honest", scene.honest_url)]
+    report = await scene.fetcher.fetch(scene.name, sources)
+    assert report.bytes_by_node == {"honest": len(CONTENT)}
+
+
+async def test_p12_endless_news_of_nothing_hold_up_nobody(stage: Stage) -> None:
+    async def babble_on(_: Peer, answer: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n")
+        while True:
+            writer.write(frame_bytes(StillHere()) * 1000 + frame_bytes(Holds(b"\0", more=True)))
+            await writer.drain()
+
+    scene = await stage("news", babble_on, 1)
+    sources = [Source("bad", scene.bad.url), Source("honest", scene.honest_url)]
+    report = await scene.fetcher.fetch(scene.name, sources)
+    assert report.bytes_by_node == {"honest": len(CONTENT)}
+    assert scene.store.verify(scene.name)
 
 
 # --- bad clients ----------------------------------------------------------------------
