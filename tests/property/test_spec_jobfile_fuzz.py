@@ -23,6 +23,7 @@ from meshtrain.spec.forms import (
 from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
 from meshtrain.spec.jobs import InputData, SweepSpec
 from meshtrain.spec.lineage import Parent, ResolvedParent
+from meshtrain.spec.stand_in import stand_in_digests
 
 EXAMPLES = Path(__file__).parents[2] / "configs" / "examples"
 SOUND = [
@@ -59,6 +60,7 @@ def survives(data: bytes, name: str) -> None:
         inputs={name: InputData(name, "3" * 32) for name in wanted.inputs},
     )
     try:
+        expand(job_file, stand_in_digests(job_file))
         sweep = expand(job_file, digests)
     except UserError as error:
         assert str(error)
