@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshtrain.core import attempts, bases, checkpoints, eviction, gpu_health, reports
+from meshtrain.core import attempts, bases, checkpoints, eviction, gpu_health, reports, shares
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.events import LiveAttempt, NodeBeat, NodeLeft, NodeRevoked, NodeSaidHello
@@ -41,6 +41,7 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     node.note = event.note
     node.grant = event.grant
     directory = state.copies.directory
+    former = tuple(known.holds) if known is not None else ()
     if known is not None:
         directory.clear(known)
         eviction.void(state, node_id, f"{node_id} came back in a new session; ask again")
@@ -52,6 +53,7 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     node.paused = node_id in state.paused_until_s
     gpu_health.show_to(state, node)
     state.nodes[node_id] = node
+    shares.forget_node(state, node_id)
     state.touched_nodes[node_id] = None
     state.out.append(fx.WelcomeNode(node_id, event.session))
     listed = {live.attempt_id for live in event.attempts}
@@ -69,7 +71,7 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
         _take_up(state, node, live)
     if known is None:
         state.note(f"node {node_id} joined")
-    bases.on_holders_changed(state, event.holds)
+    bases.on_holders_changed(state, event.holds + former)
 
 
 def _take_up(state: MeshState, node: Node, live: LiveAttempt) -> None:

@@ -79,6 +79,12 @@ def forget(state: MeshState, job: Job) -> None:
         state.lacking_shares.pop(share, None)
 
 
+def forget_node(state: MeshState, node_id: str) -> None:
+    """A node's daemon came up: somebody may have mounted on its host what was missing."""
+    for lacking in state.lacking_shares.values():
+        lacking.pop(node_id, None)
+
+
 def clear(state: MeshState) -> None:
     """Let go of what was known for too long."""
     for share, lacking in list(state.lacking_shares.items()):

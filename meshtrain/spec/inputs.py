@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from meshtrain.errors import UserError
 from meshtrain.ids import digest
 from meshtrain.spec import kinds
 from meshtrain.spec.jobs import CommandWork, InputData
@@ -25,6 +26,8 @@ from meshtrain.spec.recipe import canonical
 
 INPUTS_MAX = 64
 """Inputs of one job."""
+REFERENCES_MAX = 1000
+"""Data sets and shares of all jobs of a sweep."""
 VERSION_MAX = 1_000_000
 VARIABLE_PREFIX = "MESHTRAIN_INPUT_"
 PREPARED_VARIABLE = "MESHTRAIN_PREPARED"
@@ -176,7 +179,10 @@ def filled_reference(reference: str, cell: Mapping[str, Scalar]) -> str:
 
 
 def references(inputs: Mapping[str, str], matrix: Matrix) -> tuple[str, ...]:
-    """All that the inputs of a sweep come to over its cells, sorted; what comes to none is left."""
+    """All that the inputs of a sweep come to over its cells, sorted; what comes to none is left.
+
+    Raises UserError when it is more than REFERENCES_MAX.
+    """
     plain = {reference for reference in inputs.values() if not placeholders(reference)}
     varied = [reference for reference in inputs.values() if placeholders(reference)]
     found = {filled_reference(reference, {}) for reference in plain}
@@ -187,6 +193,11 @@ def references(inputs: Mapping[str, str], matrix: Matrix) -> tuple[str, ...]:
                     found.add(filled_reference(reference, cell.values))
                 except ValueError:
                     continue  # The expansion tells it, with its place.
+    if len(found) > REFERENCES_MAX:
+        raise UserError(
+            f"the jobs of the sweep read {len(found):,} data sets, at most {REFERENCES_MAX:,} can be "
+            "looked up for one: publish them together as one folder, or split the sweep"
+        )
     return tuple(sorted(found))
 
 

@@ -221,3 +221,16 @@ def test_jobs_that_wait_for_a_share_that_nobody_has_end_with_the_first(mesh: Mes
     assert states.pop("other-0") is JobState.WAITING
     assert set(states.values()) == {JobState.FAILED}
     assert [given.job_id for _, given in mesh.place()] == ["other-0"]
+
+
+def test_a_node_whose_daemon_came_up_anew_is_asked_at_once(mesh: Mesh) -> None:
+    mesh.hello("n1")
+    mesh.hello("n2", slots=0)
+    mesh.submit({"coco": COCO}, jobs=2)
+    ((_, first), _) = mesh.place()
+    mesh.state.nodes["n2"].spec = NodeSpec("n2", "http://n2", cpu_slots=1)
+    mesh.lacks("n1", first)
+    assert mesh.state.lacking_shares
+    spec = NodeSpec("n1", "http://n1", cpu_slots=2)
+    mesh.do(ev.NodeSaidHello(spec, "n1/1", (), (), grant=1000))
+    assert "n1" in [node_id for node_id, _ in mesh.place()]

@@ -83,6 +83,7 @@ def test_a_share_is_listed_here_unless_its_sender_did(tmp_path: Path) -> None:
         InputData("/other", "0" * 32, True),
         InputData(path, "0" * 32),
         InputData(path, "../x", True),
+        InputData(path, "0" * 32, True, -1),
     ):
         with pytest.raises(UserError, match="listing of"):
             find_inputs([path], {}, {path: wrong})

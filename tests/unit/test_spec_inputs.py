@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshtrain.errors import UserError
 from meshtrain.spec.expand import CodeDigests, Digests, expand, needed
 from meshtrain.spec.inputs import prepared_key, split_reference, variable_of
 from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
@@ -118,6 +119,12 @@ def test_p11_a_cell_whose_data_set_can_have_no_such_name_is_refused() -> None:
     assert needed(parse(tree)).inputs == ("pascal5i",)
     with pytest.raises(JobFileError, match=r'in a cell of the matrix: "a/b" is not'):
         sweep_of(tree)
+
+
+def test_p11_a_sweep_of_too_many_data_sets_is_refused_before_any_is_looked_up() -> None:
+    tree = {"command": "x", "inputs": {"d": "s{n}"}, "matrix": {"n": {"range": [0, 1001]}}}
+    with pytest.raises(UserError, match="read 1,001 data sets, at most 1,000"):
+        needed(parse(tree))
 
 
 def test_a_reference_is_a_name_and_perhaps_a_version() -> None:

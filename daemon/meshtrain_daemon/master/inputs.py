@@ -88,7 +88,8 @@ def not_found(reference: str, known: Mapping[str, Versions]) -> NotFoundError:
 
 def _share(path: str, sent: InputData | None) -> InputData:
     if sent is not None:
-        if sent.source != path or not sent.on_share or not is_digest(sent.digest):
+        is_listing = sent.on_share and is_digest(sent.digest)
+        if sent.source != path or not is_listing or min(sent.size_bytes, sent.files_count) < 0:
             raise UserError(f"what was sent as the listing of {path} is none. Submit again")
         return sent
     return share_data(path, "the master's host")
