@@ -74,6 +74,7 @@ class FetchReport(msgspec.Struct, frozen=True):
     bytes_by_node: dict[str, int]
     """What each source delivered; empty when the artifact was here already."""
     duration_s: float
+    """From the first request for a chunk to the whole in the store."""
     chunks: int
     """How many came over the network."""
     banned: tuple[str, ...]
@@ -193,6 +194,8 @@ class Flight:
                 partial = await in_thread(store.begin, manifest)
                 try:
                     bytes_reused = await self._reuse(partial)
+                    # What sources gave is told with the time that they took for it.
+                    begun_s = loop.time()
                     chunks = await self._fetch_chunks(partial, bytes_by_node)
                 finally:
                     await self._drop(list(self._asks))
