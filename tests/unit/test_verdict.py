@@ -76,6 +76,14 @@ def test_the_message_has_the_exit_code_and_the_last_line(folder: AttemptFolder) 
     assert verdict(folder, exited(3))[1] == "exit code 3: ValueError: no such split"
 
 
+def test_a_preparation_that_failed_is_told_in_its_own_words(folder: AttemptFolder) -> None:
+    last = "the preparation failed with exit code 3: no such archive"
+    Path(folder.log).write_text(f"no such archive\nmeshtrain: {last}\n")
+    assert verdict(folder, exited(3)) == (FailureClass.USER_ERROR, last)
+    Path(folder.log).write_text("tar: No space left on device\nmeshtrain: the preparation failed\n")
+    assert verdict(folder, exited(2))[0] is FailureClass.DISK
+
+
 def test_the_last_line_is_safe_on_a_terminal(folder: AttemptFolder) -> None:
     Path(folder.log).write_bytes(b"\x1b[2J\x1b]0;owned\x07 \xff bad \xe2\x80\xae\n")
     message = verdict(folder, exited(1))[1]
