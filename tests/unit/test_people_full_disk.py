@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
+from meshtrain.core.manifest import artifact_id
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
@@ -35,7 +37,7 @@ class Around:
         around = cast(Any, self)
         self.people = People(
             settings=MasterSettings(home=Path("/nowhere")),
-            state=cast(Any, SimpleNamespace(sweeps={})),
+            state=cast(Any, SimpleNamespace(sweeps={}, named_inputs={})),
             sockets=around,
             ports=around,
             decisions=around,
@@ -44,6 +46,7 @@ class Around:
             artifacts=around,
             logbook=around,
             store=around,
+            archiving=around,
             incarnation=1,
             spawn=around,
             membership=None,
@@ -117,3 +120,21 @@ async def test_P12_a_dropped_file_is_not_rejected_but_taken_later() -> None:
     with pytest.raises(StoreFullError, match="nothing was done"):
         await around.people.submit_dropped(Submission("a.yaml", b"name: a\ncommand: 'true'\n"))
     assert around.posted == []
+
+
+async def test_P12_a_data_set_gets_no_name_while_the_disk_is_full(tmp_path: Path) -> None:
+    around = Around()
+    store = ArtifactStore(tmp_path / "artifacts")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "w").write_bytes(b"1")
+    held = artifact_id(store.add_tree(tmp_path / "data"))
+    around.people._artifacts = store
+    around.full = FULL
+    await around.people._publish(b"person@ada/1", msg.PublishInput("r1", "voc", held))
+    (done,) = around.sent
+    assert (done.request_id, done.done) == ("r1", ())
+    assert "read-only" in done.error
+    around.full = None
+    await around.people._publish(b"person@ada/1", msg.PublishInput("r2", "voc", held))
+    published = around.posted[-1]
+    assert (published.name, published.size_bytes, published.published_by) == ("voc", 1, "ada")
