@@ -41,6 +41,7 @@ class Agent:
         cached: the same artifacts with their sizes and last uses, where they are known.
         cache_limits: what they may take.
         known_sources: who held what, as the former daemon knew.
+        free_bytes: what the disk has left; None where nobody has looked yet.
         now_s: the node's lease clock.
     """
 
@@ -55,6 +56,7 @@ class Agent:
         cached: Iterable[Cached] = (),
         cache_limits: CacheLimits = _NO_LIMITS,
         known_sources: Iterable[KnownSources] = (),
+        free_bytes: int | None = None,
         now_s: float = 0.0,
     ) -> None:
         self._life = life
@@ -71,6 +73,7 @@ class Agent:
             needed=lambda: self.held.needed(),
             now_s=now_s,
         )
+        self.stock.cache.free_bytes = free_bytes
         self.held = HeldAttempts(
             slots=slots,
             stock=self.stock,

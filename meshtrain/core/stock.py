@@ -263,19 +263,18 @@ class Stock:
         """What would have to go, and what could; None while there is room."""
         if self._room_bytes() >= 0:
             return None
-        coming_bytes, waiting_bytes = self._coming()
+        # Nothing goes for what is fetched ahead.
+        coming_bytes, waiting_bytes = self._coming(ahead=False)
         return self.cache.wanted(self._needed(), coming_bytes, waiting_bytes, self.now_s)
 
     def _room_bytes(self) -> int:
         return self.cache.room_bytes(*self._coming())
 
-    def _coming(self) -> tuple[int, int]:
+    def _coming(self, *, ahead: bool = True) -> tuple[int, int]:
         """The bytes that are coming, and those among them that have no room on the disk yet."""
-        if not self.fetching:
-            return 0, 0
-        coming_bytes = sum(wanted.size_bytes for wanted in self.fetching.values())
-        waiting_bytes = sum(w.size_bytes for w in self.fetching.values() if w.lacks_room)
-        return coming_bytes, waiting_bytes
+        coming = [wanted for wanted in self.fetching.values() if ahead or not wanted.ahead]
+        coming_bytes = sum(wanted.size_bytes for wanted in coming)
+        return coming_bytes, sum(wanted.size_bytes for wanted in coming if wanted.lacks_room)
 
     def use_told(self) -> CacheUse:
         """How full the cache is."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gate import Gate
 from mesh import Mesh, NewMesh
 
 from meshtrain.ids import new_id
@@ -143,3 +144,25 @@ def test_p7_a_fetch_goes_on_without_the_master_after_a_restart_of_the_daemon(
     there = mesh.folder / "n2" / "artifacts" / "artifacts"
     assert not any(there.iterdir())
     mesh.wait_until(lambda: any(there.iterdir()), "n2 has it from n1")
+
+
+def test_a_busy_node_fetches_ahead_what_its_next_job_starts_from(
+    new_mesh: NewMesh, tmp_path: Path
+) -> None:
+    mesh = new_mesh(heartbeat_s=0.2)
+    mesh.start("n1")
+    run_on(mesh, "a")
+    mesh.start_worker("n2")
+    mesh.wait_connected("n1", "n2")
+    gate = Gate(tmp_path)
+    busy = mesh.submit(
+        f'name: busy\ncommand: "{gate.wait_command}"\nmatrix: {{number: [0, 1]}}\n', "busy.yaml"
+    )
+    mesh.wait_until(lambda: gate.starts == 2, "both nodes are busy")
+    assert held(mesh, "n2") == set()
+    sweep = mesh.submit(sweep_on("a", jobs=3), "more.yaml", again=True)
+    mesh.wait_until(lambda: held(mesh, "n2") == {"a"}, "n2 has it before it needs it")
+    assert {row["state"] for row in mesh.jobs(sweep)} == {"waiting"}
+    gate.open()
+    mesh.wait_jobs(busy)
+    mesh.wait_jobs(sweep)

@@ -311,6 +311,12 @@ def test_what_is_fetched_ahead_takes_no_room_from_others() -> None:
     assert of(host.command(ahead), io.FetchArtifact) == []
     ahead = cmd.PrefetchArtifact(cmd.ArtifactNeed(B, (SOURCE,), 90))
     assert of(host.command(ahead), io.FetchArtifact) == [io.FetchArtifact(B, (SOURCE,))]
+    # Nor does anything have to go for it when a job's own need comes on top.
+    (holds,) = of(host.assign(C, size_bytes=10), io.FetchArtifact)
+    assert holds.artifact_id == C
+    (beat,) = of(host.do(io.BeatDue()), io.SendBeat)
+    assert beat.room is None and beat.cache.room_bytes == 0
+    host.do(io.ArtifactFetched(C, size_bytes=10))
     # No room after all: it is given up without a word.
     effects = host.do(io.FetchGaveUp(B, Failure(FailureClass.DISK, "no room")))
     assert effects == [] or not of(effects, io.SendEnded)

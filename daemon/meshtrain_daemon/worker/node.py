@@ -140,6 +140,7 @@ class WorkerNode:
                 cached=cached_there,
                 cache_limits=CacheLimits(settings.cache_bytes, settings.cache_reserve_bytes),
                 known_sources=read_sources(settings.home, self._say),
+                free_bytes=disk_free_bytes(settings.home),
                 now_s=lease_now_s(),
                 life=self._life,
                 adopted=[one.folder.assignment for one in found.adopted],
