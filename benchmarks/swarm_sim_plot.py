@@ -1,4 +1,4 @@
-"""Draws what the simulation of the swarm found: the time, and the first holder's upload, over N."""
+"""Draws what the simulation of the swarm found: the time over the number of nodes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from meshtrain.results.plots import COLOURS, QUIET, REFERENCE_COLOUR
+from meshtrain.results.plots import COLOURS, QUIET
 
 WIDTH_IN, HEIGHT_IN = 6.6, 3.9
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """One line for each number of chunks, beside what one server alone would need."""
+    """One line for each number of chunks, beside the least logarithm that lies above them all."""
     by_chunks: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if not row["case"] and row["links"] == "quanta":
@@ -44,8 +44,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 label=f"{chunks} chunks: median node",
             )
         counts = sorted({row["nodes"] for row in rows})
-        star = [n for n in counts if n <= top * 1.3] or counts[:1]
-        axes.plot(star, star, color=REFERENCE_COLOUR, linestyle="--", label="one server for all")
         pace = _steepest(by_chunks)
         axes.plot(
             counts,
