@@ -195,8 +195,8 @@ def references(inputs: Mapping[str, str], matrix: Matrix) -> tuple[str, ...]:
                     continue  # The expansion tells it, with its place.
     if len(found) > REFERENCES_MAX:
         raise UserError(
-            f"the jobs of the sweep read {len(found):,} data sets, at most {REFERENCES_MAX:,} can be "
-            "looked up for one: publish them together as one folder, or split the sweep"
+            f"the jobs of the sweep read {len(found):,} data sets, at most {REFERENCES_MAX:,}: "
+            "publish them together as one folder, or split the sweep"
         )
     return tuple(sorted(found))
 
