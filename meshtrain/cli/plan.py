@@ -46,6 +46,7 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import DIGEST_HEX_LEN, short
 from meshtrain.results.formats import clip
 from meshtrain.spec.expand import needed
+from meshtrain.spec.forms import SweepKeys
 from meshtrain.spec.jobs import SweepSpec
 from meshtrain.spec.matrix import scalar_text
 
@@ -102,7 +103,7 @@ def command(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="AXES", help="With --split: what is equal on these stays together."),
+        typer.Option(metavar="AXES", help="With --split: groups; by default of affinity."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -131,7 +132,7 @@ def command(
             submission = with_inputs(with_parents(submission, link), link)
     sweep = submission.sweep(bases_only=bases_only)
     if parts is not None:
-        _split(sweep, parts, by, out, submission.path, as_json=as_json)
+        _split(sweep, parts, by, out, submission, as_json=as_json)
         return
     mesh = look_up(cli)
     plan = make_plan(
@@ -158,10 +159,20 @@ def command(
 
 
 def _split(
-    sweep: SweepSpec, parts: int, by: str | None, out: Path | None, file: Path, *, as_json: bool
+    sweep: SweepSpec,
+    parts: int,
+    by: str | None,
+    out: Path | None,
+    submission: Submission,
+    *,
+    as_json: bool,
 ) -> None:
     """Write the scripts, and say what is in them."""
-    axes = [name.strip() for name in (by or "").split(",") if name.strip()]
+    form, file = submission.job_file.form, submission.path
+    if by is None:
+        axes = list(form.affinity) if isinstance(form, SweepKeys) else []
+    else:
+        axes = [name.strip() for name in by.split(",") if name.strip()]
     folder = Path(f"{sweep.name}_scripts") if out is None else out
     made = write_split(sweep, parts, axes, folder, file.name)
     if as_json:

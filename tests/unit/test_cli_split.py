@@ -97,6 +97,16 @@ def test_what_was_written_as_json(tmp_path: Path) -> None:
     assert [len(script["bases"]) for script in document["scripts"]] == [1, 1]
 
 
+def test_groups_are_those_of_affinity_unless_others_are_named(tmp_path: Path) -> None:
+    file = str(written(tmp_path, {**COMMAND, "affinity": "lr"}))
+    groups = []
+    for place, by in enumerate(((), ("--by", "fold"), ("--by", ""))):
+        options = ["--split", "2", *by, "--out", str(tmp_path / f"s{place}"), "--json"]
+        document = json.loads(out(None, "plan", file, *options))
+        groups.append(document["scripts"][0]["groups"])
+    assert groups == [["lr=0.1"], ["fold=0"], []]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
