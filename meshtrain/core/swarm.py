@@ -29,117 +29,44 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 from math import inf
 from zlib import crc32
 
-import msgspec
+from meshtrain.core.bits import (
+    Bits,
+    Holders,
+    bits_from_bytes,
+    bits_to_bytes,
+    flags_of,
+    lowest,
+)
+from meshtrain.core.swarm_peers import (
+    Ask,
+    AskChunk,
+    Follow,
+    Peer,
+    PeerState,
+    SwarmLimits,
+    SwarmState,
+    reason_of,
+)
 
-Bits = int
-"""A set of chunk numbers: bit n stands for chunk n."""
+__all__ = [
+    "Ask",
+    "AskChunk",
+    "Bits",
+    "Follow",
+    "PeerState",
+    "Swarm",
+    "SwarmLimits",
+    "SwarmState",
+    "bits_from_bytes",
+    "bits_to_bytes",
+    "flags_of",
+]
 
 _SMOOTHING = 0.3
 """The weight of the newest time in an average."""
-
-
-class SwarmLimits(msgspec.Struct, frozen=True):
-    """How hard to press, and when to give up."""
-
-    requests_per_peer_max: int = 4
-    requests_max: int = 32
-    """In flight in all; each holds a chunk in memory."""
-    askers_per_chunk_max: int = 2
-    """How many peers may be asked for one chunk at the same time."""
-    slow_after_s: float = 5.0
-    """A chunk in flight for longer may be asked of another peer too."""
-    failures_max: int = 5
-    """Failures in a row before a peer is given up."""
-    refusals_max: int = 100
-    """Answers in a row that a peer is busy before it is given up."""
-    backoff_s: float = 0.25
-    """The first rest after a failure; it doubles."""
-    backoff_max_s: float = 10.0
-    followed_max: int = 50
-    """Peers that are asked what they hold."""
-    refollow_s: float = 0.25
-    """The time between two beginnings to follow a peer."""
-    anew_s: float = 2.0
-    """How long who shows a part may show nothing more before it is followed anew."""
-    pipeline_s: float = 0.2
-    """What a peer that has room is asked for in advance, in time."""
-    endgame_factor: float = 3.0
-    """Once all chunks are asked for: how many times longer than others one may take."""
-    endgame_min_s: float = 0.25
-    last_resort_after_s: float = 1.0
-    """How long a peer of last resort waits for the others to say what they hold."""
-    stall_s: float = 60.0
-    """With no chunk on its way and nothing new for so long, the fetch is given up. An ask is
-    waited for, and has to end, well or badly."""
-
-
-class AskChunk(msgspec.Struct, frozen=True):
-    """Ask a peer for a chunk."""
-
-    peer: str
-    chunk: int
-
-
-class Follow(msgspec.Struct, frozen=True):
-    """Let a peer tell which chunks it holds, from now on; ends a former stream of that."""
-
-    peer: str
-
-
-Ask = AskChunk | Follow
-
-
-class PeerState(StrEnum):
-    """Whether a peer may be asked."""
-
-    LIVE = "live"
-    GIVEN_UP = "given up"
-    BANNED = "banned"
-
-
-class SwarmState(StrEnum):
-    """How a fetch stands."""
-
-    RUNNING = "running"
-    DONE = "done"
-    STUCK = "stuck"
-
-
-@dataclass(slots=True)
-class _Peer:
-    peer: str
-    order: int
-    last_resort: bool
-    added_s: float
-    follow_at_s: float
-    have: Bits = 0
-    answered: bool = False
-    """Whether it has said what it holds."""
-    following: bool = False
-    more: bool = False
-    """Whether it holds more than it shows."""
-    sparing: bool = False
-    """Whether it did so when it told last."""
-    in_flight: dict[int, float] = field(default_factory=dict)
-    """Chunk → when it was asked for."""
-    state: PeerState = PeerState.LIVE
-    failures: int = 0
-    refusals: int = 0
-    rest_until_s: float = 0.0
-    reason: str = ""
-    """Why it failed last."""
-    heard_s: float = 0.0
-    """When its last chunk came."""
-    chunk_s: float | None = None
-    """The time that it takes for a chunk, smoothed; None before the first."""
-
-    def askable(self, now_s: float) -> bool:
-        return self.state is PeerState.LIVE and now_s >= self.rest_until_s
 
 
 class Swarm:
@@ -167,14 +94,13 @@ class Swarm:
         self._start = seed % chunk_count if chunk_count else 0
         self._seed = seed
         self._limits = limits or SwarmLimits()
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, Peer] = {}
         self._has_last_resort = False
         self._askers: dict[int, set[str]] = {}
         self._requested: Bits = 0
         self._asked_last_s: dict[int, float] = {}
         """Chunk in flight → when it was asked for last; the longest ago first."""
-        self._holders: list[Bits] = []
-        """How many peers hold each chunk, in binary: of bit k of all the counts one set."""
+        self._holders = Holders()
         self._chunk_times_s = 0.0
         self._chunk_timed = 0
         """How many peers have a time for a chunk, and their sum."""
@@ -205,7 +131,7 @@ class Swarm:
 
     def reasons(self) -> dict[str, str]:
         """For each peer, why it can't deliver what is missing."""
-        return {p.peer: _reason(p, self._missing) for p in self._peers.values()}
+        return {p.peer: reason_of(p, self._missing) for p in self._peers.values()}
 
     def state(self, now_s: float) -> SwarmState:
         """Whether the fetch is done, goes on, or has no way on."""
@@ -241,8 +167,8 @@ class Swarm:
         self._stirred = False
         self._wake_s = 0.0
         fresh = self._missing & ~self._requested
-        to_follow: list[_Peer] = []
-        idle: list[_Peer] = []
+        to_follow: list[Peer] = []
+        idle: list[Peer] = []
         for peer in self._peers.values():
             if peer.state is not PeerState.LIVE or now_s < peer.rest_until_s:
                 continue
@@ -265,7 +191,7 @@ class Swarm:
         known = self._peers.get(peer)
         if known is None:
             order = crc32(f"{self._seed}/{peer}".encode())
-            self._peers[peer] = _Peer(peer, order, last_resort, now_s, now_s)
+            self._peers[peer] = Peer(peer, order, last_resort, now_s, now_s)
             self._has_last_resort |= last_resort
         elif known.state is PeerState.GIVEN_UP:
             known.state = PeerState.LIVE
@@ -381,7 +307,7 @@ class Swarm:
 
     # --- choices ------------------------------------------------------------
 
-    def _begin_to_follow(self, peers: list[_Peer], now_s: float) -> list[Ask]:
+    def _begin_to_follow(self, peers: list[Peer], now_s: float) -> list[Ask]:
         """Follows anew, and as many others as there is room for: not the same ones everywhere."""
         acquainted = sum(p.state is PeerState.LIVE and p.following for p in self._peers.values())
         asks: list[Ask] = []
@@ -399,7 +325,7 @@ class Swarm:
             self._peers_changed = True
         return asks
 
-    def _ask_for_fresh(self, idle: list[_Peer], now_s: float) -> Iterator[Ask]:
+    def _ask_for_fresh(self, idle: list[Peer], now_s: float) -> Iterator[Ask]:
         withheld = 0
         if any(peer.last_resort for peer in idle):
             withheld = self._withheld_from_last_resort(now_s)
@@ -446,7 +372,7 @@ class Swarm:
             return now_s >= asked_s + self._late_after_s()
         return False
 
-    def _turn(self, peer: _Peer) -> tuple[bool, float, int]:
+    def _turn(self, peer: Peer) -> tuple[bool, float, int]:
         """Whom to ask first: who will have answered first."""
         chunk_s = peer.chunk_s if peer.chunk_s is not None else self._usual_chunk_s()
         return peer.last_resort, (len(peer.in_flight) + 1) * chunk_s, peer.order
@@ -463,11 +389,9 @@ class Swarm:
         return min(soon_s, limits.slow_after_s)
 
     def _rarest(self, candidates: Bits) -> int:
-        rarest = candidates
-        for plane in reversed(self._holders):
-            rarest = rarest & ~plane or rarest
+        rarest = self._holders.rarest(candidates)
         later = rarest >> self._start
-        return self._start + _lowest(later) if later else _lowest(rarest)
+        return self._start + lowest(later) if later else lowest(rarest)
 
     def _withheld_from_last_resort(self, now_s: float) -> Bits:
         ordinary = [p for p in self._peers.values() if not p.last_resort and p.askable(now_s)]
@@ -482,7 +406,7 @@ class Swarm:
             held |= peer.have
         return held
 
-    def _to_follow(self, peer: _Peer) -> bool:
+    def _to_follow(self, peer: Peer) -> bool:
         """Whether a peer may have more to tell than it did."""
         if peer.state is not PeerState.LIVE or not self._missing & ~peer.have:
             return False
@@ -490,7 +414,7 @@ class Swarm:
             return True
         return peer.answered and peer.more and not peer.in_flight and not peer.have & self._missing
 
-    def _has_room(self, peer: _Peer) -> bool:
+    def _has_room(self, peer: Peer) -> bool:
         limits = self._limits
         room = 2 if peer.chunk_s is None else 1 + int(limits.pipeline_s / max(peer.chunk_s, 1e-6))
         return len(peer.in_flight) < min(room, limits.requests_per_peer_max)
@@ -521,7 +445,7 @@ class Swarm:
                 yield peer.added_s + self._limits.last_resort_after_s
                 yield self._awaited_until_s(peer)
 
-    def _awaited_until_s(self, peer: _Peer) -> float:
+    def _awaited_until_s(self, peer: Peer) -> float:
         return peer.follow_at_s - self._limits.refollow_s + self._limits.stall_s
 
     def _stalls_at_s(self) -> float:
@@ -529,7 +453,7 @@ class Swarm:
 
     # --- changes ------------------------------------------------------------
 
-    def _send(self, peer: _Peer, chunk: int, now_s: float) -> None:
+    def _send(self, peer: Peer, chunk: int, now_s: float) -> None:
         peer.in_flight[chunk] = now_s
         self._in_flight += 1
         self._askers.setdefault(chunk, set()).add(peer.peer)
@@ -537,7 +461,7 @@ class Swarm:
         self._asked_last_s.pop(chunk, None)
         self._asked_last_s[chunk] = now_s
 
-    def _forget(self, peer: _Peer, chunk: int) -> float | None:
+    def _forget(self, peer: Peer, chunk: int) -> float | None:
         """Takes a request back; returns when it was sent, None when it was not."""
         asked_s = peer.in_flight.pop(chunk, None)
         if asked_s is None:
@@ -558,7 +482,7 @@ class Swarm:
     def _note_peers_changed(self) -> None:
         self._stirred = self._peers_changed = True
 
-    def _answer_counts(self, peer: _Peer, chunk: int | None) -> bool:
+    def _answer_counts(self, peer: Peer, chunk: int | None) -> bool:
         """Takes the ask back; says whether its bad answer is news."""
         self._note_peers_changed()
         if chunk is None:
@@ -570,14 +494,14 @@ class Swarm:
             return False
         return asked_s >= peer.rest_until_s
 
-    def _rest(self, peer: _Peer, times: int, now_s: float) -> None:
+    def _rest(self, peer: Peer, times: int, now_s: float) -> None:
         # Not given up yet, and so not stalled either: it is asked again after the rest.
         self._progress_s = now_s
         rest_s = self._limits.backoff_s * 2 ** min(times - 1, 32)
         peer.rest_until_s = now_s + min(rest_s, self._limits.backoff_max_s)
         peer.follow_at_s = peer.rest_until_s
 
-    def _note_times(self, peer: _Peer, asked_s: float, now_s: float) -> None:
+    def _note_times(self, peer: Peer, asked_s: float, now_s: float) -> None:
         # What was asked for in advance waited for what came before it.
         chunk_s = now_s - max(asked_s, peer.heard_s)
         peer.heard_s = now_s
@@ -593,56 +517,13 @@ class Swarm:
         before_s = latency_s if self._latency_s is None else self._latency_s
         self._latency_s = before_s + _SMOOTHING * (latency_s - before_s)
 
-    def _give_up(self, peer: _Peer) -> None:
+    def _give_up(self, peer: Peer) -> None:
         peer.state = PeerState.GIVEN_UP
         peer.following = False
         self._set_have(peer, 0)
 
-    def _set_have(self, peer: _Peer, have: Bits) -> None:
-        more, fewer = have & ~peer.have, peer.have & ~have
+    def _set_have(self, peer: Peer, have: Bits) -> None:
+        self._holders.add(have & ~peer.have)
+        self._holders.remove(peer.have & ~have)
         peer.have = have
         self._stirred = True
-        place = 0
-        while more:
-            if place == len(self._holders):
-                self._holders.append(0)
-            plane = self._holders[place]
-            self._holders[place], more = plane ^ more, plane & more
-            place += 1
-        place = 0
-        while fewer:
-            plane = self._holders[place]
-            self._holders[place], fewer = plane ^ fewer, fewer & ~plane
-            place += 1
-
-
-def bits_to_bytes(bits: Bits, chunk_count: int) -> bytes:
-    """A set of chunks as it travels: bit n % 8 of byte n // 8 stands for chunk n."""
-    return bits.to_bytes((chunk_count + 7) // 8, "little")
-
-
-def bits_from_bytes(data: bytes | bytearray) -> Bits:
-    """The set of chunks that `bits_to_bytes` wrote."""
-    return int.from_bytes(data, "little")
-
-
-def flags_of(bits: Bits, chunk_count: int) -> list[bool]:
-    """A set of chunks, one by one; shifting the integer for each of many would take long."""
-    data = bits_to_bytes(bits, chunk_count)
-    return [bool(data[n >> 3] >> (n & 7) & 1) for n in range(chunk_count)]
-
-
-def _lowest(bits: Bits) -> int:
-    return (bits & -bits).bit_length() - 1
-
-
-def _reason(peer: _Peer, missing: Bits) -> str:
-    if peer.state is not PeerState.LIVE:
-        return f"{peer.state.value}: {peer.reason}"
-    if peer.reason and peer.failures:
-        return f"failed {peer.failures} times: {peer.reason}"
-    if not peer.answered:
-        return "has not answered"
-    if missing & ~peer.have:
-        return f"holds none of {(missing & ~peer.have).bit_count()} missing chunks"
-    return "holds what is missing, and was not asked in time"
