@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -50,8 +50,10 @@ class Reply(msgspec.Struct, frozen=True):
 class _Pending:
     """A request that was sent, in the order of their answers."""
 
-    into: memoryview
+    parts: Sequence[memoryview]
     answer: asyncio.Future[Reply]
+    on_part: Callable[[int], None]
+    """Called with the number of each part that is filled."""
     abandoned: bool = False
     """Nobody waits any more: the body is let pass, and its buffer is not ours."""
 
@@ -62,9 +64,12 @@ class _Body:
 
     status: int
     headers: dict[str, str]
-    into: memoryview
+    parts: Sequence[memoryview]
     size_bytes: int
     done_bytes: int = 0
+    part: int = 0
+    """The part that is being filled, and how far."""
+    part_bytes: int = 0
     kept: bytearray = field(default_factory=bytearray)
     """Of an answer that refuses: what it says."""
 
@@ -104,13 +109,20 @@ class Channel(asyncio.BufferedProtocol):
         """How many answers are awaited."""
         return len(self._pending)
 
-    def get(self, head: bytes, into: memoryview) -> asyncio.Future[Reply]:
-        """Sends a request whose answer has a body of `len(into)` bytes, or refuses.
+    def get(
+        self,
+        head: bytes,
+        parts: Sequence[memoryview],
+        on_part: Callable[[int], None] = lambda part: None,
+    ) -> asyncio.Future[Reply]:
+        """Sends a request whose answer has a body that fills all parts, or refuses.
 
         The future may be cancelled; the body is then let pass.
 
         Args:
             head: the request, from its first line to the empty one.
+            parts: none is empty.
+            on_part: called with the number of each part as it is full.
 
         Raises:
             ChannelError: by the future, when the connection fails before the end.
@@ -120,7 +132,7 @@ class Channel(asyncio.BufferedProtocol):
         if self.ended or self._transport is None:
             answer.set_exception(ChannelError(self._error or "the connection was closed"))
             return answer
-        pending = _Pending(into, answer)
+        pending = _Pending(parts, answer, on_part)
         answer.add_done_callback(lambda done: self._note_cancel(pending, done))
         if not self._pending:
             self._heard_s = loop.time()
@@ -148,7 +160,7 @@ class Channel(asyncio.BufferedProtocol):
         del sizehint
         body, pending = self._body, self._pending
         if body is not None and body.status == 206 and pending and not pending[0].abandoned:
-            return body.into[body.done_bytes :]
+            return body.parts[body.part][body.part_bytes :]
         return self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -160,6 +172,7 @@ class Channel(asyncio.BufferedProtocol):
         try:
             if body is not None and self._pending and self._reads_into(body):
                 body.done_bytes += nbytes
+                self._fill(body, nbytes)
                 if body.done_bytes == body.size_bytes:
                     self._finish(body)
                 else:
@@ -204,7 +217,7 @@ class Channel(asyncio.BufferedProtocol):
             if body.status != 206:
                 body.kept += part
             elif not self._pending[0].abandoned:
-                body.into[body.done_bytes : body.done_bytes + len(part)] = part
+                self._copy(body, part)
             body.done_bytes += len(part)
             if body.done_bytes < body.size_bytes:
                 if self._reads_into(body):
@@ -213,6 +226,21 @@ class Channel(asyncio.BufferedProtocol):
             self._finish(body)
             if not data:
                 return
+
+    def _fill(self, body: _Body, size_bytes: int) -> None:
+        """Counts what came into the part that is being filled."""
+        body.part_bytes += size_bytes
+        if body.part_bytes == len(body.parts[body.part]):
+            part, body.part, body.part_bytes = body.part, body.part + 1, 0
+            self._pending[0].on_part(part)
+
+    def _copy(self, body: _Body, data: memoryview) -> None:
+        while data:
+            into = body.parts[body.part][body.part_bytes :]
+            size_bytes = min(len(into), len(data))
+            into[:size_bytes] = data[:size_bytes]
+            self._fill(body, size_bytes)
+            data = data[size_bytes:]
 
     def _begin(self, head: bytes) -> _Body:
         if not self._pending:
@@ -236,14 +264,15 @@ class Channel(asyncio.BufferedProtocol):
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ChannelError("it sent its answer compressed, which was not asked for")
         self._last = headers.get("connection", "").lower() == "close"
-        into, size_bytes, code = self._pending[0].into, int(length), int(status[1])
-        if code == 206 and size_bytes != len(into):
-            raise ChannelError(f"it sends {size_bytes} bytes, {len(into)} were due")
+        parts, size_bytes, code = self._pending[0].parts, int(length), int(status[1])
+        due_bytes = sum(map(len, parts))
+        if code == 206 and size_bytes != due_bytes:
+            raise ChannelError(f"it sends {size_bytes} bytes, {due_bytes} were due")
         if code < 300 and code != 206:
             raise ChannelError(f"it answered {code} to a request for a range")
         if code != 206 and size_bytes > ERROR_BYTES_MAX:
             raise ChannelError(f"it refused with {code}, and {size_bytes} bytes to say why")
-        self._body = _Body(code, headers, into, size_bytes)
+        self._body = _Body(code, headers, parts, size_bytes)
         return self._body
 
     def _finish(self, body: _Body) -> None:
@@ -321,9 +350,14 @@ class Channels:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def get(
-        self, url: URL, tls: ssl.SSLContext | None, head: bytes, into: memoryview
+        self,
+        url: URL,
+        tls: ssl.SSLContext | None,
+        head: bytes,
+        parts: Sequence[memoryview],
+        on_part: Callable[[int], None] = lambda part: None,
     ) -> Reply:
-        """Asks the peer at `url`, whose certificate `tls` knows, for a range.
+        """Asks the peer at `url`, whose certificate `tls` knows, for a range that fills `parts`.
 
         A connection that had rested, and ends before it gave a sign, is made anew once:
         the peer may have closed it while the request was on its way.
@@ -338,7 +372,7 @@ class Channels:
             heard = channel.heard
             self._used_s[key] = asyncio.get_running_loop().time()
             try:
-                return await channel.get(head, into)
+                return await channel.get(head, parts, on_part)
             except ChannelError:
                 if not (may_retry and rested and channel.heard == heard):
                     raise

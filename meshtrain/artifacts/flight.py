@@ -6,14 +6,15 @@ import asyncio
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import msgspec
 
+from meshtrain.artifacts.asks import Answer, Asks, End, InThread
 from meshtrain.artifacts.buffers import Buffers
 from meshtrain.artifacts.channel import Channels
 from meshtrain.artifacts.files import ArtifactStore
@@ -24,7 +25,7 @@ from meshtrain.artifacts.holder import (
     HolderLacksError,
     HttpTimeouts,
 )
-from meshtrain.artifacts.news_frames import Frame, Gained, Holds, StillHere
+from meshtrain.artifacts.news_frames import Gained, Holds, StillHere
 from meshtrain.artifacts.partial import Partial
 from meshtrain.artifacts.peers import Peers
 from meshtrain.artifacts.reuse import ChunkIndex, take_known_chunks
@@ -37,7 +38,6 @@ from meshtrain.core.swarm import (
     SwarmLimits,
     SwarmState,
     bits_from_bytes,
-    bits_to_bytes,
 )
 from meshtrain.errors import ArtifactError, CorruptChunkError, FetchError
 from meshtrain.ids import short
@@ -83,14 +83,6 @@ class FetchReport(msgspec.Struct, frozen=True):
     """What artifacts that were here already had of it."""
 
 
-class InThread(Protocol):
-    """Runs blocking work in a thread."""
-
-    def __call__(
-        self, work: Callable[..., _T], *args: Any, **kwargs: Any
-    ) -> Coroutine[Any, Any, _T]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What a fetch works with."""
@@ -109,18 +101,6 @@ class Tools:
     """Whom requests are signed for; None where there is no membership."""
 
 
-class _End(msgspec.Struct, frozen=True):
-    """A stream of news came to its end, as it should."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What became of an ask: news, a chunk that was written (None), or an error."""
-
-    ask: Ask
-    result: Frame | _End | ArtifactError | HolderError | None
-
-
 class Flight:
     """One fetch that any number of callers wait for."""
 
@@ -133,14 +113,11 @@ class Flight:
         self._new_sources: list[str] = []
         self._stirred = asyncio.Event()
         """Set when there is an answer or a new source."""
-        self._answers: list[_Answer] = []
-        self._asks: dict[Ask, asyncio.Task[None]] = {}
+        self._asks = Asks(self._holder_of, tools.in_thread, tools.buffers, self._stirred.set)
         self._corrupt: dict[str, str] = {}
         """Banned sources, and why."""
         self._riders: dict[object, Callable[[FetchProgress], None] | None] = {}
         self._abandoned: FetchError | None = None
-        self._crash: BaseException | None = None
-        """What no ask should raise: a bug, which ends the fetch."""
         self._task = asyncio.create_task(self._run(), name=f"fetch-{artifact_id}")
         self._task.add_done_callback(self._end)
 
@@ -198,7 +175,7 @@ class Flight:
                     begun_s = loop.time()
                     chunks = await self._fetch_chunks(partial, bytes_by_node)
                 finally:
-                    await self._drop(list(self._asks))
+                    await self._asks.drop_all()
                 await in_thread(partial.commit)
         return FetchReport(
             artifact_id=self.artifact_id,
@@ -281,13 +258,12 @@ class Flight:
         self._new_sources = list(self._sources)
         while True:
             self._stirred.clear()
-            if self._crash is not None:
-                raise self._crash
+            if self._asks.crash is not None:
+                raise self._asks.crash
             self._add_new_sources(swarm, now_s())
-            answers, self._answers = self._answers, []
-            for answer in answers:
+            for answer in self._asks.take_answers():
                 dropped, came_bytes = self._take(answer, swarm, partial, now_s())
-                await self._drop(dropped)
+                await self._asks.drop(dropped)
                 if came_bytes:
                     chunks += 1
                     bytes_done += came_bytes
@@ -302,12 +278,11 @@ class Flight:
                     raise self._failure(swarm.reasons())
                 case SwarmState.RUNNING:
                     pass
-            for ask in swarm.next_asks(asked_s):
-                await self._send(ask, partial)
+            await self._asks.send(swarm.next_asks(asked_s), partial)
             await self._wait(swarm.wake_at_s(asked_s))
 
     def _take(
-        self, answer: _Answer, swarm: Swarm, partial: Partial, now_s: float
+        self, answer: Answer, swarm: Swarm, partial: Partial, now_s: float
     ) -> tuple[Sequence[Ask], int]:
         """Tells the swarm; returns the asks that are void now, and the bytes that came."""
         ask, result = answer.ask, answer.result
@@ -330,7 +305,7 @@ class Flight:
                 swarm.gained(ask.peer, result.chunks, now_s)
             case StillHere():
                 pass
-            case _End():
+            case End():
                 swarm.unfollowed(ask.peer, now_s)
             case CorruptChunkError():
                 self._corrupt[ask.peer] = str(result)
@@ -365,61 +340,10 @@ class Flight:
             if timer is not None:
                 timer.cancel()
 
-    # --- asks ---------------------------------------------------------------
+    # --- sources ------------------------------------------------------------
 
-    async def _send(self, ask: Ask, partial: Partial) -> None:
-        if ask in self._asks:
-            # A peer is followed anew: what it told before is no longer true.
-            await self._drop([ask])
-        task = asyncio.create_task(self._ask(ask, partial), name=f"ask-{ask.peer}")
-        task.add_done_callback(self._note_crash)
-        self._asks[ask] = task
-
-    async def _ask(self, ask: Ask, partial: Partial) -> None:
-        result: _End | ArtifactError | HolderError | None = None
-        try:
-            if isinstance(ask, Follow):
-                await self._follow(ask, partial)
-                result = _End()
-            else:
-                await self._ask_chunk(ask, partial)
-        except (HolderError, ArtifactError) as error:
-            result = error
-        self._asks.pop(ask, None)
-        self._tell_of(_Answer(ask, result))
-
-    def _tell_of(self, answer: _Answer) -> None:
-        self._answers.append(answer)
-        self._stirred.set()
-
-    def _note_crash(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._crash = error
-            self._stirred.set()
-
-    async def _follow(self, ask: Follow, partial: Partial) -> None:
-        have = bits_to_bytes(partial.have, partial.numbers.count)
-        async for frame in self._holder(self._sources[ask.peer]).news(have):
-            self._tell_of(_Answer(ask, frame))
-
-    async def _ask_chunk(self, ask: AskChunk, partial: Partial) -> None:
-        file_index, chunk_index = partial.numbers.place(ask.chunk)
-        chunk = partial.manifest.files[file_index].chunks[chunk_index]
-        tools = self._tools
-        buffer = tools.buffers.take(chunk.size_bytes)
-        holder = self._holder(self._sources[ask.peer])
-        await holder.chunk(file_index, chunk, buffer)
-        await tools.in_thread(partial.write_chunk, file_index, chunk_index, buffer)
-        # What was cancelled meanwhile may still be written from: only this one is free again.
-        tools.buffers.give_back(buffer)
-
-    async def _drop(self, asks: Sequence[Ask]) -> None:
-        """Breaks off asks, and waits until they have ended."""
-        tasks = [task for ask in asks if (task := self._asks.pop(ask, None)) is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    def _holder_of(self, node_id: str) -> Holder:
+        return self._holder(self._sources[node_id])
 
     def _holder(self, source: Source) -> Holder:
         tools = self._tools

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -169,19 +169,39 @@ class Holder:
 
     async def chunk(self, file_index: int, chunk: Chunk, into: memoryview) -> None:
         """Fills `into` with a chunk's bytes, unchecked; it has to be as long as the chunk."""
+        await self.chunks(file_index, [chunk], [into], lambda number: None)
+
+    async def chunks(
+        self,
+        file_index: int,
+        chunks: Sequence[Chunk],
+        into: Sequence[memoryview],
+        on_chunk: Callable[[int], None],
+    ) -> None:
+        """Fills buffers with the bytes of chunks that lie side by side in a file, unchecked.
+
+        Args:
+            into: one buffer for each, as long as the chunk.
+            on_chunk: called with the number of each, in their order, as it is full.
+        """
         assert self._channels is not None
         limits = self._timeouts
-        stop = chunk.offset + chunk.size_bytes - 1
-        range_ = f"bytes={chunk.offset}-{stop}"
+        stop = chunks[-1].offset + chunks[-1].size_bytes
+        range_ = f"bytes={chunks[0].offset}-{stop - 1}"
+        size_bytes = stop - chunks[0].offset
         tls = self._peer.tls if self._peer is not None else None
         try:
-            async with asyncio.timeout(limits.for_body_s(chunk.size_bytes)):
+            async with asyncio.timeout(limits.for_body_s(size_bytes)):
                 url = self._check(self._url_of(f"files/{file_index}"))
                 for tries_left in reversed(range(_SIGNED_TRIES_MAX)):
                     headers = await self._headers("GET", url, range_, NO_BODY)
                     headers[FETCH_HEADER] = self._fetch_name
                     reply = await self._channels.get(
-                        url, tls if url.scheme == "https" else None, _head(url, headers), into
+                        url,
+                        tls if url.scheme == "https" else None,
+                        _head(url, headers),
+                        into,
+                        on_chunk,
                     )
                     if reply.status == 206:
                         return

@@ -52,7 +52,7 @@ class HandChannel:
     def ask(self, size_bytes: int) -> asyncio.Future[Reply]:
         buffer = bytearray(size_bytes)
         self.buffers.append(buffer)
-        self.answers.append(self.channel.get(REQUEST, memoryview(buffer)))
+        self.answers.append(self.channel.get(REQUEST, [memoryview(buffer)]))
         return self.answers[-1]
 
     def feed(self, data: bytes) -> None:

@@ -338,7 +338,7 @@ class Asker:
         buffer = bytearray(int(count) * len(word) if size_bytes is None else size_bytes)
         self.buffers[path] = buffer
         head = f"GET /{path} HTTP/1.1\r\nHost: peer\r\n\r\n".encode()
-        reply = await self.pool.get(self.peer.url, self.tls, head, memoryview(buffer))
+        reply = await self.pool.get(self.peer.url, self.tls, head, [memoryview(buffer)])
         return reply.status, bytes(buffer) if reply.status == 206 else reply.body
 
 
@@ -688,7 +688,7 @@ async def test_p10_another_certificate_is_told_nothing(pool: Channels) -> None:
 async def test_who_cannot_be_reached_is_told_apart(pool: Channels) -> None:
     for url in (URL("http://127.0.0.1:1"), URL("nonsense://"), URL("http://")):
         with pytest.raises(ChannelError) as caught:
-            await pool.get(url, None, REQUEST, memoryview(bytearray(5)))
+            await pool.get(url, None, REQUEST, [memoryview(bytearray(5))])
         assert str(caught.value)
 
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from meshtrain.artifacts import chunking, partial
+from meshtrain.artifacts import asks, chunking, partial
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher, FetchProgress, Source
 from meshtrain.artifacts.files import ArtifactStore
@@ -87,6 +87,8 @@ Mesh = Callable[..., Awaitable[Node]]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    # Each chunk by a request of its own, so that they can be counted and held back.
+    monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
 
 
 @pytest.fixture

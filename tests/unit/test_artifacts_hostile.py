@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from meshtrain.artifacts import chunking
+from meshtrain.artifacts import asks, chunking
 from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.holder import HttpTimeouts
@@ -265,6 +265,8 @@ Stage = Callable[..., Awaitable[Scene]]
 @pytest.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    # Each chunk by a request of its own, so that they can be counted and held back.
+    monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "weights").write_bytes(CONTENT)
     async with contextlib.AsyncExitStack() as stack:

@@ -25,7 +25,7 @@ from member_keys import (
     security,
 )
 
-from meshtrain.artifacts import chunking
+from meshtrain.artifacts import asks, chunking
 from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
@@ -70,6 +70,8 @@ Start = Callable[..., Awaitable[Host]]
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    # Each chunk by a request of its own, so that they can be counted and held back.
+    monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
     folder = tmp_path / "tree"
     folder.mkdir()
     (folder / "weights").write_bytes(CONTENT)

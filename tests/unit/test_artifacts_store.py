@@ -89,8 +89,8 @@ def test_the_manifest_of_a_folder_lists_its_files_in_order(tree: Path) -> None:
     assert weights.chunks[1].digest == digest_of(bytes(range(16, 32)))
 
 
-def test_chunks_are_one_mebibyte() -> None:
-    assert CHUNK_SIZE_BYTES == 1 << 20
+def test_chunks_are_half_a_mebibyte() -> None:
+    assert CHUNK_SIZE_BYTES == 1 << 19
 
 
 def test_links_and_pipes_are_refused_with_their_path(tree: Path) -> None:

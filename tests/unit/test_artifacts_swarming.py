@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from member_keys import MASTER, identity, roll, security
 
-from meshtrain.artifacts import chunking, news
+from meshtrain.artifacts import asks, chunking, news
 from meshtrain.artifacts.fetch import Fetcher, FetchReport, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
@@ -94,6 +94,8 @@ Mesh = Callable[..., Awaitable[Node]]
 @pytest.fixture(autouse=True)
 def small_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    # Each chunk by a request of its own, so that they can be counted and held back.
+    monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
     monkeypatch.setattr(news, "_EXPIRE_S", 0.01)
 
 
