@@ -36,10 +36,11 @@ class Fetcher:
 
     Args:
         store: where they go.
-        connections_per_peer: requests that one peer gets at a time, per artifact.
+        chunks_at_once: how many chunks of one artifact are on their way at a time; None
+            as `limits` says.
         fetches_max: artifacts fetched at a time; more wait.
-        limits: how hard to press, and when to give up; `connections_per_peer`
-            goes over its `requests_per_peer_max`.
+        limits: how hard to press, and when to give up; `chunks_at_once` goes over its
+            `requests_max`.
         timeouts: how long a peer is waited for.
         security: who asks, and how the others are known; None asks without keys,
             on loopback only.
@@ -50,7 +51,7 @@ class Fetcher:
         self,
         store: ArtifactStore,
         *,
-        connections_per_peer: int = 4,
+        chunks_at_once: int | None = None,
         fetches_max: int = 4,
         limits: SwarmLimits | None = None,
         timeouts: HttpTimeouts | None = None,
@@ -58,9 +59,9 @@ class Fetcher:
         seed: int | None = None,
     ) -> None:
         self._store = store
-        self._limits = msgspec.structs.replace(
-            limits or SwarmLimits(), requests_per_peer_max=connections_per_peer
-        )
+        self._limits = limits or SwarmLimits()
+        if chunks_at_once is not None:
+            self._limits = msgspec.structs.replace(self._limits, requests_max=chunks_at_once)
         self._timeouts = timeouts or HttpTimeouts()
         self._peers = Peers(security) if security is not None else None
         self._seed = secrets.randbits(32) if seed is None else seed

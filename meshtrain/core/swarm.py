@@ -175,7 +175,7 @@ class Swarm:
             told_enough = peer.following and not peer.more
             if not told_enough and now_s >= peer.follow_at_s and self._to_follow(peer):
                 to_follow.append(peer)
-            if peer.have & fresh and self._has_room(peer):
+            if peer.have & fresh and self._wants_more(peer):
                 idle.append(peer)
         asks: list[Ask] = self._begin_to_follow(to_follow, now_s) if to_follow else []
         if idle:
@@ -415,9 +415,25 @@ class Swarm:
         return peer.answered and peer.more and not peer.in_flight and not peer.have & self._missing
 
     def _has_room(self, peer: Peer) -> bool:
+        return len(peer.in_flight) < self._room_of(peer)
+
+    def _wants_more(self, peer: Peer) -> bool:
+        """Whether it is time to ask: of a fast peer in rows, when half of the last one came."""
+        room = self._room_of(peer)
+        if room > self._limits.requests_per_peer_max:
+            room = room // 2 + 1
+        return len(peer.in_flight) < room
+
+    def _room_of(self, peer: Peer) -> int:
+        """How many chunks it may be asked for at a time."""
         limits = self._limits
-        room = 2 if peer.chunk_s is None else 1 + int(limits.pipeline_s / max(peer.chunk_s, 1e-6))
-        return len(peer.in_flight) < min(room, limits.requests_per_peer_max)
+        if peer.chunk_s is None:
+            return min(2, limits.requests_per_peer_max)
+        ahead = int(limits.pipeline_s / max(peer.chunk_s, 1e-6))
+        room = min(1 + ahead, limits.requests_per_peer_max)
+        if peer.chunk_s < limits.fast_chunk_s:
+            return max(room, min(1 + ahead, limits.fast_requests_max))
+        return room
 
     def _moments(self, now_s: float) -> Iterator[float]:
         if self._peers_changed:

@@ -14,6 +14,10 @@ class SwarmLimits(msgspec.Struct, frozen=True):
     """How hard to press, and when to give up."""
 
     requests_per_peer_max: int = 4
+    fast_chunk_s: float = 0.005
+    """Of who gives a chunk in less than this more are asked for at a time, in rows: the way
+    there and back, and what an ask costs, would hold up the next ones."""
+    fast_requests_max: int = 16
     requests_max: int = 32
     """In flight in all; each holds a chunk in memory."""
     askers_per_chunk_max: int = 2

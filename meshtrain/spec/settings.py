@@ -276,7 +276,7 @@ class WorkerSettings(Settings):
         True, description="Keeps a process ready that has torch loaded."
     )
     chunks_at_once: Annotated[int, kinds.whole("whole number, 1 to 256", 1, 256)] = Field(
-        8, description="Chunks of an artifact that are fetched at once."
+        32, description="Chunks of an artifact that are on their way at once."
     )
     upload_limit: Annotated[int, UPLOAD_LIMIT] = Field(
         0, description="Bytes a second that artifacts are sent at, in all; 0 is no limit."

@@ -85,7 +85,10 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.limits = SwarmLimits(
-            requests_per_peer_max=2, requests_max=5, followed_max=self.followed_max
+            requests_per_peer_max=2,
+            fast_requests_max=3,
+            requests_max=5,
+            followed_max=self.followed_max,
         )
         self.swarm = Swarm(self.chunk_count, limits=self.limits, seed=self.seed)
         for name, peer in self.peers.items():
@@ -113,7 +116,7 @@ class Driver:
         assert len(self.streams) <= self.limits.followed_max
         for name in self.peers:
             of_peer = [ask for ask in self.pending if ask.peer == name]
-            assert len(of_peer) <= self.limits.requests_per_peer_max
+            assert len(of_peer) <= self.limits.fast_requests_max
         for chunk in range(self.chunk_count):
             askers = [ask for ask in self.pending if ask.chunk == chunk]
             assert len(askers) <= self.limits.askers_per_chunk_max

@@ -37,6 +37,7 @@ QUICK = SwarmLimits(
     slow_after_s=60.0,
     endgame_min_s=60.0,
     refollow_s=0.005,
+    fast_chunk_s=0.0,
 )
 
 Gate = Callable[[int], Awaitable[web.StreamResponse | None]]
@@ -206,7 +207,9 @@ async def test_two_holders_share_the_work(
         two_was_asked.set()
 
     one.gate, two.gate = wait_for_two, tell
-    fetcher = await started(node.fetcher(connections_per_peer=2), fetchers)
+    fetcher = await started(
+        node.fetcher(msgspec.structs.replace(QUICK, requests_per_peer_max=2)), fetchers
+    )
     report = await fetcher.fetch(name, [one.source(), two.source()])
     assert set(report.bytes_by_node) == {"one", "two"}
     assert sum(report.bytes_by_node.values()) == len(CONTENT)
@@ -323,7 +326,9 @@ async def test_a_source_that_dies_midway_is_replaced(
     mesh: Mesh, fetchers: list[Fetcher], tree: Path, name: str
 ) -> None:
     dying, other, node = await mesh("dying", holds=tree), await mesh("other"), await mesh("node")
-    fetcher = await started(node.fetcher(connections_per_peer=1), fetchers)
+    fetcher = await started(
+        node.fetcher(msgspec.structs.replace(QUICK, requests_per_peer_max=1)), fetchers
+    )
 
     async def die_after_three(_: int) -> web.Response | None:
         if len(dying.chunks_asked) <= 3:
@@ -349,7 +354,9 @@ async def test_a_fetch_that_failed_goes_on_where_it_was(
         return None if chunk < 5 else web.Response(status=500, reason="Broken")
 
     holder.gate = five_only
-    fetcher = await started(node.fetcher(connections_per_peer=1), fetchers)
+    fetcher = await started(
+        node.fetcher(msgspec.structs.replace(QUICK, requests_per_peer_max=1)), fetchers
+    )
     with pytest.raises(FetchError, match=r"holder .*given up: 500"):
         await fetcher.fetch(name, [holder.source()])
     holder.gate = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from member_keys import MASTER, identity, roll, security
@@ -32,6 +33,7 @@ PATIENT = SwarmLimits(
     backoff_s=0.001,
     backoff_max_s=0.002,
     refollow_s=0.01,
+    fast_chunk_s=0.0,
     # Never reached, however slow the machine: what these tests see is no matter of time.
     last_resort_after_s=60.0,
     slow_after_s=60.0,
@@ -130,9 +132,8 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
         if holds is not None:
             store.add_tree(holds)
         server = ArtifactServer(store, "127.0.0.1", security=of)
-        fetcher = Fetcher(
-            store, limits=limits, connections_per_peer=per_peer, seed=len(nodes), security=of
-        )
+        limits = msgspec.structs.replace(limits, requests_per_peer_max=per_peer)
+        fetcher = Fetcher(store, limits=limits, seed=len(nodes), security=of)
         node = Node(name, store, server, fetcher)
         server.app[NODE] = node
         server.app.middlewares.append(_interfere)

@@ -17,6 +17,7 @@ from meshtrain.core.swarm import (
 )
 
 LIMITS = SwarmLimits(
+    fast_chunk_s=0.0,
     anew_s=0.0,
     requests_per_peer_max=2,
     failures_max=3,
@@ -466,3 +467,27 @@ def test_bits_travel_as_bytes() -> None:
     assert bits_from_bytes(b"\x01\x02") == bits(0, 9)
     assert flags_of(bits(0, 9), 10) == [True] + [False] * 8 + [True]
     assert bits_to_bytes(0, 0) == b""
+
+
+def test_a_fast_peer_is_asked_for_rows_and_again_when_half_of_one_came() -> None:
+    limits = SwarmLimits(
+        requests_per_peer_max=2, fast_requests_max=6, fast_chunk_s=0.005, pipeline_s=0.1
+    )
+    swarm = swarm_of(40, limits=limits, a=(1 << 40) - 1)
+    assert chunks_asked(swarm) == {("a", 0), ("a", 1)}
+    swarm.arrived("a", 0, 0.001)
+    # It takes a millisecond for a chunk.
+    row = chunks_asked(swarm, 0.001)
+    assert row == {("a", chunk) for chunk in range(2, 7)}
+    now_s = 0.001
+    for chunk in (1, 2):
+        now_s += 0.001
+        swarm.arrived("a", chunk, now_s)
+        assert chunks_asked(swarm, now_s) == set()
+    now_s += 0.001
+    swarm.arrived("a", 3, now_s)
+    assert chunks_asked(swarm, now_s) == {("a", 7), ("a", 8), ("a", 9)}
+    # One that has become slow is asked for no more than others.
+    swarm.arrived("a", 4, now_s + 1.0)
+    swarm.arrived("a", 5, now_s + 2.0)
+    assert chunks_asked(swarm, now_s + 2.0) == set()

@@ -103,7 +103,7 @@ class WorkerNode:
             sent_bytes_per_s_max=settings.upload_limit,
         )
         fetcher = Fetcher(
-            self._artifacts, connections_per_peer=settings.chunks_at_once, security=place.http
+            self._artifacts, chunks_at_once=settings.chunks_at_once, security=place.http
         )
         master_host, master_port = split_address(place.master)
         self._sockets = WorkerSockets(
