@@ -42,6 +42,7 @@ from meshtrain.artifacts.tree import (
     looks_whole,
     read_manifest,
     seal,
+    signature_of,
     tree_is_whole,
 )
 from meshtrain.core.manifest import Manifest, canonical_bytes, is_digest, parse_manifest
@@ -339,7 +340,7 @@ class ArtifactStore:
     def _add_moved(self, folder: Path, planned: Callable[[Manifest], None]) -> Manifest:
         if folder.is_symlink():
             raise ArtifactError(f"{folder} is a link, and can't be moved. Name the folder itself")
-        before = _signature(folder)
+        before = signature_of(folder)
         if any(link_count > 1 for *_, link_count in before.values()):
             # It could be written to by its other name: only a copy is the store's own.
             copied = self._add_copied(folder, planned)
@@ -367,7 +368,7 @@ class ArtifactStore:
             return copied
         # From here the only copy lies in `work`: no error removes it, and
         # `recover()` finishes what a crash leaves.
-        if _signature(files) != before:
+        if signature_of(files) != before:
             files.replace(folder)
             remove_tree(work)
             raise ArtifactError(
@@ -467,12 +468,6 @@ class ArtifactStore:
                 "counted from 0"
             )
         return self._folder(artifact_id) / FILES_NAME / files[file_index].path
-
-
-def _signature(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """What tells, without reading files, that they were written to; and how many names each has."""
-    found = {path: (folder / path).stat() for path in list_files(folder)}
-    return {path: (stat.st_size, stat.st_mtime_ns, stat.st_nlink) for path, stat in found.items()}
 
 
 def _unknown(artifact_id: str) -> UnknownArtifactError:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import xxhash
 
+from meshtrain.artifacts.chunking import list_files
 from meshtrain.artifacts.disk import fsync_path, remove_tree
 from meshtrain.core.manifest import Manifest, digest_of, parse_manifest
 from meshtrain.errors import ArtifactError
@@ -74,6 +75,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         return parse_manifest((folder / MANIFEST_NAME).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ArtifactError):
         return None
+
+
+def signature_of(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What tells, without reading files, that they were written to; and how many names each has."""
+    found = {path: (folder / path).stat() for path in list_files(folder)}
+    return {path: (stat.st_size, stat.st_mtime_ns, stat.st_nlink) for path, stat in found.items()}
 
 
 def drop(folder: Path, trash: Path) -> None:

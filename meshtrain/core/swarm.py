@@ -50,6 +50,7 @@ from meshtrain.core.swarm_peers import (
     SwarmState,
     reason_of,
 )
+from meshtrain.core.swarm_requests import Requests
 
 __all__ = [
     "Ask",
@@ -64,9 +65,6 @@ __all__ = [
     "bits_to_bytes",
     "flags_of",
 ]
-
-_SMOOTHING = 0.3
-"""The weight of the newest time in an average."""
 
 
 class Swarm:
@@ -94,28 +92,18 @@ class Swarm:
         self._start = seed % chunk_count if chunk_count else 0
         self._seed = seed
         self._limits = limits or SwarmLimits()
+        self._requests = Requests(self._limits)
         self._peers: dict[str, Peer] = {}
         self._has_last_resort = False
-        self._askers: dict[int, set[str]] = {}
-        self._requested: Bits = 0
-        self._asked_last_s: dict[int, float] = {}
-        """Chunk in flight → when it was asked for last; the longest ago first."""
         self._holders = Holders()
-        self._chunk_times_s = 0.0
-        self._chunk_timed = 0
-        """How many peers have a time for a chunk, and their sum."""
         self._stirred = True
         """Whether there may be something to ask for that there was not before."""
         self._wake_s = 0.0
         """Until then nothing is to be asked for, if nothing stirs."""
-        self._in_flight = 0
-        """Asks for chunks."""
         self._peers_changed = True
         self._peer_moments_s: list[float] = []
         """When time alone changes what a peer may be asked, in ascending order."""
         self._progress_s = now_s
-        self._latency_s: float | None = None
-        """From an ask to its chunk, smoothed over all peers."""
 
     # --- what is asked of it ------------------------------------------------
 
@@ -139,7 +127,7 @@ class Swarm:
             return SwarmState.DONE
         if not any(p.state is PeerState.LIVE for p in self._peers.values()):
             return SwarmState.STUCK
-        if self._askers or now_s < self._stalls_at_s():
+        if self._requests.count or now_s < self._stalls_at_s():
             return SwarmState.RUNNING
         awaited = any(
             p.following and not p.answered and now_s < self._awaited_until_s(p)
@@ -166,7 +154,7 @@ class Swarm:
             return []
         self._stirred = False
         self._wake_s = 0.0
-        fresh = self._missing & ~self._requested
+        fresh = self._missing & ~self._requests.chunks
         to_follow: list[Peer] = []
         idle: list[Peer] = []
         for peer in self._peers.values():
@@ -175,7 +163,7 @@ class Swarm:
             told_enough = peer.following and not peer.more
             if not told_enough and now_s >= peer.follow_at_s and self._to_follow(peer):
                 to_follow.append(peer)
-            if peer.have & fresh and self._wants_more(peer):
+            if peer.have & fresh and self._requests.wants_more(peer):
                 idle.append(peer)
         asks: list[Ask] = self._begin_to_follow(to_follow, now_s) if to_follow else []
         if idle:
@@ -245,7 +233,7 @@ class Swarm:
         if new & self._missing:
             self._progress_s = now_s
             # Most of the news are of chunks that were asked for already: nothing to choose anew.
-            stirred |= bool(new & self._missing & ~self._requested) or self._is_late_s(now_s)
+            stirred |= bool(new & self._missing & ~self._requests.chunks) or self._is_late_s(now_s)
         self._stirred = stirred
 
     def unfollowed(self, peer: str, now_s: float) -> None:
@@ -263,14 +251,14 @@ class Swarm:
         sender = self._peers[peer]
         asked_s = self._forget(sender, chunk)
         if asked_s is not None:
-            self._note_times(sender, asked_s, now_s)
+            self._requests.came(sender, asked_s, now_s)
         if not self._missing >> chunk & 1:
             return []
         self._missing &= ~(1 << chunk)
         self._stirred = True
         self._progress_s = now_s
         sender.failures = sender.refusals = 0
-        dropped = [AskChunk(other, chunk) for other in sorted(self._askers.get(chunk, ()))]
+        dropped = [AskChunk(other, chunk) for other in self._requests.askers(chunk)]
         for ask in dropped:
             self._forget(self._peers[ask.peer], chunk)
         return dropped
@@ -329,64 +317,44 @@ class Swarm:
         withheld = 0
         if any(peer.last_resort for peer in idle):
             withheld = self._withheld_from_last_resort(now_s)
-        while idle and self._in_flight < self._limits.requests_max:
-            peer = min(idle, key=self._turn)
-            wanted = peer.have & self._missing & ~self._requested
+        while idle and self._requests.count < self._limits.requests_max:
+            peer = min(idle, key=self._requests.turn)
+            wanted = peer.have & self._missing & ~self._requests.chunks
             if peer.last_resort:
                 wanted &= ~withheld
             if not wanted:
                 idle.remove(peer)
                 continue
             chunk = self._rarest(wanted)
-            self._send(peer, chunk, now_s)
-            if not self._has_room(peer):
+            self._requests.add(peer, chunk, now_s)
+            if not self._requests.has_room(peer):
                 idle.remove(peer)
             yield AskChunk(peer.peer, chunk)
 
     def _ask_for_late(self, now_s: float) -> Iterator[Ask]:
         """Of others, what is slow in coming from whom it was asked of."""
-        idle = [p for p in self._peers.values() if p.askable(now_s) and self._has_room(p)]
-        while idle and self._in_flight < self._limits.requests_max:
-            peer = min(idle, key=self._turn)
-            late = 0
-            late_s = self._late_after_s()
-            for chunk, asked_s in self._asked_last_s.items():
-                if now_s < asked_s + late_s:
-                    break
-                askers = self._askers[chunk]
-                if peer.peer not in askers and len(askers) < self._limits.askers_per_chunk_max:
-                    late |= 1 << chunk
+        idle = [p for p in self._peers.values() if p.askable(now_s) and self._requests.has_room(p)]
+        while idle and self._requests.count < self._limits.requests_max:
+            peer = min(idle, key=self._requests.turn)
+            late = self._requests.late_for(peer, now_s - self._late_after_s())
             late &= peer.have
             if not late:
                 idle.remove(peer)
                 continue
             chunk = self._rarest(late)
-            self._send(peer, chunk, now_s)
-            if not self._has_room(peer):
+            self._requests.add(peer, chunk, now_s)
+            if not self._requests.has_room(peer):
                 idle.remove(peer)
             yield AskChunk(peer.peer, chunk)
 
     def _is_late_s(self, now_s: float) -> bool:
         """Whether the chunk that was asked for the longest ago is late."""
-        for asked_s in self._asked_last_s.values():
+        for asked_s in self._requests.moments_s():
             return now_s >= asked_s + self._late_after_s()
         return False
 
-    def _turn(self, peer: Peer) -> tuple[bool, float, int]:
-        """Whom to ask first: who will have answered first."""
-        chunk_s = peer.chunk_s if peer.chunk_s is not None else self._usual_chunk_s()
-        return peer.last_resort, (len(peer.in_flight) + 1) * chunk_s, peer.order
-
-    def _usual_chunk_s(self) -> float:
-        return self._chunk_times_s / self._chunk_timed if self._chunk_timed else 1.0
-
     def _late_after_s(self) -> float:
-        """After which a chunk that was asked for is asked for elsewhere too."""
-        limits = self._limits
-        if self._latency_s is None or self._missing & ~self._requested:
-            return limits.slow_after_s
-        soon_s = max(limits.endgame_min_s, limits.endgame_factor * self._latency_s)
-        return min(soon_s, limits.slow_after_s)
+        return self._requests.late_after_s(is_end=not self._missing & ~self._requests.chunks)
 
     def _rarest(self, candidates: Bits) -> int:
         rarest = self._holders.rarest(candidates)
@@ -414,27 +382,6 @@ class Swarm:
             return True
         return peer.answered and peer.more and not peer.in_flight and not peer.have & self._missing
 
-    def _has_room(self, peer: Peer) -> bool:
-        return len(peer.in_flight) < self._room_of(peer)
-
-    def _wants_more(self, peer: Peer) -> bool:
-        """Whether it is time to ask: of a fast peer in rows, when half of the last one came."""
-        room = self._room_of(peer)
-        if room > self._limits.requests_per_peer_max:
-            room = room // 2 + 1
-        return len(peer.in_flight) < room
-
-    def _room_of(self, peer: Peer) -> int:
-        """How many chunks it may be asked for at a time."""
-        limits = self._limits
-        if peer.chunk_s is None:
-            return min(2, limits.requests_per_peer_max)
-        ahead = int(limits.pipeline_s / max(peer.chunk_s, 1e-6))
-        room = min(1 + ahead, limits.requests_per_peer_max)
-        if peer.chunk_s < limits.fast_chunk_s:
-            return max(room, min(1 + ahead, limits.fast_requests_max))
-        return room
-
     def _moments(self, now_s: float) -> Iterator[float]:
         if self._peers_changed:
             self._peers_changed = False
@@ -442,7 +389,7 @@ class Swarm:
         moments_s = self._peer_moments_s
         yield from moments_s[bisect_right(moments_s, now_s) :][:1]
         late_s = self._late_after_s()
-        for asked_s in self._asked_last_s.values():
+        for asked_s in self._requests.moments_s():
             if asked_s + late_s > now_s:
                 yield asked_s + late_s
                 break
@@ -469,30 +416,11 @@ class Swarm:
 
     # --- changes ------------------------------------------------------------
 
-    def _send(self, peer: Peer, chunk: int, now_s: float) -> None:
-        peer.in_flight[chunk] = now_s
-        self._in_flight += 1
-        self._askers.setdefault(chunk, set()).add(peer.peer)
-        self._requested |= 1 << chunk
-        self._asked_last_s.pop(chunk, None)
-        self._asked_last_s[chunk] = now_s
-
     def _forget(self, peer: Peer, chunk: int) -> float | None:
         """Takes a request back; returns when it was sent, None when it was not."""
-        asked_s = peer.in_flight.pop(chunk, None)
-        if asked_s is None:
-            return None
-        self._stirred = True
-        self._in_flight -= 1
-        askers = self._askers[chunk]
-        askers.discard(peer.peer)
-        if not askers:
-            del self._askers[chunk], self._asked_last_s[chunk]
-            self._requested &= ~(1 << chunk)
-        elif self._asked_last_s[chunk] == asked_s:
-            self._asked_last_s[chunk] = max(self._peers[p].in_flight[chunk] for p in askers)
-            by_time = sorted(self._asked_last_s.items(), key=lambda item: item[1])
-            self._asked_last_s = dict(by_time)
+        asked_s = self._requests.remove(peer, chunk)
+        if asked_s is not None:
+            self._stirred = True
         return asked_s
 
     def _note_peers_changed(self) -> None:
@@ -516,22 +444,6 @@ class Swarm:
         rest_s = self._limits.backoff_s * 2 ** min(times - 1, 32)
         peer.rest_until_s = now_s + min(rest_s, self._limits.backoff_max_s)
         peer.follow_at_s = peer.rest_until_s
-
-    def _note_times(self, peer: Peer, asked_s: float, now_s: float) -> None:
-        # What was asked for in advance waited for what came before it.
-        chunk_s = now_s - max(asked_s, peer.heard_s)
-        peer.heard_s = now_s
-        if peer.chunk_s is None:
-            self._chunk_timed += 1
-            self._chunk_times_s += chunk_s
-            peer.chunk_s = chunk_s
-        else:
-            change_s = _SMOOTHING * (chunk_s - peer.chunk_s)
-            self._chunk_times_s += change_s
-            peer.chunk_s += change_s
-        latency_s = now_s - asked_s
-        before_s = latency_s if self._latency_s is None else self._latency_s
-        self._latency_s = before_s + _SMOOTHING * (latency_s - before_s)
 
     def _give_up(self, peer: Peer) -> None:
         peer.state = PeerState.GIVEN_UP
