@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from meshtrain.errors import ArtifactError
+from meshtrain.ids import short
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -27,6 +28,13 @@ class UnknownArtifactError(ArtifactError):
 
 class ChunkNotHereError(ArtifactError):
     """Raised when bytes of a partial artifact are asked for that haven't been verified yet."""
+
+
+def unknown_artifact(artifact_id: str) -> UnknownArtifactError:
+    """The error that names an artifact which a store was asked for and hasn't."""
+    return UnknownArtifactError(
+        f"artifact {short(artifact_id)} is not in this store. Fetch it from a node that holds it"
+    )
 
 
 @contextmanager

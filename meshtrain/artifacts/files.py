@@ -33,7 +33,7 @@ from meshtrain.artifacts.disk import (
     remove_tree,
     write_durably,
 )
-from meshtrain.artifacts.failures import UnknownArtifactError, disk_errors
+from meshtrain.artifacts.failures import disk_errors, unknown_artifact
 from meshtrain.artifacts.partial import HAVE_NAME, Partial, create_partial, resume_have
 from meshtrain.artifacts.tree import (
     FILES_NAME,
@@ -137,12 +137,12 @@ class ArtifactStore:
         if kept is not None:
             if path.is_file():
                 return kept
-            raise _unknown(artifact_id)
+            raise unknown_artifact(artifact_id)
         with disk_errors(f"reading artifact {short(artifact_id)}"):
             try:
                 data = path.read_bytes()
             except FileNotFoundError as error:
-                raise _unknown(artifact_id) from error
+                raise unknown_artifact(artifact_id) from error
         manifest = parse_manifest(data)
         with self._lock:
             self._manifests[artifact_id] = manifest
@@ -264,7 +264,7 @@ class ArtifactStore:
             try:
                 return self._file_path(artifact_id, file_index).open("rb")
             except FileNotFoundError as error:
-                raise _unknown(artifact_id) from error
+                raise unknown_artifact(artifact_id) from error
 
     def materialise(self, artifact_id: str, dest: Path, *, links: bool = False) -> None:
         """Makes a folder of an artifact's files that its user may write in.
@@ -468,9 +468,3 @@ class ArtifactStore:
                 "counted from 0"
             )
         return self._folder(artifact_id) / FILES_NAME / files[file_index].path
-
-
-def _unknown(artifact_id: str) -> UnknownArtifactError:
-    return UnknownArtifactError(
-        f"artifact {short(artifact_id)} is not in this store. Fetch it from a node that holds it"
-    )
