@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -171,6 +173,7 @@ def _report(console: Console, view: MeshView, sweep: SweepRow, folder: Path, wal
         f"fetched from peers: {fetched_from_peers}",
         highlight=False,
     )
+    console.print(_bytes_line(view.transfers), highlight=False, soft_wrap=True)
 
 
 def _base_line(base: BaseRow, came: list[TransferRow]) -> str:
@@ -184,6 +187,21 @@ def _base_line(base: BaseRow, came: list[TransferRow]) -> str:
         if t.to_node != MASTER_NODE_ID
     ]
     return f"{line}, then fetched: {', '.join(fetched)}" if fetched else line
+
+
+def _bytes_line(transfers: Iterable[TransferRow]) -> str:
+    """How much each host gave the others."""
+    given: Counter[str] = Counter()
+    reused_bytes = 0
+    for transfer in transfers:
+        given.update(transfer.bytes_by_node)
+        reused_bytes += transfer.bytes_reused
+    told = [f"{words.size(given[node])} from {node}" for node in sorted(given)]
+    if MASTER_NODE_ID not in given:
+        told.append(f"none from {MASTER_NODE_ID}")
+    if reused_bytes:
+        told.append(f"{words.size(reused_bytes)} were there in other artifacts")
+    return f"bytes by source: {', '.join(told)}"
 
 
 def _peers_of(transfer: TransferRow) -> list[str]:

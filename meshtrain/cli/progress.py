@@ -230,7 +230,8 @@ def transfer_text(transfer: TransferRow, what: str) -> str:
     moved = words.size(sum(transfer.bytes_by_node.values()))
     took = words.duration(transfer.duration_s)
     origin = f" from {words.listed(sources, 4)}" if sources else ""
-    return f"{what} came to {transfer.to_node} in {took}{origin} ({moved})"
+    reused = f", {words.size(transfer.bytes_reused)} were there" if transfer.bytes_reused else ""
+    return f"{what} came to {transfer.to_node} in {took}{origin} ({moved}{reused})"
 
 
 def bar(done: int, total: int, width: int = BAR_WIDTH) -> str:

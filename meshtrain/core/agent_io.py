@@ -52,6 +52,10 @@ class ArtifactFetched(msgspec.Struct, frozen=True):
     bytes_by_node: dict[str, int] = {}
     duration_s: float = 0.0
     size_bytes: int = 0
+    bytes_reused: int = 0
+    """What artifacts that were here already had of it."""
+    banned: tuple[str, ...] = ()
+    """Sources that sent something corrupt."""
 
 
 class ArtifactRemoved(msgspec.Struct, frozen=True):
@@ -227,6 +231,8 @@ class SendHolds(msgspec.Struct, frozen=True):
     duration_s: float = 0.0
     cache: CacheUse | None = None
     room: RoomWanted | None = None
+    bytes_reused: int = 0
+    banned: tuple[str, ...] = ()
 
 
 class SendGoodbye(msgspec.Struct, frozen=True):

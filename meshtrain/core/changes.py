@@ -86,6 +86,8 @@ class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
     bytes_by_node: dict[str, int]
     duration_s: float
     label: str = ""
+    bytes_reused: int = 0
+    """What the node had of it in other artifacts."""
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):

@@ -55,6 +55,8 @@ class Copies:
     needed: set[str] = field(default_factory=set)
     #: recipe hash → since when its jobs wait for busy nodes that hold it (lease clock)
     held_back_s: dict[str, float] = field(default_factory=dict)
+    #: (node, artifact) that sent something corrupt: asked last, until the node's next hello
+    suspects: set[tuple[str, str]] = field(default_factory=set)
     eviction: Eviction | None = None
     evictions_asked: deque[EvictionAsked] = field(default_factory=deque)
     #: nodes that asked for room, who waits longest first

@@ -225,6 +225,8 @@ class InventoryTold(msgspec.Struct, frozen=True):
     duration_s: float = 0.0
     cache: CacheUse | None = None
     room: RoomWanted | None = None
+    banned: tuple[str, ...] = ()
+    """Sources that sent something corrupt."""
 
 
 class CollectFailed(msgspec.Struct, frozen=True):

@@ -116,6 +116,12 @@ def on_held(state: MeshState, event: ArtifactHeld) -> None:
     bases.on_holders_changed(state, event.added + event.removed)
 
 
+BANNED_MAX = 16
+"""Bad sources of one fetch that people are told of."""
+SUSPECTS_MAX = 1000
+"""Above that all are forgotten: they only rank below others."""
+
+
 def on_inventory(state: MeshState, event: InventoryTold) -> None:
     """A node's disk holds more, or less."""
     node = state.nodes.get(event.node_id)
@@ -123,10 +129,26 @@ def on_inventory(state: MeshState, event: InventoryTold) -> None:
         return
     state.copies.rates.learn(event.node_id, event.bytes_by_node, event.duration_s)
     take_inventory(state, node, event.first, event.changes)
+    _suspect(state, event)
     if event.cache is not None:
         node.cache = event.cache
         eviction.on_room_told(state, node, event.room)
     eviction.go_on(state)
+
+
+def _suspect(state: MeshState, event: InventoryTold) -> None:
+    """A node was sent something corrupt: people are told, and others ask that one last."""
+    came = [change.artifact_id for change in event.changes if change.holding is Holding.HELD]
+    known = [name for name in event.banned if name in state.nodes or name == MASTER_NODE_ID]
+    for artifact_id in came[:1]:
+        for name in known[:BANNED_MAX]:
+            if len(state.copies.suspects) >= SUSPECTS_MAX:
+                state.copies.suspects.clear()
+            state.copies.suspects.add((name, artifact_id))
+            state.note(
+                f"{name} sent {event.node_id} corrupt bytes of artifact {short(artifact_id)}: "
+                f"see to the disk and the memory of {name}"
+            )
 
 
 def take_inventory(

@@ -40,6 +40,9 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     node.accepting = event.accepting
     node.note = event.note
     node.grant = event.grant
+    # A new daemon, and perhaps a new disk: it gets a new chance.
+    suspects = state.copies.suspects
+    suspects -= {suspect for suspect in suspects if suspect[0] == node_id}
     directory = state.copies.directory
     former = tuple(known.holds) if known is not None else ()
     if known is not None:

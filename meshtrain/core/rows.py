@@ -159,11 +159,15 @@ def take_changes(state: MeshState) -> tuple[Change, ...]:
 
 def base_arrival(state: MeshState, transfer: TransferRow) -> str:
     """A transfer in words, when it brought a base to a node; else ""."""
-    if transfer.to_node == MASTER_NODE_ID or not transfer.bytes_by_node:
+    if transfer.to_node == MASTER_NODE_ID:
         return ""
     for base in state.bases.values():
         if base.artifact_id == transfer.artifact_id:
             sources = " and ".join(sorted(transfer.bytes_by_node))
+            if transfer.bytes_reused:
+                sources += " and what it had" if sources else "what it had"
+            if not sources:
+                return ""
             return (
                 f"base {short(base.recipe_hash)} came to {transfer.to_node} "
                 f"from {sources} in {transfer.duration_s:.1f} s"

@@ -390,6 +390,10 @@ class MeshState:
             has = artifact_id in node.holds
             if (has or artifact_id in node.fetching) and node.connected and node_id != for_node:
                 (whole if has else partial).append(cmd.ArtifactSource(node_id, node.spec.http_url))
+        suspects = self.copies.suspects
+        if suspects:
+            # Nobody is asked who sent something corrupt, while there is another.
+            whole = [s for s in whole if (s.node_id, artifact_id) not in suspects] or whole
         rates = self.copies.rates.by_source(for_node)
         found: list[cmd.ArtifactSource] = []
         for part in (whole, partial):

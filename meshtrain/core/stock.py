@@ -146,7 +146,7 @@ class Stock:
         self.book.finish(event.artifact_id)
         self._hold(event.artifact_id, size_bytes)
         change = InventoryChange(event.artifact_id, Holding.HELD, size_bytes)
-        self._tell((change,), event.bytes_by_node, event.duration_s)
+        self._tell((change,), event)
 
     def gave_up(self, event: io.FetchGaveUp, *, master_is_there: bool) -> bool:
         """A fetch has failed; False where it only waits.
@@ -283,8 +283,7 @@ class Stock:
     def _tell(
         self,
         changes: tuple[InventoryChange, ...],
-        bytes_by_node: dict[str, int] | None = None,
-        duration_s: float = 0.0,
+        came: io.ArtifactFetched | None = None,
     ) -> None:
         first = self.log.note(changes)
         self._do(
@@ -292,10 +291,12 @@ class Stock:
                 self.session,
                 first,
                 changes,
-                bytes_by_node=bytes_by_node or {},
-                duration_s=duration_s,
+                bytes_by_node=came.bytes_by_node if came is not None else {},
+                duration_s=came.duration_s if came is not None else 0.0,
                 cache=self.use_told(),
                 room=self.room_wanted(),
+                bytes_reused=came.bytes_reused if came is not None else 0,
+                banned=came.banned if came is not None else (),
             )
         )
 

@@ -114,7 +114,8 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
 class Holds(msgspec.Struct, frozen=True, tag="holds"):
     """Changes of a node's inventory, told at once; heartbeats repeat them.
 
-    Where a fetch has ended, `bytes_by_node` tells what each source gave.
+    Where a fetch has ended, `bytes_by_node` tells what each source gave, `bytes_reused`
+    what lay here already, and `banned` who sent something corrupt.
     """
 
     session: str
@@ -125,6 +126,8 @@ class Holds(msgspec.Struct, frozen=True, tag="holds"):
     duration_s: Seconds = 0.0
     cache: CacheUse | None = None
     room: RoomWanted | None = None
+    bytes_reused: Count = 0
+    banned: tuple[str, ...] = ()
 
 
 class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):

@@ -132,6 +132,8 @@ SAMPLES: dict[str, wire.Message] = {
         {"gpu2": 1 << 20},
         0.25,
         CacheUse(1 << 30),
+        bytes_reused=1 << 19,
+        banned=("gpu3",),
     ),
     "goodbye": wire.Goodbye("5f0c93a1/1"),
     "welcome": wire.Welcome("5f0c93a1/1", 1, 30.0, 3.0, 1234.5, 7471),

@@ -197,7 +197,12 @@ class Hands:
             self.note(f"a checkpoint that nobody needs is still there: {error}")
 
     def transferred(
-        self, artifact_id: str, to_node: str, bytes_by_node: dict[str, int], duration_s: float
+        self,
+        artifact_id: str,
+        to_node: str,
+        bytes_by_node: dict[str, int],
+        duration_s: float,
+        bytes_reused: int = 0,
     ) -> None:
         """Show a transfer that arrived."""
         transfer = TransferRow(
@@ -205,6 +210,7 @@ class Hands:
             to_node=to_node,
             bytes_by_node=bytes_by_node,
             duration_s=duration_s,
+            bytes_reused=bytes_reused,
         )
         told = base_arrival(self._state, transfer)
         notes = (Note(wall_now_s(), told),) if told else ()

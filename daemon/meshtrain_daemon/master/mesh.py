@@ -341,11 +341,15 @@ class Master:
         if node_id is None:
             self._sockets.send_control(peer, [msg.SayHello()])
             return
-        if isinstance(message, msg.Holds) and message.bytes_by_node:
+        if isinstance(message, msg.Holds) and (message.bytes_by_node or message.bytes_reused):
             for change in message.changes:
                 if change.holding is Holding.HELD:
                     self._hands.transferred(
-                        change.artifact_id, node_id, message.bytes_by_node, message.duration_s
+                        change.artifact_id,
+                        node_id,
+                        message.bytes_by_node,
+                        message.duration_s,
+                        message.bytes_reused,
                     )
         if isinstance(message, msg.Ended) and self._runs(node_id, message.attempt_id):
             self.logbook.expect(message.attempt_id, message.stream_bytes)

@@ -75,6 +75,7 @@ def event_of(node_id: str, message: msg.FromNode) -> ev.Event:
                 duration_s=message.duration_s,
                 cache=message.cache,
                 room=message.room,
+                banned=message.banned,
             )
         case msg.Hello():
             holds, sizes_bytes = _held(message)

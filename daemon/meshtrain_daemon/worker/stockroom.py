@@ -103,7 +103,14 @@ class Stockroom:
             self._gave_up(artifact_id, FailureClass.NETWORK, error)
         else:
             self._post(
-                io.ArtifactFetched(artifact_id, report.bytes_by_node, report.duration_s, size_bytes)
+                io.ArtifactFetched(
+                    artifact_id,
+                    report.bytes_by_node,
+                    report.duration_s,
+                    size_bytes,
+                    report.bytes_reused,
+                    report.banned,
+                )
             )
 
     def _gave_up(self, artifact_id: str, failure_class: FailureClass, error: Exception) -> None:

@@ -101,4 +101,6 @@ def holds(effect: io.SendHolds) -> msg.Holds:
         duration_s=effect.duration_s,
         cache=effect.cache,
         room=effect.room,
+        bytes_reused=effect.bytes_reused,
+        banned=effect.banned,
     )
