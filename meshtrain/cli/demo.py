@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 import meshtrain
+from meshtrain.cli import words
 from meshtrain.cli.local_mesh import LocalMesh, LocalMeshError
 from meshtrain.cli.progress import MeshProgress
 from meshtrain.core.changes import BaseRow, JobRow, SweepRow, TransferRow

@@ -23,7 +23,8 @@ from meshtrain.security.membership import MembersFile
 from meshtrain.security.tokens import JoinToken, TokenError, TokensFile
 from meshtrain.spec.expand import CodeDigests, Digests, expand, needed
 from meshtrain.spec.jobfile import JobFileError, parse_job_file
-from meshtrain.spec.jobs import CommandWork
+from meshtrain.spec.jobs import CommandWork, InputData
+from meshtrain.spec.lineage import Parent, ResolvedParent
 from meshtrain.spec.settings import MasterSettings, WorkerSettings, load_settings
 from meshtrain_daemon.master.holes import Hole, holes_path, read_holes
 from meshtrain_daemon.worker.assignment_record import ASSIGNMENT_FILE, read_assignment
@@ -37,6 +38,7 @@ from meshtrain_daemon.worker.verdict import failure_of
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "configs" / "examples"
 CELLS_MAX = 100
+PARENT = ResolvedParent(Parent("4" * 32, "5" * 32), "cnn", True, "cnn", ("w01", "w02"))
 SUFFIXES = (".yaml", ".json", ".toml")
 
 
@@ -62,6 +64,8 @@ def job_file(data: bytes) -> None:
     digests = Digests(
         code={folder: CodeDigests("0" * 32, {"train.py": "1" * 32}) for folder in wanted.code},
         data=dict.fromkeys(wanted.participants, "2" * 32),
+        parents=dict.fromkeys([wanted.parent] if wanted.parent else [], PARENT),
+        inputs={name: InputData(name, "3" * 32) for name in wanted.inputs},
     )
     try:
         sweep = expand(parsed, digests)

@@ -50,6 +50,7 @@ QUICK = SwarmLimits(
     slow_after_s=60.0,
     endgame_min_s=60.0,
     refollow_s=0.005,
+    fast_chunk_s=0.0,
 )
 RETRIES = UploadRetries(failures_max=1, wait_s=0.001)
 

@@ -52,8 +52,9 @@ def test_p12_who_sent_corrupt_bytes_is_asked_by_nobody_while_there_is_another() 
         ev.InventoryTold("first", node.session, node.inventory + 1, came, banned=told)
     )
     assert {s.node_id for s in mesh.state.sources(MODEL, "next")} == {"first", "good"}
-    (told_people,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
-    notes = [change.text for change in told_people.changes if isinstance(change, Note)]
+    told_people = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    changes = [*mesh.state.notes, *(change for one in told_people for change in one.changes)]
+    notes = [change.text for change in changes if isinstance(change, Note)]
     assert [text for text in notes if "corrupt" in text] == [
         f"bad sent first corrupt bytes of artifact {short(MODEL)}: "
         "see to the disk and the memory of bad"
