@@ -664,11 +664,31 @@ class SimMesh:
         for process in host.running:
             needs = {need.artifact_id for need in process.assignment.needs}
             assert artifact_id not in needs, f"P5: {artifact_id} goes from under a job on {name}"
-        made = [p.assignment.attempt_id for p in host.attempts.values() if p.output == artifact_id]
+        made = [
+            process.assignment.attempt_id
+            for process in host.attempts.values()
+            if process.output == artifact_id and not self._is_thrown_away(host, process)
+        ]
         assert not made, f"P7: what {made} made goes before the master has taken it in"
         host.holds.discard(artifact_id)
         self._check_evicted(name, artifact_id)
         return io.ArtifactRemoved(artifact_id)
+
+    def _is_thrown_away(self, host: Host, process: Process) -> bool:
+        """Whether what an attempt made counts for nothing any more.
+
+        It was told as ended without it, since it was cancelled, say; or the job was given
+        to another since: a result counts only with the current epoch.
+        """
+        assert host.agent is not None
+        attempt_id = process.assignment.attempt_id
+        held = host.agent.held.by_id.get(attempt_id)
+        if held is not None and held.report is not None and held.report.artifact_id is None:
+            return True
+        if self.master is None:
+            return True
+        is_collected = process.output in self.master.state.collecting
+        return self.store_live(attempt_id) is None and not is_collected
 
     def _check_evicted(self, name: str, artifact_id: str) -> None:
         """The last durable copy of a base that is committed and not superseded never goes."""
