@@ -129,8 +129,8 @@ class HeldAttempts:
 
     def on_fetched(self, event: io.ArtifactFetched) -> None:
         """An artifact has come whole."""
-        self.stock.came(event)
-        self._is_here(event.artifact_id)
+        if self.stock.came(event):
+            self._is_here(event.artifact_id)
 
     def on_removed(self, event: io.ArtifactRemoved) -> None:
         """An artifact is gone, or could not be removed."""

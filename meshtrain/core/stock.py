@@ -96,8 +96,9 @@ class Stock:
                 self.want(need, ahead=True)
 
     def has(self, need: cmd.ArtifactNeed) -> bool:
-        """Whether it is here; notes that it is used."""
-        if need.artifact_id not in self.holds:
+        """Whether it is here, and stays; notes that it is used."""
+        # What came once more while it is being removed goes with the rest of it.
+        if need.artifact_id not in self.holds or need.artifact_id in self.removing:
             return False
         self.use(need.artifact_id)
         return True
@@ -139,14 +140,23 @@ class Stock:
         elif not wanted.lacks_room:
             self._try_again(artifact_id, wanted)
 
-    def came(self, event: io.ArtifactFetched) -> None:
-        """An artifact has come whole."""
+    def came(self, event: io.ArtifactFetched) -> bool:
+        """An artifact has come whole; False where it is being removed, and goes again.
+
+        Who wants it then has it fetched anew once it is gone.
+        """
+        if event.artifact_id in self.removing:
+            again = self.fetching.get(event.artifact_id)
+            if again is not None:
+                again.again_s = self.now_s
+            return False
         wanted = self.fetching.pop(event.artifact_id, None)
         size_bytes = event.size_bytes or (wanted.size_bytes if wanted is not None else 0)
         self.book.finish(event.artifact_id)
         self._hold(event.artifact_id, size_bytes)
         change = InventoryChange(event.artifact_id, Holding.HELD, size_bytes)
         self._tell((change,), event)
+        return True
 
     def gave_up(self, event: io.FetchGaveUp, *, master_is_there: bool) -> bool:
         """A fetch has failed; False where it only waits.
