@@ -110,7 +110,6 @@ class ArtifactServer:
         self._uplink = TokenBucket(sent_bytes_per_s_max) if sent_bytes_per_s_max else None
         self._turns = Turns()
         self._requests = 0
-        self._answered_s = float("-inf")
         self._uploads = Uploads(store, upload_limits or UploadLimits())
         self._desk = NewsDesk(store)
         self._files = OpenFiles(store, self._in_thread)
@@ -154,10 +153,6 @@ class ArtifactServer:
             await self.stop()
             raise
         return url
-
-    def is_asked(self, within_s: float) -> bool:
-        """Whether anybody asks for something, or did so lately."""
-        return self._requests > 0 or asyncio.get_running_loop().time() < self._answered_s + within_s
 
     async def stop(self) -> None:
         """Stops serving; requests under way get a moment to end."""
@@ -371,7 +366,6 @@ class ArtifactServer:
             return await handler(request)
         finally:
             self._requests -= 1
-            self._answered_s = asyncio.get_running_loop().time()
 
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         loop = asyncio.get_running_loop()

@@ -26,6 +26,8 @@ COMMANDS_EARLY_MAX = 10_000
 _NO_LIMITS = CacheLimits()
 LEAVE_ANYWAY_S = 5.0
 """A stopping daemon whose master is away ends this long after its last job."""
+LEAVE_UNSAFE_S = 60.0
+"""One whose master is there stays this long for it to fetch what jobs go on from."""
 
 
 class Agent:
@@ -111,6 +113,11 @@ class Agent:
     def accepting(self) -> bool:
         waits = bool(self.stock.paused_note)
         return self._has_room and not waits and self._stop_at_s is None
+
+    @property
+    def stays_for(self) -> int:
+        """Checkpoints that alone keep a stopping node from leaving."""
+        return len(self.held.unsafe) if self._idle_since_s is not None and not self._left else 0
 
     @property
     def welcomed(self) -> bool:
@@ -304,6 +311,10 @@ class Agent:
                 self.held.end(command.attempt_id)
             case cmd.DropArtifact():
                 self.held.drop_artifact(command.artifact_id)
+                self._leave_if_done()
+            case cmd.CheckpointSafe():
+                self.held.unsafe.pop(command.artifact_id, None)
+                self._leave_if_done()
             case cmd.ForgetAttempt():
                 self.held.forget(command.attempt_id)
                 self._leave_if_done()
@@ -350,7 +361,10 @@ class Agent:
             return
         if self._idle_since_s is None:
             self._idle_since_s = self.now_s
-        if not self.held.by_id or self.now_s - self._idle_since_s >= LEAVE_ANYWAY_S:
+        waited_s = self.now_s - self._idle_since_s
+        untold = bool(self.held.by_id) and waited_s < LEAVE_ANYWAY_S
+        unsafe = bool(self.held.unsafe) and waited_s < LEAVE_UNSAFE_S and self.trusted
+        if not (untold or unsafe):
             self._left = True
             self._do(io.SendGoodbye(self.session))
             self._do(io.LeaveMesh())

@@ -69,6 +69,12 @@ def secure(state: MeshState, artifact_id: str) -> None:
     former = job.checkpoint_safe
     if former != artifact_id:
         job = state.keep_job(job, checkpoint_safe=artifact_id)
+    attempt = job.attempt
+    runs_on = attempt.node_id if attempt and attempt.attempt_id in state.live else None
+    for node in state.nodes.values():
+        # The one that it still runs on is told at the attempt's end.
+        if artifact_id in node.holds and node.connected and node.node_id != runs_on:
+            state.command(node.node_id, cmd.CheckpointSafe(artifact_id))
     for older in list(known):
         # What came between it and the newest is passed over.
         if older not in (artifact_id, job.checkpoint):
@@ -79,6 +85,12 @@ def secure(state: MeshState, artifact_id: str) -> None:
         _drop(state, former)
     if job.checkpoint is not None and job.checkpoint not in state.held_by_master:
         _fetch(state, job_id, job.checkpoint)
+
+
+def let_go(state: MeshState, node: Node, artifact_id: str) -> None:
+    """An attempt has ended with a checkpoint: tell its node when nothing rests on it any more."""
+    if artifact_id in state.held_by_master or artifact_id not in state.checkpoint_jobs:
+        state.command(node.node_id, cmd.CheckpointSafe(artifact_id))
 
 
 def give_up(state: MeshState, artifact_id: str) -> None:

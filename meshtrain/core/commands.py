@@ -87,6 +87,12 @@ class DropArtifact(msgspec.Struct, frozen=True, tag="drop"):
     artifact_id: str
 
 
+class CheckpointSafe(msgspec.Struct, frozen=True, tag="safe"):
+    """The master holds a checkpoint, or nothing goes on from it: its node may leave."""
+
+    artifact_id: str
+
+
 class EvictArtifact(msgspec.Struct, frozen=True, tag="evict"):
     """Remove an artifact to make room, and say so; or keep it, and say why."""
 
@@ -106,6 +112,7 @@ Command = (
     | ForgetAttempt
     | AddSources
     | DropArtifact
+    | CheckpointSafe
     | EvictArtifact
     | PrefetchArtifact
 )

@@ -13,6 +13,8 @@ from meshtrain.core.held_attempt import HeldAttempt, Phase
 from meshtrain.core.job import FailureClass
 from meshtrain.core.stock import Stock
 
+UNSAFE_MAX = 100
+"""Checkpoints that a leaving node waits for its master to fetch."""
 CHECKPOINTS_KEPT = 3
 """Checkpoints of one attempt that lie on its node: the newest, and the oldest that the master has
 not let go, which it may be fetching; between them those that come while it does."""
@@ -43,6 +45,8 @@ class HeldAttempts:
         self.session = session
         self.by_id: dict[str, HeldAttempt] = {}
         self.gpus_busy: tuple[int, ...] = ()
+        #: checkpoints that may lie here alone, and that their jobs go on from
+        self.unsafe: dict[str, None] = {}
         #: those that wait for a slot, in the order in which they came; those that have one
         self._ready: dict[str, HeldAttempt] = {}
         self._running: dict[str, HeldAttempt] = {}
@@ -294,6 +298,7 @@ class HeldAttempts:
 
     def drop_artifact(self, artifact_id: str) -> None:
         """The master needs an artifact no more: remove it, unless something here does."""
+        self.unsafe.pop(artifact_id, None)
         for held in self.by_id.values():
             if artifact_id in held.checkpoints[:-1]:
                 held.checkpoints.remove(artifact_id)
@@ -356,6 +361,10 @@ class HeldAttempts:
         held.last_word = None
         if held.checkpoint is not None and not report.cancelled:
             report = msgspec.structs.replace(report, checkpoint=held.checkpoint)
+            if report.failure is not None or report.handed_back:
+                self.unsafe[held.checkpoint] = None
+                if len(self.unsafe) > UNSAFE_MAX:
+                    del self.unsafe[next(iter(self.unsafe))]
         if held.stream_bytes:
             report = msgspec.structs.replace(report, stream_bytes=held.stream_bytes)
         held.report = report

@@ -38,6 +38,8 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
     if job is None or job.attempt is None:
         # A result counts only with the current epoch; the node may drop it.
         state.command(event.node_id, cmd.ForgetAttempt(event.attempt_id))
+        if node is not None and event.checkpoint is not None:
+            checkpoints.let_go(state, node, event.checkpoint)
         return
     if job.state is JobState.COLLECTING and event.failure is None and not event.handed_back:
         if node is not None and event.artifact_id is not None:
@@ -61,6 +63,8 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
     if not (job.cancelling or event.cancelled):
         checkpoints.announce(state, job, node, event.checkpoint)
         job = state.jobs[job.job_id]
+    if node is not None and event.checkpoint is not None:
+        checkpoints.let_go(state, node, event.checkpoint)
     if event.failure is None and not (event.cancelled or event.handed_back):
         state.learn_run_time(job, event.run_s)
     if job.cancelling:

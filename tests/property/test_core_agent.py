@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshtrain.core import agent_io as io
 from meshtrain.core import commands as cmd
-from meshtrain.core.agent import AHEAD_PER_SLOT, COMMANDS_EARLY_MAX, Agent
+from meshtrain.core.agent import (
+    AHEAD_PER_SLOT,
+    COMMANDS_EARLY_MAX,
+    LEAVE_ANYWAY_S,
+    LEAVE_UNSAFE_S,
+    Agent,
+)
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import CommandWork
 
 LEASE_S = 30.0
 BASE = digest(b"base")
+CHECKPOINT = digest(b"checkpoint")
 FAILED = Failure(FailureClass.USER_ERROR, "as drawn")
 
 
@@ -276,4 +284,43 @@ def test_a_stop_hands_back_what_has_not_ended_and_then_leaves(phases: list[str],
     for seq, attempt_id in enumerate(ends, late + 1):
         assert not host.left()
         host.command(seq, cmd.ForgetAttempt(attempt_id))
+    assert host.left()
+
+
+def handed_back_with_a_checkpoint() -> Host:
+    """A stopping node whose job left a checkpoint, and whose master has that end on disk."""
+    host = Host()
+    host.join()
+    host.command(1, msgspec.structs.replace(assign(1), checkpoint_every_s=60.0))
+    host.do(io.ProcessStarted("j.1"))
+    host.do(io.StopAsked(0.0))
+    host.do(io.ProcessEnded("j.1", FAILED, 1.0))
+    host.do(io.CheckpointStored("j.1", CHECKPOINT))
+    assert host.ends()["j.1"].checkpoint == CHECKPOINT
+    assert host.ends()["j.1"].handed_back
+    host.command(2, cmd.ForgetAttempt("j.1"))
+    return host
+
+
+def test_p7_a_stopping_node_stays_until_the_master_holds_its_checkpoint() -> None:
+    for command in (cmd.CheckpointSafe(CHECKPOINT), cmd.DropArtifact(CHECKPOINT)):
+        host = handed_back_with_a_checkpoint()
+        assert not host.left()
+        assert host.agent.stays_for == 1
+        host.command(3, command)
+        assert host.left()
+
+
+@given(st.booleans())
+def test_p7_a_stopping_node_stays_for_its_checkpoint_but_not_for_ever(answered: bool) -> None:
+    host = handed_back_with_a_checkpoint()
+    limit_s = LEAVE_UNSAFE_S if answered else LEASE_S
+    while host.now_s < limit_s - 1.0:
+        host.now_s += LEAVE_ANYWAY_S / 10
+        host.do(io.BeatDue())
+        if answered:
+            host.answer()
+        assert not host.left()
+    host.now_s += 2.0
+    host.do(io.BeatDue())
     assert host.left()

@@ -27,6 +27,7 @@ from meshtrain.core.commands import (
     ArtifactNeed,
     ArtifactSource,
     AssignAttempt,
+    CheckpointSafe,
     Command,
     DropArtifact,
     EndAttempt,
@@ -145,6 +146,7 @@ SAMPLES: dict[str, wire.Message] = {
     "command.forget": wire.Numbered("5f0c93a1/1", 3, ForgetAttempt("job-1.5")),
     "command.preempt": wire.Numbered("5f0c93a1/1", 5, PreemptAttempt("job-1.5", 30.0)),
     "command.drop": wire.Numbered("5f0c93a1/1", 6, DropArtifact("aa" * 16)),
+    "command.safe": wire.Numbered("5f0c93a1/1", 9, CheckpointSafe("aa" * 16)),
     "command.evict": wire.Numbered("5f0c93a1/1", 7, EvictArtifact("aa" * 16)),
     "command.prefetch": wire.Numbered(
         "5f0c93a1/1", 8, PrefetchArtifact(ArtifactNeed("aa" * 16, SOURCES, 1 << 30))

@@ -372,3 +372,20 @@ def test_two_jobs_with_the_same_result_end_together(mesh: Mesh) -> None:
 
 def test_an_empty_store_makes_an_empty_mesh() -> None:
     assert Scheduler(SchedulerConfig(), Loaded()).handle(ev.PlaceJobs(), 0.0) == []
+
+
+def test_p7_the_node_of_a_job_that_goes_on_elsewhere_is_told_when_it_may_leave(mesh: Mesh) -> None:
+    safe = cmd.CheckpointSafe(MODEL)
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    told = mesh.end(given, handed_back=True, checkpoint=MODEL)
+    assert fx.CollectArtifact in map(type, told)
+    assert safe not in commands(told), "nobody else has it yet"
+    assert safe in commands(mesh.do(ev.ArtifactHeld("master", (MODEL,))))
+    # What the master had already, and what it doesn't want, is told at the end of the attempt.
+    (given,) = mesh.place()
+    assert safe in commands(mesh.end(given, handed_back=True, checkpoint=MODEL))
+    assert safe in commands(mesh.end(given, handed_back=True, checkpoint=MODEL)), "repeated"
+    other = cmd.CheckpointSafe(digest(b"of an attempt that was lost"))
+    assert other in commands(mesh.end(given, handed_back=True, checkpoint=other.artifact_id))

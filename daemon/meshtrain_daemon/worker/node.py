@@ -16,7 +16,7 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import agent_io as io
-from meshtrain.core.agent import Agent
+from meshtrain.core.agent import LEAVE_UNSAFE_S, Agent
 from meshtrain.core.cache import CacheLimits
 from meshtrain.core.member import Members
 from meshtrain.core.node import NodeSpec
@@ -47,10 +47,6 @@ SHIP_EVERY_S = 0.1
 DISK_EVERY_S = 5.0
 DISK_FREE_MIN_BYTES = 64 << 20
 """Below this the node takes no more jobs."""
-SERVE_LAST_S = 60.0
-"""How long a stopping daemon goes on serving those who fetch a checkpoint from it."""
-ASKED_WITHIN_S = 1.0
-"""Who asked nothing for so long has all, or never will."""
 STREAMS_LAST_S = 5.0
 """How long a daemon that stops waits for its last log bytes to be stored."""
 
@@ -83,12 +79,12 @@ class WorkerNode:
         self._tasks: asyncio.TaskGroup | None = None
         self._left = asyncio.Event()
         self._stops = 0
+        self._said_it_stays = False
         self._hands_back = settings.jobs_on_stop != JobsOnStop.LEAVE
         self._serving = False
         #: what runs beside the loops: fetches, and what is being stored
         self._beside: set[asyncio.Task[None]] = set()
         self._master_seen = False
-        self._leaves_a_checkpoint = False
         """Whether it stops, and handed back a job that can go on from what lies here."""
 
     async def run(self, ready: Callable[[], object] = lambda: None) -> None:
@@ -210,7 +206,6 @@ class WorkerNode:
                 await self._left.wait()
                 if not self._leaves_jobs:
                     await self._ship_the_last()
-                    await self._serve_the_last(server)
                     handed_back = True
                 # From here on nothing is decided: what comes is for the next daemon. What is
                 # stored or fetched at this moment can be gone on with later.
@@ -302,10 +297,11 @@ class WorkerNode:
         effects: list[io.AgentEffect] = []
         while self._events:
             effects.extend(self._agent.handle(self._events.popleft(), now_s))
-        if self._stops and not (self._leaves_jobs or self._leaves_a_checkpoint):
-            self._leaves_a_checkpoint = any(
-                isinstance(effect, io.SendEnded) and effect.report.checkpoint is not None
-                for effect in effects
+        if self._agent.stays_for and not self._said_it_stays:
+            self._said_it_stays = True
+            self._say(
+                f"stays for the master to fetch what {self._agent.stays_for} jobs go on from, "
+                f"{LEAVE_UNSAFE_S:.0f} s at most"
             )
         if effects:
             self._hands.apply(effects)
@@ -388,16 +384,6 @@ class WorkerNode:
                 self._post(io.RoomChanged(has_room, note))
             self._post(io.DiskSeen(free))
             await asyncio.sleep(DISK_EVERY_S)
-
-    async def _serve_the_last(self, server: ArtifactServer) -> None:
-        """What a job goes on from may lie here alone: the master is let fetch it."""
-        if not self._leaves_a_checkpoint:
-            return
-        now_s = lease_now_s()
-        first_until_s, until_s = now_s + ASKED_WITHIN_S, now_s + SERVE_LAST_S
-        while now_s < until_s and (now_s < first_until_s or server.is_asked(ASKED_WITHIN_S)):
-            await asyncio.sleep(SHIP_EVERY_S)
-            now_s = lease_now_s()
 
     async def _ship_the_last(self) -> None:
         until_s = lease_now_s() + STREAMS_LAST_S
