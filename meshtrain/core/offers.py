@@ -11,8 +11,10 @@ The rules:
 
 - One who fetches alone is told of everything.
 - Else a few chunks are promised at a time, each to one, who alone is told of it; when
-  it took it, the next chunk is promised to whoever was waited for least so far, so
-  that slow ones take few of them.
+  it took it, the next chunk is promised to whoever was waited for least so far. Slow
+  ones come last, and get nothing more when there is no time left to have it from them.
+- Who comes anew, and still lacks what was given to another some time ago, is promised
+  it too: the other is slow to pass it on.
 - Some time after all chunks were given, all of them are shown to all, so that one
   that was lost with its holder can be had again.
 - A promise that isn't kept in a time is made to another: whoever it was made to is
@@ -31,13 +33,20 @@ PROMISES_MAX = 8
 More would be under way side by side, and each arrive later."""
 AHEAD_MAX = 2
 """Of these for one follower."""
-SLOW_FACTOR = 3.0
+LATE_FACTOR = 3.0
 """A promise that takes so many times what they take on average counts no more."""
+SLOW_FACTOR = 2.5
+"""Who takes so many times what half of the others take is slow."""
+SLOW_AHEAD = 8.0
+"""So many times its own time must be left for a slow one to be promised something."""
 PATIENCE_MIN_S = 2.0
 PATIENCE_FIRST_S = 10.0
 """Before it is known what promises take."""
 PATIENCE_FACTOR = 4.0
 """A promise may take so many times what they take on average."""
+PASSING_ON_S = 1.0
+"""In which a chunk should come from whoever it was given to; or PATIENCE_FACTOR times what they
+take on average, if that is more."""
 PASSED_ON_S = 2.0
 """Who leaves so soon after it took a chunk may not have passed it on."""
 ALL_AFTER_S = 3.0
@@ -91,6 +100,8 @@ class Offers:
         self._shows_all = chunk_count == 0
         self._took_s: float | None = None
         """What a promise takes until it is kept, on average."""
+        self._between_s: float | None = None
+        """From one that is kept to the next, on average."""
 
     @property
     def open(self) -> Bits:
@@ -99,12 +110,27 @@ class Offers:
 
     def join(self, follower: str, have: Bits, now_s: float) -> None:
         """One begins to fetch, or begins again; `have` is what it has already."""
-        if follower in self._followers:
-            self.leave(follower)
+        former = self._followers.get(follower)
+        self.leave(follower)
         least_s = min((f.waited_s for f in self._followers.values()), default=0.0)
-        self._followers[follower] = _Follower(have & self._all, waited_s=least_s)
+        self._followers[follower] = _Follower(
+            have & self._all,
+            waited_s=least_s,
+            mean_s=0.0 if former is None else former.longest_s(now_s),
+        )
+        self._give_again(have, now_s)
         self._given |= have & self._all
         self._promise(now_s)
+
+    def _give_again(self, have: Bits, now_s: float) -> None:
+        """What one lacks that was given to others long ago, and which was all that was left."""
+        if self.open:
+            return
+        since_s = now_s - max(PASSING_ON_S, PATIENCE_FACTOR * (self._took_s or 0.0))
+        for follower in self._followers.values():
+            for chunk, at_s in follower.took_s.items():
+                if at_s < since_s and not have >> chunk & 1:
+                    self._given &= ~(1 << chunk)
 
     def leave(self, follower: str) -> None:
         """One went away: what it was promised is promised to others."""
@@ -120,6 +146,8 @@ class Offers:
     def gave(self, follower: str, chunk: int, now_s: float) -> None:
         """A chunk was sent whole."""
         if not self._given >> chunk & 1:
+            if self._gave_s:
+                self._between_s = _smoothed(self._between_s, now_s - self._gave_s)
             self._gave_s = now_s
         self._given |= 1 << chunk
         self._latest_s = now_s
@@ -133,8 +161,7 @@ class Offers:
                 took_s = now_s - promised_s
                 taker.waited_s += took_s
                 taker.mean_s += (took_s - taker.mean_s) * (_SMOOTHING if taker.mean_s else 1.0)
-                before_s = took_s if self._took_s is None else self._took_s
-                self._took_s = before_s + _SMOOTHING * (took_s - before_s)
+                self._took_s = _smoothed(self._took_s, took_s)
         self._promise(now_s)
 
     def expire(self, now_s: float) -> None:
@@ -145,7 +172,7 @@ class Offers:
         for follower in self._followers.values():
             late = [c for c, at_s in follower.promised.items() if now_s >= at_s + patience_s]
             for chunk in late:
-                del follower.promised[chunk]
+                follower.mean_s = max(follower.mean_s, now_s - follower.promised.pop(chunk))
                 follower.took |= 1 << chunk
                 self._promised &= ~(1 << chunk)
         wanted = 0
@@ -177,15 +204,20 @@ class Offers:
         if len(self._followers) < 2 or not free:
             return
         # Those that take long fill no link: others are promised chunks beside them.
-        slow_s = SLOW_FACTOR * self._took_s if self._took_s is not None else inf
+        late_s = LATE_FACTOR * self._took_s if self._took_s is not None else inf
         awaited = sum(
-            now_s < at_s + slow_s for f in self._followers.values() for at_s in f.promised.values()
+            now_s < at_s + late_s for f in self._followers.values() for at_s in f.promised.values()
         )
-        # What slow ones are given first would come late to all others, who have it from them.
-        everyone = list(self._followers.values())
-        quick = [f for f in everyone if f.longest_s(now_s) < slow_s] or everyone
+        slow_s = self._slow_s()
+        left_s = free.bit_count() * (self._between_s or 0.0)
+        # What a slow one is given alone comes late to all others, who have it from there.
+        takers = [
+            (longest_s >= slow_s, follower)
+            for follower in self._followers.values()
+            if (longest_s := follower.longest_s(now_s)) < slow_s or SLOW_AHEAD * longest_s < left_s
+        ] or [(True, follower) for follower in self._followers.values()]
         while free and awaited < self._promises_max:
-            for follower in sorted(quick, key=_turn):
+            for _, follower in sorted(takers, key=_turn):
                 wanted = free & ~follower.had & ~follower.took
                 if wanted and len(follower.promised) < AHEAD_MAX:
                     break
@@ -198,6 +230,16 @@ class Offers:
             free &= ~lowest
             awaited += 1
 
+    def _slow_s(self) -> float:
+        """Who takes so long is slow."""
+        means_s = sorted(f.mean_s for f in self._followers.values() if f.mean_s)
+        return SLOW_FACTOR * means_s[(len(means_s) - 1) // 2] if means_s else inf
 
-def _turn(follower: _Follower) -> tuple[int, float]:
-    return len(follower.promised), follower.waited_s
+
+def _turn(taker: tuple[bool, _Follower]) -> tuple[bool, int, float]:
+    slow, follower = taker
+    return slow, len(follower.promised), follower.waited_s
+
+
+def _smoothed(mean_s: float | None, newest_s: float) -> float:
+    return newest_s if mean_s is None else mean_s + _SMOOTHING * (newest_s - mean_s)

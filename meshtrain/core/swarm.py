@@ -130,7 +130,7 @@ class Swarm:
         if self._requests.count or now_s < self._stalls_at_s():
             return SwarmState.RUNNING
         awaited = any(
-            p.following and not p.answered and now_s < self._awaited_until_s(p)
+            p.following and not p.answered and now_s < p.awaited_until_s(self._limits)
             for p in self._peers.values()
         )
         return SwarmState.RUNNING if awaited else SwarmState.STUCK
@@ -161,7 +161,11 @@ class Swarm:
             if peer.state is not PeerState.LIVE or now_s < peer.rest_until_s:
                 continue
             told_enough = peer.following and not peer.more
-            if not told_enough and now_s >= peer.follow_at_s and self._to_follow(peer):
+            if (
+                not told_enough
+                and now_s >= self._follow_at_s(peer)
+                and peer.may_tell_more(self._missing)
+            ):
                 to_follow.append(peer)
             if peer.have & fresh and self._requests.wants_more(peer):
                 idle.append(peer)
@@ -211,7 +215,7 @@ class Swarm:
         teller.answered = True
         teller.more = teller.sparing = more
         if more:
-            teller.follow_at_s = max(teller.follow_at_s, now_s + self._limits.anew_s)
+            teller.anew_at_s = now_s + self._limits.anew_s
         have &= self._all
         if have & self._missing & ~teller.have:
             self._progress_s = now_s
@@ -280,6 +284,9 @@ class Swarm:
             self._give_up(failing)
             return
         self._rest(failing, failing.failures, now_s)
+        for other in self._peers.values():
+            # What it can't give any more, another may show.
+            other.anew_at_s = min(other.anew_at_s, now_s)
 
     def busy(self, peer: str, chunk: int | None, reason: str, now_s: float) -> None:
         """A peer asked for patience."""
@@ -362,7 +369,12 @@ class Swarm:
         return self._start + lowest(later) if later else lowest(rarest)
 
     def _withheld_from_last_resort(self, now_s: float) -> Bits:
-        ordinary = [p for p in self._peers.values() if not p.last_resort and p.askable(now_s)]
+        # One that failed may never give what it showed.
+        ordinary = [
+            p
+            for p in self._peers.values()
+            if not p.last_resort and not p.failures and p.askable(now_s)
+        ]
         patience_s = self._limits.last_resort_after_s
         if any(not p.answered and now_s < p.added_s + patience_s for p in ordinary):
             return self._all
@@ -374,13 +386,14 @@ class Swarm:
             held |= peer.have
         return held
 
-    def _to_follow(self, peer: Peer) -> bool:
-        """Whether a peer may have more to tell than it did."""
-        if peer.state is not PeerState.LIVE or not self._missing & ~peer.have:
-            return False
-        if not peer.following:
-            return True
-        return peer.answered and peer.more and not peer.in_flight and not peer.have & self._missing
+    def _follow_at_s(self, peer: Peer) -> float:
+        """When a peer may be followed, or followed anew."""
+        anew_s = min(peer.anew_at_s, self._starves_at_s()) if peer.more else 0.0
+        return max(peer.follow_at_s, anew_s)
+
+    def _starves_at_s(self) -> float:
+        nears_its_end = self._missing.bit_count() * 2 < self._all.bit_count()
+        return self._progress_s + self._limits.starved_s if nears_its_end else inf
 
     def _moments(self, now_s: float) -> Iterator[float]:
         if self._peers_changed:
@@ -395,6 +408,8 @@ class Swarm:
                 break
         if self._has_last_resort:
             yield self._progress_s + self._limits.last_resort_after_s
+        if any(p.more for p in self._peers.values()):
+            yield self._starves_at_s()
         yield self._stalls_at_s()
 
     def _moments_of_peers(self) -> Iterator[float]:
@@ -402,14 +417,12 @@ class Swarm:
             if peer.state is not PeerState.LIVE:
                 continue
             yield peer.rest_until_s
-            if peer.more or self._to_follow(peer):
+            if peer.more or peer.may_tell_more(self._missing):
                 yield max(peer.follow_at_s, peer.rest_until_s)
+                yield max(peer.follow_at_s, peer.anew_at_s)
             if not peer.answered:
                 yield peer.added_s + self._limits.last_resort_after_s
-                yield self._awaited_until_s(peer)
-
-    def _awaited_until_s(self, peer: Peer) -> float:
-        return peer.follow_at_s - self._limits.refollow_s + self._limits.stall_s
+                yield peer.awaited_until_s(self._limits)
 
     def _stalls_at_s(self) -> float:
         return self._progress_s + self._limits.stall_s

@@ -37,6 +37,9 @@ class SwarmLimits(msgspec.Struct, frozen=True):
     """The time between two beginnings to follow a peer."""
     anew_s: float = 2.0
     """How long who shows a part may show nothing more before it is followed anew."""
+    starved_s: float = 0.25
+    """The same for a fetch that has more than half, and gets nothing more: it lacks what few have,
+    and whoever was given it may be slow to pass it on."""
     pipeline_s: float = 0.2
     """What a peer that has room is asked for in advance, in time."""
     endgame_factor: float = 3.0
@@ -90,6 +93,9 @@ class Peer:
     last_resort: bool
     added_s: float
     follow_at_s: float
+    """Not before that is it followed, or followed anew."""
+    anew_at_s: float = 0.0
+    """Then it is, where it shows nothing that is missing."""
     have: Bits = 0
     answered: bool = False
     """Whether it has said what it holds."""
@@ -114,6 +120,18 @@ class Peer:
     def askable(self, now_s: float) -> bool:
         """Whether it may be asked for something now."""
         return self.state is PeerState.LIVE and now_s >= self.rest_until_s
+
+    def may_tell_more(self, missing: Bits) -> bool:
+        """Whether it may hold more of what is missing than it has told."""
+        if self.state is not PeerState.LIVE or not missing & ~self.have:
+            return False
+        if not self.following:
+            return True
+        return self.answered and self.more and not self.in_flight and not self.have & missing
+
+    def awaited_until_s(self, limits: SwarmLimits) -> float:
+        """How long its first word is waited for."""
+        return self.follow_at_s - limits.refollow_s + limits.stall_s
 
 
 def reason_of(peer: Peer, missing: Bits) -> str:

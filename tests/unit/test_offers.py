@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshtrain.core.offers import (
     AHEAD_MAX,
     ALL_AFTER_S,
+    PASSING_ON_S,
     PATIENCE_FACTOR,
     PATIENCE_FIRST_S,
     PATIENCE_MIN_S,
@@ -304,3 +305,65 @@ def test_who_is_slow_is_promised_nothing_while_others_can_be() -> None:
     offers.join("d", 0, now_s)
     offers.expire(now_s + 1.0)
     assert offers.shown("slow") | offers.shown("d"), "d is quick, as far as is known"
+
+
+def with_a_slow_one(chunk_count: int) -> tuple[Offers, float]:
+    """Two took a chunk each 0.1 s, and one took its first only now, after 2 s."""
+    offers = Offers(chunk_count, promises_max=8)
+    for name in ("slow", "b", "c"):
+        offers.join(name, 0, 0.0)
+    its_own = numbers(promised(offers, "slow"))
+    now_s = 0.0
+    for _ in range(20):
+        now_s += 0.1
+        for name in ("b", "c"):
+            offers.gave(name, first(promised(offers, name)), now_s)
+    for chunk in its_own:
+        offers.gave("slow", chunk, now_s)
+    return offers, now_s
+
+
+def test_a_slow_one_is_promised_something_while_there_is_time_to_have_it_from_there() -> None:
+    offers, _ = with_a_slow_one(1000)
+    assert promised(offers, "slow").bit_count() == AHEAD_MAX
+    offers, _ = with_a_slow_one(100)
+    assert not promised(offers, "slow")
+
+
+def test_a_slow_one_that_comes_anew_is_known_as_slow() -> None:
+    offers, now_s = with_a_slow_one(100)
+    offers.join("slow", offers.shown("slow"), now_s)
+    assert not offers.shown("slow")
+    offers.join("new", 0, now_s)
+    assert offers.shown("new").bit_count() == AHEAD_MAX, "of whom nothing is known is not"
+
+
+def test_who_kept_no_promise_at_all_is_slow() -> None:
+    offers = Offers(200, promises_max=8)
+    for name in ("stuck", "b", "c"):
+        offers.join(name, 0, 0.0)
+    now_s = 0.0
+    while now_s < PATIENCE_MIN_S:
+        now_s += 0.1
+        for name in ("b", "c"):
+            offers.gave(name, first(promised(offers, name)), now_s)
+    offers.expire(now_s)
+    assert not promised(offers, "stuck")
+
+
+def test_what_is_not_passed_on_is_promised_to_one_who_comes_anew_and_lacks_it() -> None:
+    offers = offers_to("a", "b", chunk_count=4)
+    now_s = 0.0
+    while offers.open:
+        now_s += 0.1
+        for name in ("a", "b"):
+            if waiting := promised(offers, name):
+                offers.gave(name, first(waiting), now_s)
+                if not offers.open:
+                    break
+    of_a = offers.shown("a")
+    lost = first(of_a)
+    offers.join("b", ALL_8 & 0b1111 & ~bits(lost), now_s + PASSING_ON_S - 0.5)
+    assert not offers.shown("b"), "it may be on its way"
+    offers.join("b", ALL_8 & 0b1111 & ~bits(lost), now_s + PASSING_ON_S + 0.5)
+    assert offers.shown("b") == bits(lost)

@@ -491,3 +491,51 @@ def test_a_fast_peer_is_asked_for_rows_and_again_when_half_of_one_came() -> None
     swarm.arrived("a", 4, now_s + 1.0)
     swarm.arrived("a", 5, now_s + 2.0)
     assert chunks_asked(swarm, now_s + 2.0) == set()
+
+
+def test_when_one_fails_another_that_shows_a_part_is_followed_anew_at_once() -> None:
+    swarm = Swarm(8, limits=msgspec.structs.replace(LIMITS, anew_s=100.0))
+    swarm.add_peer("a", 0.0)
+    swarm.add_peer("master", 0.0, last_resort=True)
+    swarm.next_asks(0.0)
+    swarm.told_have("a", bits(0), 0.0, more=True)
+    swarm.told_have("master", bits(0), 0.0, more=True)
+    assert chunks_asked(swarm, 0.0) == {("a", 0)}
+    swarm.arrived("a", 0, 1.0)
+    assert swarm.next_asks(1.0) == []
+    swarm.failed("a", None, "it was killed", 1.5)
+    assert swarm.next_asks(1.5) == [Follow("master")]
+    swarm.told_have("master", bits(0, 3), 1.6, more=True)
+    assert chunks_asked(swarm, 1.6) == {("master", 3)}
+
+
+def test_what_one_that_fails_had_shown_is_not_kept_from_the_last_resort() -> None:
+    """Not while it rests, and not when it may be asked again: it may never give it."""
+    swarm = swarm_of(1, a=bits(0), master=bits(0))
+    assert chunks_asked(swarm) == {("a", 0)}
+    swarm.failed("a", 0, "refused", 0.0)
+    asked = chunks_asked(swarm, LIMITS.backoff_s)
+    assert asked <= {("a", 0), ("master", 0)}
+    assert asked
+    swarm.failed("a", 0, "refused", 1.1)
+    assert ("master", 0) in asked | chunks_asked(swarm, 1.2)
+
+
+@pytest.mark.parametrize(("here", "waits_s"), [(5, 0.25), (3, 9.0)])
+def test_who_has_most_and_gets_nothing_more_follows_anew_soon(here: int, waits_s: float) -> None:
+    limits = msgspec.structs.replace(LIMITS, anew_s=10.0, starved_s=0.25)
+    swarm = Swarm(8, limits=limits)
+    swarm.add_peer("a", 0.0)
+    swarm.next_asks(0.0)
+    swarm.told_have("a", bits(*range(here)), 0.0, more=True)
+    now_s = 0.0
+    for _ in range(here):
+        for _, chunk in chunks_asked(swarm, now_s):
+            swarm.arrived("a", chunk, 1.0)
+        now_s = 1.0
+    assert swarm.missing.bit_count() == 8 - here
+    assert swarm.next_asks(1.0) == []
+    due_s = swarm.wake_at_s(1.0)
+    assert due_s == pytest.approx(1.0 + waits_s)
+    assert swarm.next_asks(due_s - 0.01) == []
+    assert swarm.next_asks(due_s) == [Follow("a")]
