@@ -1,7 +1,8 @@
 """Stores of earlier versions, as the code of those versions left them, under today's code.
 
 stores/vN.db.gz is a store file of schema N, stores/vN.json what its own code
-read from it, and stores/make_vN.py what made both.
+read from it. stores/make_store.py makes both, of the schema of the code it runs
+with: it says how, for when the next migration comes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import runpy
 import signal
 import sqlite3
 from pathlib import Path
@@ -44,14 +46,14 @@ class Told(msgspec.Struct, frozen=True):
     streams: tuple[StreamSize, ...]
 
 
-def told_by(version: int) -> Told:
-    return msgspec.json.decode((STORES / f"v{version}.json").read_bytes(), type=Told)
+def told_by(version: int, stores: Path = STORES) -> Told:
+    return msgspec.json.decode((stores / f"v{version}.json").read_bytes(), type=Told)
 
 
-def put_store(folder: Path, version: int) -> Path:
+def put_store(folder: Path, version: int, stores: Path = STORES) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "jobs.db"
-    path.write_bytes(gzip.decompress((STORES / f"v{version}.db.gz").read_bytes()))
+    path.write_bytes(gzip.decompress((stores / f"v{version}.db.gz").read_bytes()))
     return path
 
 
@@ -210,4 +212,21 @@ def test_a_full_disk_in_an_update_is_told_as_such(tmp_path: Path) -> None:
 def test_each_earlier_version_has_its_store() -> None:
     kept = {path.name for path in STORES.iterdir()}
     for version in EARLIER:
-        assert {f"v{version}.db.gz", f"v{version}.json", f"make_v{version}.py"} <= kept
+        assert {f"v{version}.db.gz", f"v{version}.json"} <= kept
+
+
+def test_the_store_of_today_can_be_made_for_the_next_migration(tmp_path: Path) -> None:
+    runpy.run_path(str(STORES / "make_store.py"))["main"](tmp_path)
+    path = put_store(tmp_path / "state", TODAY, tmp_path)
+    told = told_by(TODAY, tmp_path)
+    assert {job.state for job in told.loaded.jobs} == set(JobState), "one in every state"
+    assert dump(path)[0] == f"version {TODAY}"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        for (table,) in tables.fetchall():
+            row = connection.execute(f"SELECT 1 FROM {table}").fetchone()
+            assert row is not None, f"make_store.py saves nothing in {table}"
+    store = SqliteStore(path.parent)
+    assert store.load() == told.loaded
+    assert store.all_stream_sizes() == told.streams
+    store.close()

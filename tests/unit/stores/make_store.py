@@ -1,13 +1,18 @@
-"""Made v1.db.gz and v1.json: a store of schema 1 with a record in every state, and what it holds.
+"""Makes vN.db.gz and vN.json: a store of today's schema N with a record of every kind, and what
+this code reads from it.
 
-It ran with the code that had schema 1, and is kept so that the next one can be
-made alike. Run from that code's root: python make_v1.py FOLDER
+A migration is tested on a store that the code before it wrote. So, before you add one, run this
+with the code as it stands, and commit both files together with the migration:
+
+    python tests/unit/stores/make_store.py
+
+Then let `main` save what the migration adds: a test runs it, and asks for a row in every table.
+The stores of earlier schemas were made by this script as it was then; they are never made anew.
 """
 
 from __future__ import annotations
 
 import gzip
-import sys
 import tempfile
 from pathlib import Path
 
@@ -29,6 +34,7 @@ from meshtrain.core.job import (
     Sweep,
     attempt_id_of,
 )
+from meshtrain.core.named_input import NamedInput
 from meshtrain.spec.jobs import (
     BaseSpec,
     CommandWork,
@@ -38,7 +44,8 @@ from meshtrain.spec.jobs import (
     ResultsSpec,
     TrainingWork,
 )
-from meshtrain.store.base import Receipt
+from meshtrain.store.base import ArchiveEntry, ArchiveState
+from meshtrain.store.migrate import known_migrations
 from meshtrain.store.sqlite import SqliteStore
 
 WALL_S = 1.75e9
@@ -74,6 +81,9 @@ def a_job(number: int, state: JobState) -> Job:
         metrics={"accuracy": 0.5} if state is JobState.SUCCEEDED else {},
         submitted_wall_s=WALL_S,
         ended_wall_s=WALL_S + 9 if state.is_terminal else None,
+        alone=state is JobState.RUNNING,
+        checkpoint="c" * 32 if state is JobState.RUNNING else None,
+        checkpoint_safe="d" * 32 if state is JobState.RUNNING else None,
     )
 
 
@@ -93,6 +103,7 @@ def an_attempt(job: Job, counter: int, state: AttemptState) -> Attempt:
         ended_wall_s=WALL_S + 9 if ended else None,
         failure=OUT_OF_MEMORY if state is AttemptState.FAILED else None,
         artifact_id="b" * 32 if state is AttemptState.SUCCEEDED else None,
+        resumed_from="d" * 32 if state is AttemptState.LIVE else None,
     )
 
 
@@ -151,12 +162,19 @@ def main(folder: Path) -> None:
                 *(fx.AddAttempt(attempt) for attempt in attempts),
                 *(fx.SaveBase(base) for base in bases),
                 fx.SaveDrained("node-7", True),
+                fx.SaveGpuFaults("node-1", 1, 3, True),
+                fx.SavePin("r0", "node-1", True),
+                fx.AddInput(NamedInput("pascal5i", 1, "e" * 32, 1 << 30, 12, "alice", WALL_S)),
             ]
         )
         for number, attempt in enumerate(attempts):
             for stream in ("log", "metrics"):
                 store.set_stream_size(attempt.attempt_id, attempt.job_id, stream, number * 100)
-        store.add_receipt(Receipt("c" * 32, "s0", "sweep.yaml", WALL_S))
+        store.mark_archive("s3://lab/mesh", "word")
+        entries = [
+            ArchiveEntry(f"results/s/{state}", "b" * 32, "j1", state, 10) for state in ArchiveState
+        ]
+        store.save_archived("s3://lab/mesh", entries)
         store.commit()
         told = {
             "loaded": store.load(),
@@ -165,9 +183,12 @@ def main(folder: Path) -> None:
         }
         store.close()
         content = (Path(home) / "jobs.db").read_bytes()
-    (folder / "v1.db.gz").write_bytes(gzip.compress(content, mtime=0))
-    (folder / "v1.json").write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+    version = known_migrations()[-1].version
+    (folder / f"v{version}.db.gz").write_bytes(gzip.compress(content, mtime=0))
+    (folder / f"v{version}.json").write_bytes(
+        msgspec.json.format(msgspec.json.encode(told)) + b"\n"
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(__file__).parent)
