@@ -50,22 +50,22 @@ class Cut(NamedTuple):
 
 
 def every_4_mib(file: BinaryIO, size_bytes: int) -> Pieces:
-    return cutting.even_pieces(file, size_bytes, "model", 4 * MIB)
+    return _even(file, size_bytes, 4 * MIB)
 
 
 def content_alone(file: BinaryIO, size_bytes: int) -> Pieces:
-    return _window(file, size_bytes).cut(size_bytes)
+    return cutting._Window(file, size_bytes, "model").cut(size_bytes)
 
 
 def whole_tensors(file: BinaryIO, size_bytes: int) -> Pieces:
     for begin, end in _tensors(file, size_bytes):
-        yield _window(file, end - begin).take(end - begin)
+        yield from _even(file, end - begin, end - begin)
 
 
 def even_tensors(file: BinaryIO, size_bytes: int) -> Pieces:
     for span in cutting._spans(file, size_bytes):
         step = MIB if span.split else span.end - span.begin
-        yield from cutting.even_pieces(file, span.end - span.begin, "model", step)
+        yield from _even(file, span.end - span.begin, step)
 
 
 def ours(file: BinaryIO, size_bytes: int) -> Pieces:
@@ -81,8 +81,16 @@ WAYS: dict[str, Callable[[BinaryIO, int], Pieces]] = {
 }
 
 
-def _window(file: BinaryIO, size_bytes: int) -> Any:
-    return cutting._Window(file, size_bytes, "model")
+def _even(file: BinaryIO, size_bytes: int, step_bytes: int) -> Pieces:
+    """The next `size_bytes`, cut at every `step_bytes`."""
+    if not size_bytes:
+        return
+    buffer = memoryview(bytearray(min(size_bytes, step_bytes)))
+    for begin in range(0, size_bytes, step_bytes):
+        piece = buffer[: size_bytes - begin]
+        count = file.readinto(piece)  # type: ignore[attr-defined]
+        assert count == len(piece), "nobody writes to the file meanwhile"
+        yield piece
 
 
 def _tensors(file: BinaryIO, size_bytes: int) -> Iterator[tuple[int, int]]:

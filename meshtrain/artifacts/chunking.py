@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from meshtrain.artifacts.cutting import PIECE_BYTES_TARGET, content_pieces, even_pieces
+from meshtrain.artifacts.cutting import content_pieces
 from meshtrain.artifacts.failures import disk_errors
 from meshtrain.core.manifest import (
     DEPTH_MAX,
@@ -22,15 +22,6 @@ from meshtrain.core.manifest import (
     check_manifest,
 )
 from meshtrain.errors import ArtifactError
-
-CHUNK_SIZE_BYTES = PIECE_BYTES_TARGET
-"""About 512 KiB. A chunk can be passed on once it is whole, and at the end of a fetch the last
-ones are waited for: with 1 MiB a file of 128 MiB reaches eight hosts in 1.22 times what one link
-needs for it, with 512 KiB in 1.17. Less would cost more than it gives: each is asked for, signed
-for and verified, which takes about a millisecond of both sides.
-
-Cuts by content are defined for this size alone: with any other one files are cut evenly, which
-tests of small files and of the largest chunks do."""
 
 
 def build_manifest(folder: Path) -> Manifest:
@@ -120,7 +111,7 @@ def _hash(relpath: str, file: BinaryIO, found: os.stat_result) -> FileEntry:
     whole = xxhash.xxh3_128()
     chunks: list[Chunk] = []
     offset = 0
-    for view in _pieces(relpath, file, found.st_size):
+    for view in content_pieces(file, found.st_size, relpath):
         chunks.append(Chunk(offset, len(view), xxhash.xxh3_128_hexdigest(view)))
         offset += len(view)
         if len(view) < found.st_size:
@@ -128,9 +119,3 @@ def _hash(relpath: str, file: BinaryIO, found: os.stat_result) -> FileEntry:
     digest = chunks[0].digest if len(chunks) == 1 else whole.hexdigest()
     executable = bool(found.st_mode & stat.S_IXUSR)
     return FileEntry(relpath, found.st_size, executable, digest, tuple(chunks))
-
-
-def _pieces(relpath: str, file: BinaryIO, size_bytes: int) -> Iterator[memoryview]:
-    if CHUNK_SIZE_BYTES == PIECE_BYTES_TARGET:
-        return content_pieces(file, size_bytes, relpath)
-    return even_pieces(file, size_bytes, relpath, CHUNK_SIZE_BYTES)

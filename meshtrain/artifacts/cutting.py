@@ -34,12 +34,17 @@ from meshtrain.errors import ArtifactError
 ONE_CHUNK_BYTES = 512 << 10
 PIECE_BYTES_MIN = 128 << 10
 PIECE_BYTES_TARGET = 512 << 10
+"""A chunk can be passed on once it is whole, and at the end of a fetch the last ones are waited
+for: with 1 MiB a file of 128 MiB reaches eight hosts in 1.22 times what one link needs for it,
+with 512 KiB in 1.17. Less would cost more than it gives: each is asked for, signed for and
+verified, which takes about a millisecond of both sides."""
 PIECE_BYTES_MAX = 2 << 20
 _NORMALIZED: Final = 3
 """How strongly sizes are pulled to the target, the strongest: 19 of 20 chunks of random bytes have
 0.3 MiB or more, 19 of 20 have 0.7 MiB or less, so that no long one is waited for at the end of a
 fetch. Bytes put in cost no more new chunks than with the paper's 2: about one."""
 _WINDOW_BYTES = 2 * PIECE_BYTES_MAX
+"""Twice the largest chunk; the spans that `tensor_cuts` leaves whole are no larger."""
 
 
 def content_pieces(file: BinaryIO, size_bytes: int, name: str) -> Iterator[memoryview]:
@@ -63,15 +68,6 @@ def content_pieces(file: BinaryIO, size_bytes: int, name: str) -> Iterator[memor
             yield from window.cut(span.end - span.begin)
         else:
             yield window.take(span.end - span.begin)
-
-
-def even_pieces(
-    file: BinaryIO, size_bytes: int, name: str, piece_bytes: int
-) -> Iterator[memoryview]:
-    """The chunks of a file that is cut at every `piece_bytes`; otherwise as `content_pieces`."""
-    window = _Window(file, size_bytes, name)
-    for begin in range(0, size_bytes, piece_bytes):
-        yield window.take(min(piece_bytes, size_bytes - begin))
 
 
 def _spans(file: BinaryIO, size_bytes: int) -> list[Span]:
@@ -133,8 +129,6 @@ class _Window:
         """Reads until so many bytes are in the window, and then all that fits."""
         if self._end - self._begin >= size_bytes:
             return
-        if len(self._buffer) < size_bytes:
-            self._grow(size_bytes)
         view = memoryview(self._buffer)
         kept = self._end - self._begin
         view[:kept] = view[self._begin : self._end]
@@ -149,8 +143,3 @@ class _Window:
                 )
             self._end += count
             self._left_bytes -= count
-
-    def _grow(self, size_bytes: int) -> None:
-        larger = bytearray(size_bytes)
-        larger[: self._end] = self._buffer[: self._end]
-        self._buffer = larger

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pyfastcdc.py
 import pytest
+from even_chunks import cut_evenly
 from tensor_files import Tensors, retrained, save, transformer, with_rows
 
-from meshtrain.artifacts import chunking, cutting
+from meshtrain.artifacts import cutting
 from meshtrain.artifacts.chunking import build_manifest
+from meshtrain.core import tensor_cuts
 from meshtrain.core.manifest import CHUNK_BYTES_MAX, FileEntry, digest_of
 from meshtrain.errors import ArtifactError
 
@@ -92,13 +94,24 @@ def test_the_digest_of_a_file_is_the_same_however_it_is_cut(
 ) -> None:
     data = noise(3 * MIB)
     by_content = cut_bytes(tmp_path / "a", data)
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", 100_000)
+    cut_evenly(monkeypatch, 100_000)
     evenly = cut_bytes(tmp_path / "b", data)
     assert by_content.chunks != evenly.chunks
     assert by_content.digest == evenly.digest == digest_of(data)
 
 
 # --- limits ----------------------------------------------------------------------------------
+
+
+def test_chunks_are_half_a_mebibyte() -> None:
+    assert cutting.PIECE_BYTES_TARGET == 1 << 19
+
+
+def test_what_is_taken_at_once_fits_into_the_window() -> None:
+    whole = (tensor_cuts.HEADER_PIECE_BYTES, tensor_cuts.WHOLE_BYTES_MAX)
+    grouped = (tensor_cuts.GROUP_BYTES_MAX, tensor_cuts.SMALL_BYTES)
+    by_content = (cutting.ONE_CHUNK_BYTES, cutting.PIECE_BYTES_MAX)
+    assert max(*whole, *grouped, *by_content) * 2 <= cutting._WINDOW_BYTES
 
 
 @pytest.mark.parametrize(("size_bytes", "chunks"), [(0, 0), (1, 1), (512 * KIB, 1)])

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from even_chunks import cut_evenly
 
 from meshtrain.artifacts import asks, chunking, partial
 from meshtrain.artifacts.failures import DiskFullError
@@ -87,7 +88,7 @@ Mesh = Callable[..., Awaitable[Node]]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
     # Each chunk by a request of its own, so that they can be counted and held back.
     monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from even_chunks import cut_evenly
 from member_keys import (
     IMPOSTOR,
     MASTER,
@@ -25,7 +26,7 @@ from member_keys import (
 )
 from yarl import URL
 
-from meshtrain.artifacts import bodies, chunking
+from meshtrain.artifacts import bodies
 from meshtrain.artifacts import server as serving
 from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.files import ArtifactStore
@@ -157,7 +158,7 @@ def encrypt() -> bool:
 async def host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypt: bool
 ) -> AsyncIterator[Host]:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
     for name, content in (("held", HELD), ("new", NEW)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "w").write_bytes(content)
@@ -317,7 +318,7 @@ async def test_p10_a_member_that_is_revoked_midway_gets_no_more(
     size_bytes = 4 << 20
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "w").write_bytes(bytes(size_bytes))
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", 1 << 20)
+    cut_evenly(monkeypatch, 1 << 20)
     monkeypatch.setattr(bodies, "_TLS_PIECE_BYTES", 64 << 10)
     host.names["held"] = artifact_id(
         await asyncio.to_thread(host.store.add_tree, tmp_path / "large")

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from even_chunks import cut_evenly
 
-from meshtrain.artifacts import asks, chunking
+from meshtrain.artifacts import asks
 from meshtrain.artifacts.fetch import Fetcher, Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.holder import HttpTimeouts
@@ -264,7 +265,7 @@ Stage = Callable[..., Awaitable[Scene]]
 
 @pytest.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
     # Each chunk by a request of its own, so that they can be counted and held back.
     monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
     (tmp_path / "tree").mkdir()

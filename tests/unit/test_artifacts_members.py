@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from even_chunks import cut_evenly
 from member_keys import (
     ALL,
     MASTER,
@@ -70,7 +71,7 @@ Start = Callable[..., Awaitable[Host]]
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
     # Each chunk by a request of its own, so that they can be counted and held back.
     monkeypatch.setattr(asks, "REQUEST_BYTES_MAX", CHUNK)
     folder = tmp_path / "tree"

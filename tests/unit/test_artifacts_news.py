@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from even_chunks import cut_evenly
 from member_keys import NODE, OTHER_NODE, revoke, roll, security
 
 from meshtrain.artifacts import chunking, news
@@ -51,7 +52,7 @@ ALL = (1 << CHUNKS) - 1
 
 @pytest.fixture(autouse=True)
 def small_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
     monkeypatch.setattr(news, "_EXPIRE_S", 0.005)
     monkeypatch.setattr(offers, "ALL_AFTER_S", 0.0)
 

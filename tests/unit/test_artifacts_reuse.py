@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from even_chunks import cut_evenly
 from tensor_files import save, transformer, with_rows
 
-from meshtrain.artifacts import chunking, partial
+from meshtrain.artifacts import partial
 from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.fetch import Fetcher, Source
@@ -43,7 +44,7 @@ def index(store: ArtifactStore) -> ChunkIndex:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from even_chunks import cut_evenly
 from multidict import CIMultiDictProxy
 
-from meshtrain.artifacts import chunking
 from meshtrain.artifacts.bodies import BodyLimits
 from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.files import ArtifactStore
@@ -34,7 +34,7 @@ UNKNOWN = "0" * 32
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
 
 
 @dataclass
@@ -115,7 +115,7 @@ async def test_a_large_file_goes_through_whole(
     content = os.urandom(3 << 20)
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "file").write_bytes(content)
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", 1 << 20)
+    cut_evenly(monkeypatch, 1 << 20)
     name = artifact_id(host.store.add_tree(tmp_path / "large"))
     assert await host.get(f"{name}/files/0") == (200, content)
     assert await host.get(f"{name}/files/0", "bytes=1048576-2097151") == (
@@ -201,7 +201,7 @@ async def test_a_peer_that_takes_nothing_is_cut_off(
     # Sparse, and more than all buffers between the two can take.
     with (tmp_path / "tree" / "file").open("wb") as file:
         file.truncate(size_bytes)
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", 16 << 20)
+    cut_evenly(monkeypatch, 16 << 20)
     store = ArtifactStore(tmp_path / "store")
     name = artifact_id(store.add_tree(tmp_path / "tree"))
     ended = asyncio.Event()

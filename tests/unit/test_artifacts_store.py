@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from even_chunks import cut_evenly
 
 from meshtrain.artifacts import chunking, disk, partial
-from meshtrain.artifacts.chunking import CHUNK_SIZE_BYTES, build_manifest
+from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.failures import (
     ChunkNotHereError,
     DiskFullError,
@@ -31,7 +32,7 @@ CHUNK = 16
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "CHUNK_SIZE_BYTES", CHUNK)
+    cut_evenly(monkeypatch, CHUNK)
 
 
 @pytest.fixture
@@ -87,10 +88,6 @@ def test_the_manifest_of_a_folder_lists_its_files_in_order(tree: Path) -> None:
     assert weights.digest == digest_of(bytes(range(50)))
     assert [chunk.size_bytes for chunk in weights.chunks] == [16, 16, 16, 2]
     assert weights.chunks[1].digest == digest_of(bytes(range(16, 32)))
-
-
-def test_chunks_are_half_a_mebibyte() -> None:
-    assert CHUNK_SIZE_BYTES == 1 << 19
 
 
 def test_links_and_pipes_are_refused_with_their_path(tree: Path) -> None:
