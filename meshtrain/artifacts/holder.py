@@ -141,15 +141,6 @@ class Holder:
         async with self._request("GET", "manifest") as answer:
             return await answer.read(MANIFEST_BYTES_MAX)
 
-    async def have(self, chunk_count: int) -> Bits:
-        """Which chunks the peer says it holds."""
-        size_bytes = (chunk_count + 7) // 8
-        async with self._request("GET", "have") as answer:
-            data = await answer.read(size_bytes)
-        if len(data) != size_bytes:
-            raise HolderError(f"its bitmap has {len(data)} bytes, not {size_bytes}")
-        return bits_from_bytes(data)
-
     async def news(self, have: bytes) -> AsyncIterator[Frame]:
         """What the peer shows, and what more, until it has no more to tell.
 
@@ -218,6 +209,15 @@ class Holder:
         """Begins an upload."""
         async with self._request("PUT", "manifest", data=data):
             pass
+
+    async def have(self, chunk_count: int) -> Bits:
+        """Which chunks of an upload needn't be put, since the peer has them."""
+        size_bytes = (chunk_count + 7) // 8
+        async with self._request("GET", "have") as answer:
+            data = await answer.read(size_bytes)
+        if len(data) != size_bytes:
+            raise HolderError(f"its bitmap has {len(data)} bytes, not {size_bytes}")
+        return bits_from_bytes(data)
 
     async def put_chunk(self, file_index: int, chunk_index: int, data: bytes) -> None:
         """Sends one chunk."""

@@ -17,6 +17,7 @@ from meshtrain.artifacts.partial import Partial
 from meshtrain.core.manifest import Manifest
 
 FILES_KEPT_MAX = 64
+MANIFESTS_KEPT_MAX = 64
 KEPT_S = 2.0
 """After so long it is looked up anew; so long a removed artifact may keep its room."""
 
@@ -67,6 +68,8 @@ class OpenFiles:
         if manifest is None:
             manifest = await self._in_thread(self._store.manifest, artifact_id)
             self._manifests[artifact_id] = manifest
+            while len(self._manifests) > MANIFESTS_KEPT_MAX:
+                del self._manifests[next(iter(self._manifests))]
             self._sweep_later()
         return manifest
 

@@ -1,10 +1,10 @@
 """Serves a host's artifacts to its peers, over HTTP, and takes uploads where that is allowed.
 
     GET  /v1/artifacts/{id}/manifest                 canonical bytes
-    GET  /v1/artifacts/{id}/have                     the bitmap of the chunks that are here
     POST /v1/artifacts/{id}/news                     which chunks may be asked for, as they come
     GET  /v1/artifacts/{id}/files/{file}             a file, or one Range of it
     PUT  /v1/artifacts/{id}/manifest                 begins an upload
+    GET  /v1/artifacts/{id}/have                     the bitmap of the chunks that needn't be put
     PUT  /v1/artifacts/{id}/chunks/{file}/{chunk}    one chunk of it
     POST /v1/artifacts/{id}/commit                   ends it
 
@@ -44,12 +44,9 @@ from meshtrain.core.manifest import (
     CHUNK_BYTES_MAX,
     CHUNKS_MAX,
     MANIFEST_BYTES_MAX,
-    ChunkNumbers,
-    Manifest,
     canonical_bytes,
     is_digest,
 )
-from meshtrain.core.swarm import Bits, bits_to_bytes
 from meshtrain.core.token_bucket import TokenBucket
 from meshtrain.errors import ArtifactError
 from meshtrain.security.loopback import require_loopback
@@ -99,7 +96,6 @@ class ArtifactServer:
         upload_limits: UploadLimits | None = None,
         sent_bytes_per_s_max: int | None = None,
     ) -> None:
-        self._store = store
         self._host = host
         self._port = port
         self._security = security
@@ -168,11 +164,11 @@ class ArtifactServer:
     def _add_routes(self, accept_uploads: bool) -> None:
         routes = self.app.router
         routes.add_get("/v1/artifacts/{id}/manifest", self._get_manifest)
-        routes.add_get("/v1/artifacts/{id}/have", self._get_have)
         routes.add_post("/v1/artifacts/{id}/news", self._post_news)
         routes.add_get("/v1/artifacts/{id}/files/{file}", self._get_file)
         if accept_uploads:
             routes.add_put("/v1/artifacts/{id}/manifest", self._put_manifest)
+            routes.add_get("/v1/artifacts/{id}/have", self._get_have)
             routes.add_put("/v1/artifacts/{id}/chunks/{file}/{chunk}", self._put_chunk)
             routes.add_post("/v1/artifacts/{id}/commit", self._post_commit)
         if self._enrolment is not None and self._security is not None:
@@ -181,11 +177,8 @@ class ArtifactServer:
     # --- serving ------------------------------------------------------------
 
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
-        data = await self._in_thread(self._manifest_bytes, _id(request))
-        return web.Response(body=data, content_type=_BINARY)
-
-    async def _get_have(self, request: web.Request) -> web.StreamResponse:
-        data = await self._in_thread(self._have_bytes, _id(request))
+        manifest = await self._files.manifest(_id(request))
+        data = await self._in_thread(canonical_bytes, manifest)
         return web.Response(body=data, content_type=_BINARY)
 
     async def _post_news(self, request: web.Request) -> web.StreamResponse:
@@ -282,22 +275,6 @@ class ArtifactServer:
             )
         return response
 
-    def _look_up(self, artifact_id: str) -> tuple[Manifest, Bits | None]:
-        """The manifest of what is here, and which chunks; None where it is whole."""
-        partial = self._store.partial(artifact_id)
-        if partial is not None and not partial.committed:
-            return partial.manifest, partial.have
-        return self._store.manifest(artifact_id), None
-
-    def _manifest_bytes(self, artifact_id: str) -> bytes:
-        return canonical_bytes(self._look_up(artifact_id)[0])
-
-    def _have_bytes(self, artifact_id: str) -> bytes:
-        manifest, have = self._look_up(artifact_id)
-        chunk_count = ChunkNumbers(manifest).count
-        whole = (1 << chunk_count) - 1
-        return bits_to_bytes(whole if have is None else have, chunk_count)
-
     # --- uploads ------------------------------------------------------------
 
     async def _put_manifest(self, request: web.Request) -> web.StreamResponse:
@@ -315,6 +292,10 @@ class ArtifactServer:
         if began is None:
             return refuse(429, "too many uploads are open. Try again later", {"Retry-After": "5"})
         return web.json_response({"whole": began.committed}, status=201)
+
+    async def _get_have(self, request: web.Request) -> web.StreamResponse:
+        data = await self._in_thread(self._uploads.have_bytes, _id(request))
+        return web.Response(body=data, content_type=_BINARY)
 
     async def _put_chunk(self, request: web.Request) -> web.StreamResponse:
         artifact_id = _id(request)

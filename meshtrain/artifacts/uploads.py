@@ -13,6 +13,7 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.partial import Partial
 from meshtrain.artifacts.reuse import ChunkIndex, take_known_chunks
 from meshtrain.core.manifest import digest_of, parse_manifest
+from meshtrain.core.swarm import bits_to_bytes
 from meshtrain.errors import ArtifactError, CorruptChunkError
 from meshtrain.ids import short
 
@@ -92,6 +93,20 @@ class Uploads:
             take_known_chunks(partial, self._known, stopped=lambda: time.monotonic() > end_s)
         finally:
             self._taking.release()
+
+    def have_bytes(self, artifact_id: str) -> bytes:
+        """The bitmap of the chunks that needn't be sent: all, where the artifact is whole.
+
+        Only who uploads asks for it: who fetches is told by `NewsDesk`.
+
+        Raises:
+            UnknownArtifactError: when nothing of it is here.
+        """
+        partial = self._store.partial(artifact_id)
+        if partial is not None:
+            return bits_to_bytes(partial.have, partial.numbers.count)
+        chunk_count = self._store.manifest(artifact_id).chunk_count
+        return bits_to_bytes((1 << chunk_count) - 1, chunk_count)
 
     def write_chunk(self, artifact_id: str, file_index: int, chunk_index: int, data: bytes) -> None:
         """Takes one chunk.

@@ -17,6 +17,7 @@ from aiohttp import web
 from even_chunks import cut_evenly
 from multidict import CIMultiDictProxy
 
+from meshtrain.artifacts import open_files
 from meshtrain.artifacts.bodies import BodyLimits
 from meshtrain.artifacts.chunking import build_manifest
 from meshtrain.artifacts.files import ArtifactStore
@@ -167,6 +168,19 @@ async def test_what_is_unknown_or_ill_formed(
 ) -> None:
     name = artifact_id(host.store.add_tree(tree))
     assert (await host.get(path.replace("{id}", name)))[0] == status
+
+
+async def test_of_manifests_that_are_asked_for_a_few_are_kept(
+    host: Host, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_files, "MANIFESTS_KEPT_MAX", 2)
+    for size_bytes in range(1, 6):
+        (tree / "weights").write_bytes(bytes(size_bytes))
+        manifest = host.store.add_tree(tree)
+        path = f"{artifact_id(manifest)}/manifest"
+        for _ in range(2):
+            assert await host.get(path) == (200, canonical_bytes(manifest))
+        assert len(host.server._files._manifests) <= 2
 
 
 async def test_too_many_requests_are_told_to_come_again(tmp_path: Path, tree: Path) -> None:
@@ -378,8 +392,10 @@ async def test_without_leave_nothing_is_uploaded(tmp_path: Path, tree: Path) -> 
             f"{base}/v1/artifacts/{artifact_id(manifest)}/manifest",
             data=canonical_bytes(manifest),
         ) as response,
+        session.get(f"{base}/v1/artifacts/{artifact_id(store.add_tree(tree))}/have") as have,
     ):
         assert response.status == 405
+        assert have.status == 404
     assert store.partial_ids() == []
     await server.stop()
 
