@@ -95,3 +95,6 @@ class HandChannel:
 def answer_bytes(body: bytes, status: bytes = b"206 Partial Content", more: bytes = b"") -> bytes:
     length = b"Content-Length: %d\r\n" % len(body)
     return b"HTTP/1.1 " + status + b"\r\n" + length + more + b"\r\n" + body
+
+
+GONE = answer_bytes(b'{"error": "gone"}', b"404 Not Found")
