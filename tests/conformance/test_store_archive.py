@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
+from store_records import Reopen
 
 from meshtrain.store.base import ArchiveEntry, ArchiveState, Store
 from meshtrain.store.failures import StoreRuleError
-from meshtrain.store.memory import MemoryStore
-from meshtrain.store.sqlite import SqliteStore
 
 TARGET = "s3://lab/mesh"
 RESULT = ArchiveEntry("results/s/c/j1.1", "a" * 32, "j1", ArchiveState.QUEUED, 10)
 BASE = ArchiveEntry("bases/r0/1", "b" * 32, "r0", ArchiveState.QUEUED, 20)
-
-Reopen = Callable[[Store], Store]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Reopen]]:
-    """A store, and what gives it again as after a crash."""
-    living: list[Store] = []
-
-    def open_again(before: Store | None) -> Store:
-        if isinstance(before, MemoryStore):
-            store: Store = before.reopened()
-        elif request.param == "memory":
-            store = MemoryStore()
-        else:
-            if before is not None:
-                before.close()
-            store = SqliteStore(tmp_path / "state")
-        living.append(store)
-        return store
-
-    yield open_again(None), open_again
-    living[-1].close()
 
 
 def test_an_archive_that_never_was_has_no_mark_and_nothing_in_it(

@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
+from store_records import Reopen
 
 from meshtrain.core.effects import AddInput
 from meshtrain.core.named_input import NamedInput
 from meshtrain.store.base import Store
 from meshtrain.store.failures import StoreRuleError
-from meshtrain.store.memory import MemoryStore
-from meshtrain.store.sqlite import SqliteStore
 
 ONE = NamedInput("pascal5i", 1, "a" * 32, 10, 2, "ada", 1.75e9)
 TWO = NamedInput("pascal5i", 2, "b" * 32, 1 << 40, 3, "bob", 1.75e9 + 60)
 OTHER = NamedInput("coco20i", 1, "a" * 32)
-
-Reopen = Callable[[Store], Store]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, Reopen]]:
-    """A store, and what gives it again as after a crash."""
-    living: list[Store] = []
-
-    def open_again(before: Store | None) -> Store:
-        if isinstance(before, MemoryStore):
-            store: Store = before.reopened()
-        elif request.param == "memory":
-            store = MemoryStore()
-        else:
-            if before is not None:
-                before.close()
-            store = SqliteStore(tmp_path / "state")
-        living.append(store)
-        return store
-
-    yield open_again(None), open_again
-    living[-1].close()
 
 
 def test_p1_a_version_that_was_committed_is_known_after_a_crash(
