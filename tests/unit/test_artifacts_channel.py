@@ -7,11 +7,7 @@ import asyncio
 import pytest
 from channel_double import GONE, REQUEST, HandChannel, answer_bytes
 
-from meshtrain.artifacts.channel import (
-    ERROR_BYTES_MAX,
-    HEAD_BYTES_MAX,
-    ChannelError,
-)
+from meshtrain.artifacts.channel import ERROR_BYTES_MAX, HEAD_BYTES_MAX, ChannelError
 
 BODY = bytes(range(256)) * 3
 
