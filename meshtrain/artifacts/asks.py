@@ -1,14 +1,15 @@
 """The asks of one fetch, carried out: streams of news, and chunks that are received and written.
 
 Chunks that lie side by side and are asked of the same peer at once come by one
-request: over a fast link a request costs as much time as some hundred KiB.
+request: over a fast link a request costs as much time as some hundred KiB. For the
+same reason chunks that come while others are being written are written together.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ from meshtrain.errors import ArtifactError
 
 REQUEST_BYTES_MAX = 8 << 20
 """Of one request: another one can't go before it has its answer."""
+WRITTEN_AT_ONCE = 8
+"""Chunks: what is told to others only together, once all are written."""
 
 _T = TypeVar("_T")
 
@@ -50,7 +53,17 @@ class _Request:
 
     asks: set[Ask]
     task: asyncio.Task[None] | None = None
-    writes: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """A chunk that is to be checked and written."""
+
+    request: _Request
+    ask: AskChunk
+    file_index: int
+    chunk_index: int
+    buffer: memoryview
 
 
 class Asks:
@@ -76,6 +89,9 @@ class Asks:
         self._stirred = stirred
         self._requests: dict[Ask, _Request] = {}
         self._answers: list[Answer] = []
+        self._came: list[_Came] = []
+        self._writer: asyncio.Task[None] | None = None
+        """One: a second one would fight the first for the interpreter, and both be slower."""
         self.crash: BaseException | None = None
         """What no ask should raise: a bug, which ends the fetch."""
 
@@ -103,15 +119,17 @@ class Asks:
                 continue
             request.asks.discard(ask)
             if not request.asks and request.task is not None:
-                over += (request.task, *request.writes)
+                over.append(request.task)
         for task in over:
             task.cancel()
         if over:
             await asyncio.wait(over)
 
     async def drop_all(self) -> None:
-        """Breaks off whatever is on its way."""
+        """Breaks off whatever is on its way, and waits for what is being written."""
         await self.drop(list(self._requests))
+        if self._writer is not None:
+            await asyncio.wait({self._writer})
 
     # --- one request --------------------------------------------------------
 
@@ -160,11 +178,10 @@ class Asks:
         def write(number: int) -> None:
             nonlocal came
             came = number + 1
-            place = (file_index, first + number)
-            work = self._write(request, group[number], partial, place, buffers[number])
-            task = self._start(work, f"write-{group[number].peer}")
-            request.writes.add(task)
-            task.add_done_callback(request.writes.discard)
+            ask = group[number]
+            self._came.append(_Came(request, ask, file_index, first + number, buffers[number]))
+            if self._writer is None:
+                self._writer = self._start(self._write_what_came(partial), "write-chunks")
 
         try:
             holder = self._holder_of(group[0].peer)
@@ -173,23 +190,39 @@ class Asks:
             for ask in group[came:]:
                 self._answer(request, ask, error)
 
-    async def _write(
-        self,
-        request: _Request,
-        ask: AskChunk,
-        partial: Partial,
-        place: tuple[int, int],
-        buffer: memoryview,
-    ) -> None:
-        if ask in request.asks:
-            try:
-                await self._in_thread(partial.write_chunk, *place, buffer)
-            except ArtifactError as error:
-                self._answer(request, ask, error)
-            else:
-                self._answer(request, ask, None)
-        # What was broken off may still be written to or from: it is not given back.
-        self._buffers.give_back(buffer)
+    async def _write_what_came(self, partial: Partial) -> None:
+        try:
+            while self._came:
+                batch = self._next_batch()
+                await self._write([one for one in batch if one.ask in one.request.asks], partial)
+                for one in batch:
+                    self._buffers.give_back(one.buffer)
+        finally:
+            # What comes from now on needs another one.
+            self._writer = None
+
+    def _next_batch(self) -> list[_Came]:
+        """Chunks of one file, in the order in which they came."""
+        file_index = self._came[0].file_index
+        batch: list[_Came] = []
+        later: list[_Came] = []
+        for one in self._came:
+            fits = one.file_index == file_index and len(batch) < WRITTEN_AT_ONCE
+            (batch if fits else later).append(one)
+        self._came = later
+        return batch
+
+    async def _write(self, batch: Sequence[_Came], partial: Partial) -> None:
+        if not batch:
+            return
+        chunks = [(one.chunk_index, one.buffer) for one in batch]
+        results: Sequence[bool | ArtifactError]
+        try:
+            results = await self._in_thread(partial.write_chunks, batch[0].file_index, chunks)
+        except ArtifactError as error:
+            results = [error] * len(batch)
+        for one, result in zip(batch, results, strict=True):
+            self._answer(one.request, one.ask, None if isinstance(result, bool) else result)
 
 
 def _side_by_side(asks: Sequence[Ask], partial: Partial) -> list[list[Any]]:

@@ -7,9 +7,11 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+Bytes = bytes | bytearray | memoryview
 
 _FICLONE = 0x40049409
 """ioctl_ficlone(2): the copy shares its blocks with the original until one is written."""
@@ -103,28 +105,37 @@ def preallocate(path: Path, size_bytes: int) -> None:
         os.close(fd)
 
 
-def write_at(
-    path: Path, offset: int, data: bytes | bytearray | memoryview, *, soon: bool = False
-) -> None:
-    """Writes bytes into an existing file at an offset.
+def write_at(path: Path, pieces: Sequence[tuple[int, Bytes]], *, soon: bool = False) -> None:
+    """Writes bytes into an existing file.
 
     Args:
+        pieces: the offset of each piece, in ascending order, and its bytes.
         soon: whether the kernel should begin at once to bring them to the disk, so that a
             later fsync has little left to wait for.
     """
     fd = os.open(path, os.O_WRONLY)
     try:
-        view = memoryview(data)
-        at = offset
-        while view:
-            written = os.pwrite(fd, view, at)
-            view = view[written:]
-            at += written
-        if soon and _sync_file_range is not None:
-            # Its errors are those of the disk, which the fsync tells.
-            _sync_file_range(fd, offset, at - offset, _SYNC_FILE_RANGE_WRITE)
+        begun = stop = pieces[0][0] if pieces else 0
+        for offset, data in pieces:
+            if offset != stop:
+                if soon:
+                    _begin_to_sync(fd, begun, stop)
+                begun = stop = offset
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(fd, view, stop)
+                view = view[written:]
+                stop += written
+        if soon:
+            _begin_to_sync(fd, begun, stop)
     finally:
         os.close(fd)
+
+
+def _begin_to_sync(fd: int, start: int, stop: int) -> None:
+    if _sync_file_range is not None:
+        # Its errors are those of the disk, which the fsync tells.
+        _sync_file_range(fd, start, stop - start, _SYNC_FILE_RANGE_WRITE)
 
 
 def read_at(path: Path, offset: int, size_bytes: int) -> bytes:

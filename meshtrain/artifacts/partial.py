@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
 from meshtrain import failpoints
 from meshtrain.artifacts.disk import (
+    Bytes,
     fsync_path,
     preallocate,
     read_at,
@@ -94,9 +95,7 @@ class Partial:
         have = flags_of(self._have, self.numbers.count)
         return sum(c.size_bytes for c, here in zip(chunks, have, strict=True) if not here)
 
-    def write_chunk(
-        self, file_index: int, chunk_index: int, data: bytes | bytearray | memoryview
-    ) -> bool:
+    def write_chunk(self, file_index: int, chunk_index: int, data: Bytes) -> bool:
         """Checks a chunk and puts it in its place; says whether it was new.
 
         Raises:
@@ -105,40 +104,91 @@ class Partial:
             ArtifactError: when there is no such chunk, it can't be written, or
                 the partial was discarded.
         """
-        number = self.numbers.number(file_index, chunk_index)
+        (result,) = self.write_chunks(file_index, [(chunk_index, data)])
+        if isinstance(result, CorruptChunkError):
+            raise result
+        return result
+
+    def write_chunks(
+        self, file_index: int, chunks: Sequence[tuple[int, Bytes]]
+    ) -> list[bool | CorruptChunkError]:
+        """Checks chunks of one file, and puts them in their places.
+
+        Args:
+            chunks: the index of each, and its bytes.
+
+        Returns:
+            Of each in turn whether it was new, or what is wrong with it.
+
+        Raises:
+            DiskFullError: when there is no room; none counts as written then.
+            ArtifactError: when there is no such chunk, they can't be written, or
+                the partial was discarded.
+        """
+        for index, _ in chunks:
+            self.numbers.number(file_index, index)
         file = self.manifest.files[file_index]
+        results: list[bool | CorruptChunkError] = []
+        right: dict[int, Bytes] = {}
+        for index, data in chunks:
+            corrupt = self._why_corrupt(file, index, data)
+            results.append(corrupt or index not in right)
+            if corrupt is None:
+                right[index] = data
+        new = self._write(file_index, right)
+        if new:
+            failpoints.reach("chunk.verified")
+            self._note_have([self.numbers.number(file_index, index) for index in new])
+            failpoints.reach("chunk.noted")
+            self._tell()
+            if len(file.chunks) > 1:
+                with (
+                    disk_errors(f"reading artifact {short(self.artifact_id)}"),
+                    suppress(FileNotFoundError),
+                ):
+                    # Not there any more: another thread wrote the last chunk, and committed.
+                    self._digest(file_index).follow(new)
+        return [
+            result and index in new if isinstance(result, bool) else result
+            for result, (index, _) in zip(results, chunks, strict=True)
+        ]
+
+    def _why_corrupt(
+        self, file: FileEntry, chunk_index: int, data: Bytes
+    ) -> CorruptChunkError | None:
         chunk = file.chunks[chunk_index]
-        if len(data) != chunk.size_bytes or digest_of(data) != chunk.digest:
-            raise CorruptChunkError(
-                f"chunk {chunk_index} of {file.path!r} in artifact {short(self.artifact_id)} is "
-                f"corrupt: {len(data)} bytes came with digest {digest_of(data)}, promised were "
-                f"{chunk.size_bytes} with {chunk.digest}. Take it from another holder"
-            )
-        if not self._claim(number):
-            return False
+        if len(data) == chunk.size_bytes and digest_of(data) == chunk.digest:
+            return None
+        return CorruptChunkError(
+            f"chunk {chunk_index} of {file.path!r} in artifact {short(self.artifact_id)} is "
+            f"corrupt: {len(data)} bytes came with digest {digest_of(data)}, promised were "
+            f"{chunk.size_bytes} with {chunk.digest}. Take it from another holder"
+        )
+
+    def _write(self, file_index: int, chunks: Mapping[int, Bytes]) -> dict[int, Bytes]:
+        """Writes those that are not here; returns them by index."""
+        file = self.manifest.files[file_index]
+        new: dict[int, Bytes] = {}
         written = False
         try:
-            with disk_errors(f"writing artifact {short(self.artifact_id)}"):
-                write_at(self._path(file), chunk.offset, data, soon=True)
-                written = True
+            # In one order everywhere: two that wait for each other's would wait for ever.
+            for index in sorted(chunks):
+                if self._claim(self.numbers.number(file_index, index)):
+                    new[index] = chunks[index]
+            if new:
+                with disk_errors(f"writing artifact {short(self.artifact_id)}"):
+                    pieces = [(file.chunks[index].offset, data) for index, data in new.items()]
+                    write_at(self._path(file), pieces, soon=True)
+                    written = True
         finally:
             with self._lock:
-                self._writing.discard(number)
-                if written:
-                    self._have |= 1 << number
+                for index in new:
+                    number = self.numbers.number(file_index, index)
+                    self._writing.discard(number)
+                    if written:
+                        self._have |= 1 << number
                 self._lock.notify_all()
-        failpoints.reach("chunk.verified")
-        self._note_have(number)
-        failpoints.reach("chunk.noted")
-        self._tell()
-        if len(file.chunks) > 1:
-            with (
-                disk_errors(f"reading artifact {short(self.artifact_id)}"),
-                suppress(FileNotFoundError),
-            ):
-                # Not there any more: another thread wrote the last chunk, and committed.
-                self._digest(file_index).follow()
-        return True
+        return new
 
     def holds(self, file_index: int, start: int, stop: int) -> bool:
         """Whether the bytes `start` to `stop - 1` of a file are here and verified."""
@@ -231,14 +281,17 @@ class Partial:
                 f"the partial artifact {short(self.artifact_id)} was discarded. Begin it again"
             )
 
-    def _note_have(self, number: int) -> None:
+    def _note_have(self, numbers: Sequence[int]) -> None:
         # Only a hint of what to read again after a crash: what it claims is
         # verified before it counts, so that it needs no fsync of its own.
         # The file is gone when another thread wrote the last chunk and committed.
         doing = f"writing artifact {short(self.artifact_id)}"
         with self._lock, disk_errors(doing), suppress(FileNotFoundError):
-            byte = self._have >> (number & ~7) & 0xFF
-            write_at(self.folder / HAVE_NAME, number >> 3, bytes([byte]))
+            first = min(numbers) >> 3
+            size_bytes = (max(numbers) >> 3) + 1 - first
+            bits = self._have >> 8 * first & (1 << 8 * size_bytes) - 1
+            data = bits_to_bytes(bits, 8 * size_bytes)
+            write_at(self.folder / HAVE_NAME, [(first, data)])
 
     def _path(self, file: FileEntry) -> Path:
         return self.folder / FILES_NAME / file.path
@@ -265,8 +318,7 @@ class Partial:
         with self._lock:
             for number in bad:
                 self._have &= ~(1 << number)
-        for number in bad:
-            self._note_have(number)
+        self._note_have(bad)
         raise CorruptChunkError(
             f"{len(bad)} chunks of {file.path!r} in artifact {short(self.artifact_id)} were "
             "verified when they came, and read back differently. Check the disk; fetch again"

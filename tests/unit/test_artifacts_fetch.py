@@ -605,7 +605,7 @@ async def test_a_bug_in_an_ask_ends_the_fetch_instead_of_hanging_it(
     def bug(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(partial.Partial, "write_chunk", bug)
+    monkeypatch.setattr(partial.Partial, "write_chunks", bug)
     with pytest.raises(ZeroDivisionError):
         await fetcher.fetch(name, [holder.source()])
 

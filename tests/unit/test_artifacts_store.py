@@ -474,11 +474,11 @@ def test_two_writers_of_one_chunk_wait_for_each_other(
     writing, go_on = threading.Event(), threading.Event()
     write_at = partial.write_at
 
-    def slow_write(path: Path, offset: int, data: Any, **options: Any) -> None:
+    def slow_write(path: Path, pieces: Any, **options: Any) -> None:
         if path.name == "base.safetensors":
             writing.set()
             assert go_on.wait(10)
-        write_at(path, offset, data, **options)
+        write_at(path, pieces, **options)
 
     monkeypatch.setattr(partial, "write_at", slow_write)
     data = chunk_bytes(tree, manifest, 1, 0)
@@ -514,6 +514,53 @@ def test_a_manifest_that_lies_about_a_whole_file_is_not_committed(
     assert not store.has(coming.artifact_id)
 
 
+def test_chunks_that_are_written_together_are_judged_each_by_itself(
+    store: ArtifactStore, tree: Path
+) -> None:
+    manifest = build_manifest(tree)
+    coming = store.begin(manifest)
+    chunks = [(index, chunk_bytes(tree, manifest, 1, index)) for index in (2, 0, 1)]
+    wrong = (1, b"\xff" * len(chunks[2][1]))
+    results = coming.write_chunks(1, [chunks[0], wrong, chunks[1], chunks[0]])
+    assert [result for result in results if isinstance(result, bool)] == [True, True, False]
+    assert isinstance(results[1], CorruptChunkError)
+    assert "chunk 1 of" in str(results[1])
+    first = coming.numbers.number(1, 0)
+    assert coming.have == 0b101 << first
+    with pytest.raises(ArtifactError, match="no chunk"):
+        coming.write_chunks(1, [chunks[2], (9, b"x")])
+    assert coming.have == 0b101 << first, "none of them was written"
+    assert coming.write_chunks(1, [chunks[2], chunks[0]]) == [True, False]
+    resumed = restarted(store).begin(manifest)
+    assert resumed.have == 0b111 << first
+    write_all(resumed, tree)
+    resumed.commit()
+    assert restarted(store).verify(coming.artifact_id)
+
+
+def test_two_who_write_the_same_chunks_in_another_order_wait_for_each_other_once(
+    store: ArtifactStore, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = build_manifest(tree)
+    coming = store.begin(manifest)
+    both = threading.Barrier(2, timeout=10)
+    chunks = [(index, chunk_bytes(tree, manifest, 1, index)) for index in (0, 1, 2)]
+    results: list[int] = []
+
+    def write(order: int) -> None:
+        both.wait()
+        new = coming.write_chunks(1, chunks[::order])
+        results.append(sum(one is True for one in new))
+
+    threads = [threading.Thread(target=write, args=(order,)) for order in (1, -1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sum(results) == 3
+    assert len(results) == 2
+
+
 def test_bytes_that_the_disk_lost_count_as_missing_again(store: ArtifactStore, tree: Path) -> None:
     coming = store.begin(build_manifest(tree))
     # The digest of the whole follows the chunks: it waits for the first one.
@@ -522,7 +569,7 @@ def test_bytes_that_the_disk_lost_count_as_missing_again(store: ArtifactStore, t
         place = coming.numbers.place(number)
         if place != late:
             coming.write_chunk(*place, chunk_bytes(tree, coming.manifest, *place))
-    disk.write_at(coming.folder / "files" / "models" / "base.safetensors", 20, b"\xff")
+    disk.write_at(coming.folder / "files" / "models" / "base.safetensors", [(20, b"\xff")])
     coming.write_chunk(*late, chunk_bytes(tree, coming.manifest, *late))
     with pytest.raises(CorruptChunkError, match="read back differently"):
         coming.commit()
@@ -585,7 +632,7 @@ def test_what_the_bitmap_claims_is_checked_after_a_restart(
     coming = store.begin(build_manifest(tree))
     write_all(coming, tree)
     # The bitmap reached the disk, one of the chunks did not.
-    disk.write_at(coming.folder / "files" / "models" / "base.safetensors", 16, bytes(16))
+    disk.write_at(coming.folder / "files" / "models" / "base.safetensors", [(16, bytes(16))])
     resumed = restarted(store).begin(coming.manifest)
     assert resumed.have == 0b11101
 
