@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from meshtrain.core.swarm import Bits
+from meshtrain.core.bits import Bits, lowest
 
 PROMISES_MAX = 8
 """Chunks that are promised at a time, over all followers: some on their way, and the next ones.
@@ -97,6 +97,8 @@ class Offers:
         self._latest_s = 0.0
         self._gave_s = 0.0
         """When a chunk was given that had not been."""
+        self._gave_at_s: dict[int, float] = {}
+        """Chunk → when it was given last."""
         self._shows_all = chunk_count == 0
         self._took_s: float | None = None
         """What a promise takes until it is kept, on average."""
@@ -127,10 +129,13 @@ class Offers:
         if self.open:
             return
         since_s = now_s - max(PASSING_ON_S, PATIENCE_FACTOR * (self._took_s or 0.0))
-        for follower in self._followers.values():
-            for chunk, at_s in follower.took_s.items():
-                if at_s < since_s and not have >> chunk & 1:
-                    self._given &= ~(1 << chunk)
+        lacking = self._given & ~have
+        while lacking:
+            chunk = lowest(lacking)
+            lacking &= lacking - 1
+            # What was here before its first holder came was given no later than the last one.
+            if self._gave_at_s.get(chunk, self._gave_s) < since_s:
+                self._given &= ~(1 << chunk)
 
     def leave(self, follower: str) -> None:
         """One went away: what it was promised is promised to others."""
@@ -150,6 +155,7 @@ class Offers:
                 self._between_s = _smoothed(self._between_s, now_s - self._gave_s)
             self._gave_s = now_s
         self._given |= 1 << chunk
+        self._gave_at_s[chunk] = now_s
         self._latest_s = now_s
         taker = self._followers.get(follower)
         if taker is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshtrain.core.offers import (
     AHEAD_MAX,
     ALL_AFTER_S,
+    PASSED_ON_S,
     PASSING_ON_S,
     PATIENCE_FACTOR,
     PATIENCE_FIRST_S,
@@ -367,3 +368,27 @@ def test_what_is_not_passed_on_is_promised_to_one_who_comes_anew_and_lacks_it() 
     assert not offers.shown("b"), "it may be on its way"
     offers.join("b", ALL_8 & 0b1111 & ~bits(lost), now_s + PASSING_ON_S + 0.5)
     assert offers.shown("b") == bits(lost)
+
+
+def test_what_left_with_one_that_passed_nothing_on_is_promised_to_one_who_lacks_it() -> None:
+    """It took its time, got all, and sent the others nothing of use."""
+    offers = offers_to("spoiler", "b", chunk_count=4)
+    spoiled = first(promised(offers, "spoiler"))
+    offers.gave("spoiler", spoiled, 0.1)
+    now_s = 0.1 + PASSED_ON_S
+    for _ in range(3):
+        now_s += 0.1
+        waiting = {
+            name: offers.shown(name) & ~offers._followers[name].took for name in ("b", "spoiler")
+        }
+        name = "b" if waiting["b"] else "spoiler"
+        offers.gave(name, first(waiting[name]), now_s)
+    assert not offers.open
+    of_b = bits(*(chunk for chunk in range(4) if chunk != spoiled))
+    offers.leave("spoiler")
+    offers.join("c", of_b, now_s)
+    offers.join("b", of_b, now_s)
+    later_s = now_s + PASSING_ON_S + 0.1
+    assert later_s < now_s + ALL_AFTER_S
+    offers.join("b", of_b, later_s)
+    assert (offers.shown("b") | offers.shown("c")) == bits(spoiled)
