@@ -45,8 +45,9 @@ PATIENCE_FIRST_S = 10.0
 PATIENCE_FACTOR = 4.0
 """A promise may take so many times what they take on average."""
 PASSING_ON_S = 1.0
-"""In which a chunk should come from whoever it was given to; or PATIENCE_FACTOR times what they
-take on average, if that is more."""
+PASSING_ON_TO = 8
+"""In which a chunk should come to so many from whoever it was given to, and to more in as many
+times as long; or PATIENCE_FACTOR times what they take on average, if that is more."""
 PASSED_ON_S = 2.0
 """Who leaves so soon after it took a chunk may not have passed it on."""
 ALL_AFTER_S = 3.0
@@ -128,7 +129,8 @@ class Offers:
         """What one lacks that was given to others long ago, and which was all that was left."""
         if self.open:
             return
-        since_s = now_s - max(PASSING_ON_S, PATIENCE_FACTOR * (self._took_s or 0.0))
+        passing_on_s = PASSING_ON_S * max(1.0, len(self._followers) / PASSING_ON_TO)
+        since_s = now_s - max(passing_on_s, PATIENCE_FACTOR * (self._took_s or 0.0))
         lacking = self._given & ~have
         while lacking:
             chunk = lowest(lacking)
@@ -214,6 +216,8 @@ class Offers:
         awaited = sum(
             now_s < at_s + late_s for f in self._followers.values() for at_s in f.promised.values()
         )
+        if awaited >= self._promises_max:
+            return
         slow_s = self._slow_s()
         left_s = free.bit_count() * (self._between_s or 0.0)
         # What a slow one is given alone comes late to all others, who have it from there.
