@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from mesh_model import SimMesh
+from sim_master import SimMaster
 
 from meshtrain.core import attempts, bases, checkpoints, effects, eviction, roster
 from meshtrain.core.agent import Agent
@@ -29,15 +29,15 @@ Remove = Callable[[pytest.MonkeyPatch], None]
 
 def tell_before_commit(patch: pytest.MonkeyPatch) -> None:
     """P1: what is told is on disk before it is told."""
-    apply = SimMesh._apply
+    apply = SimMaster.apply
 
-    def told_first(mesh: SimMesh, out: list[effects.Effect]) -> None:
+    def told_first(master: SimMaster, out: list[effects.Effect]) -> None:
         saves = [effect for effect in out if isinstance(effect, effects.Save)]
-        apply(mesh, [effect for effect in out if not isinstance(effect, effects.Save)])
-        if mesh.master is not None:
-            apply(mesh, list(saves))
+        apply(master, [effect for effect in out if not isinstance(effect, effects.Save)])
+        if master.is_up:
+            apply(master, list(saves))
 
-    patch.setattr(SimMesh, "_apply", told_first)
+    patch.setattr(SimMaster, "apply", told_first)
 
 
 def count_any_epoch(patch: pytest.MonkeyPatch) -> None:

@@ -32,20 +32,20 @@ class SimArchive:
         self.holds: set[str] = set()
         self.asked: list[str] = []
         self.given: list[str] = []
-        mesh._at(LOOK_S, self._look)
+        mesh.after(LOOK_S, self._look)
 
     def _look(self) -> None:
         """Take what the master holds of bases."""
         mesh = self._mesh
-        if mesh.master is not None:
+        if mesh.master.is_up:
             for base in mesh.master.state.bases.values():
                 artifact_id = base.artifact_id
-                if base.state is BaseState.COMMITTED and artifact_id in mesh.master_holds:
+                if base.state is BaseState.COMMITTED and artifact_id in mesh.master.holds:
                     assert artifact_id is not None
                     if artifact_id not in self.holds:
                         self.holds.add(artifact_id)
-                        mesh.tell_master(ev.BasesArchived((artifact_id,)))
-        mesh._at(LOOK_S, self._look)
+                        mesh.master.tell(ev.BasesArchived((artifact_id,)))
+        mesh.after(LOOK_S, self._look)
 
     def restore(self, artifact_id: str, life: int) -> None:
         """Give it back after a while, or don't."""
@@ -55,28 +55,25 @@ class SimArchive:
         mesh = self._mesh
 
         def answer() -> None:
-            if mesh.master is None or mesh.master_life != life:
+            if not mesh.master.is_up or mesh.master.life != life:
                 return
             if fails:
-                mesh.tell_master(ev.RestoreFailed(artifact_id, "the share is away"))
+                mesh.master.tell(ev.RestoreFailed(artifact_id, "the share is away"))
                 return
             self.given.append(artifact_id)
-            mesh.master_holds.add(artifact_id)
-            mesh.tell_master(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
+            mesh.master.holds.add(artifact_id)
+            mesh.master.tell(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
 
-        mesh._at(self._draw.uniform(0.1, 5.0), answer)
+        mesh.after(self._draw.uniform(0.1, 5.0), answer)
 
     def lose_bases(self) -> None:
         """All daemons go down, and no disk but the archive's has any base when they come back."""
         mesh = self._mesh
-        mesh.crash_master()
-        lost = {artifact_id for known in mesh.committed.values() for artifact_id in known}
-        mesh.master_holds -= lost
-        for name, host in mesh.hosts.items():
-            mesh.crash_daemon(name)
+        mesh.master.crash()
+        lost = {artifact_id for known in mesh.promises.committed.values() for artifact_id in known}
+        mesh.master.holds -= lost
+        for host in mesh.hosts.values():
+            host.crash_daemon()
             host.holds -= lost
-            mesh._at(
-                self._draw.uniform(0.1, 5.0),
-                lambda name=name: mesh.start_daemon(name),  # type: ignore[misc]
-            )
-        mesh._at(self._draw.uniform(0.1, 5.0), mesh.start_master)
+            mesh.after(self._draw.uniform(0.1, 5.0), host.start_daemon)
+        mesh.after(self._draw.uniform(0.1, 5.0), mesh.master.start)

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sim_network import MASTER
+
 from meshtrain.core import events as ev
 from meshtrain.core.commands import AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
@@ -70,48 +72,50 @@ class Weather:
         draw = mesh.random
         if self.strike_every_s is None or draw.random() >= 0.5 / self.strike_every_s:
             return
-        name = draw.choice(list(mesh.hosts))
+        host = mesh.hosts[draw.choice(list(mesh.hosts))]
         match draw.choice(self.strikes):
             case "daemon":
-                mesh.crash_daemon(name)
-                mesh._at(draw.uniform(0.1, 25), lambda: mesh.start_daemon(name))
+                host.crash_daemon()
+                mesh.after(draw.uniform(0.1, 25), host.start_daemon)
             case "host":
-                mesh.crash_host(name)
-                mesh._at(draw.uniform(5, 30), lambda: mesh.start_daemon(name))
+                host.crash()
+                mesh.after(draw.uniform(5, 30), host.start_daemon)
             case "master":
-                mesh.crash_master()
-                mesh._at(draw.uniform(0.1, 15), mesh.start_master)
+                mesh.master.crash()
+                mesh.after(draw.uniform(0.1, 15), mesh.master.start)
             case "cut":
-                mesh.cut_off([(name, "master"), ("master", name)], draw.uniform(1, 30))
+                mesh.network.cut_off(
+                    [(host.name, MASTER), (MASTER, host.name)], draw.uniform(1, 30)
+                )
             case "one way":
-                direction = draw.choice([(name, "master"), ("master", name)])
-                mesh.cut_off([direction], draw.uniform(1, 30))
+                direction = draw.choice([(host.name, MASTER), (MASTER, host.name)])
+                mesh.network.cut_off([direction], draw.uniform(1, 30))
             case "between":
                 other = draw.choice(list(mesh.hosts))
-                mesh.cut_off([(name, other), (other, name)], draw.uniform(1, 30))
+                mesh.network.cut_off([(host.name, other), (other, host.name)], draw.uniform(1, 30))
             case "pause daemon":
-                mesh.pause_daemon(name, draw.uniform(0.5, 30))
+                host.pause_daemon(draw.uniform(0.5, 30))
             case "pause master":
-                mesh.pause_master(draw.uniform(0.5, 30))
+                mesh.master.pause(draw.uniform(0.5, 30))
             case "suspend master":
-                mesh.pause_master(draw.uniform(0.5, 30), deaf=True)
+                mesh.master.pause(draw.uniform(0.5, 30), deaf=True)
             case "full disk":
-                mesh.fill_disk(name, full=True)
-                mesh._at(draw.uniform(1, 20), lambda: mesh.fill_disk(name, full=False))
+                host.fill_disk(full=True)
+                mesh.after(draw.uniform(1, 20), lambda: host.fill_disk(full=False))
             case "full master":
-                mesh.fill_master_disk(draw.uniform(1, 20))
+                mesh.master.fill_disk(draw.uniform(1, 20))
             case "clock":
                 mesh.wall_ahead_s += draw.uniform(-1e5, 1e5)
             case "gpu":
-                count = len(mesh.hosts[name].spec.gpus)
-                in_use = {g for p in mesh.hosts[name].running for g in p.assignment.gpus}
+                count = len(host.spec.gpus)
+                in_use = {g for p in host.running for g in p.assignment.gpus}
                 gpus = tuple(g for g in range(count) if g not in in_use and draw.random() < 0.5)
-                mesh.use_gpus(name, gpus)
-                mesh._at(draw.uniform(1, 20), lambda: mesh.use_gpus(name, ()))
+                host.use_gpus(gpus)
+                mesh.after(draw.uniform(1, 20), lambda: host.use_gpus(()))
             case "drain":
                 within_s = draw.choice([None, 0.0, 3.0])
-                mesh.tell_master(ev.DrainRequested("drain", name, True, within_s))
-                mesh._at(
+                mesh.master.tell(ev.DrainRequested("drain", host.name, True, within_s))
+                mesh.after(
                     draw.uniform(5, 20),
-                    lambda: mesh.tell_master(ev.DrainRequested("undrain", name, False)),
+                    lambda: mesh.master.tell(ev.DrainRequested("undrain", host.name, False)),
                 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
-from mesh_model import SimMesh, make_sweep
+from mesh_model import SimMesh
 from sim_archive import SimArchive
+from sim_sweeps import make_sweep
 from sim_weather import Weather
 
 from meshtrain.core.job import JobState
@@ -14,11 +16,11 @@ from meshtrain.core.job import JobState
 
 def lose_all(mesh: SimMesh) -> None:
     """As in a mesh whose master was restored from a backup, and whose nodes are new."""
-    mesh.master_holds.clear()
-    mesh.crash_master()
-    for name, host in mesh.hosts.items():
+    mesh.master.holds.clear()
+    mesh.master.crash()
+    for host in mesh.hosts.values():
         host.holds.clear()
-        mesh.crash_daemon(name)
+        host.crash_daemon()
     mesh.heal()
 
 
@@ -28,14 +30,14 @@ def test_P3_a_lost_base_comes_back_or_is_trained_anew(
 ) -> None:
     mesh = SimMesh(8, hosts=2, slots=1)
     mesh.archive = SimArchive(mesh, 8, failure=failure)
-    mesh.submit(make_sweep("s", jobs=1))
+    mesh.people.submit(make_sweep("s", jobs=1))
     mesh.run_until(mesh.all_ended)
     mesh.run_for(5.0)
     lose_all(mesh)
-    mesh.submit(make_sweep("t", jobs=2))
+    mesh.people.submit(make_sweep("t", jobs=2))
     mesh.run_until(mesh.all_ended)
     assert mesh.jobs() == [JobState.SUCCEEDED] * 3
-    assert {generation for _, generation in mesh.committed} == generations
+    assert {generation for _, generation in mesh.promises.committed} == generations
     assert len(mesh.archive.asked) == 1
     assert len(mesh.archive.given) == (1 if generations == {1} else 0)
 
@@ -53,14 +55,12 @@ def run_seed(seed: int) -> SimArchive:
     archive = mesh.archive = SimArchive(mesh, seed, failure=draw.choice([0.0, 0.3, 1.0]))
     for number in range(3):
         sweep = make_sweep(f"s{number}", jobs=draw.randint(1, 5), recipes=("r1", "r2"))
-        mesh._at(draw.uniform(0, 40), lambda s=sweep: mesh.submit(s))  # type: ignore[misc]
+        mesh.after(draw.uniform(0, 40), partial(mesh.people.submit, sweep))
     for _ in range(draw.randint(1, 2)):
-        mesh._at(draw.uniform(5, 60), archive.lose_bases)
+        mesh.after(draw.uniform(5, 60), archive.lose_bases)
     mesh.run_for(70.0)
     mesh.heal()
-    mesh.run_until(
-        lambda: mesh.all_ended() and len(mesh.master.state.sweeps) == 3  # type: ignore[union-attr]
-    )
+    mesh.run_until(lambda: mesh.all_ended() and len(mesh.master.state.sweeps) == 3)
     return archive
 
 

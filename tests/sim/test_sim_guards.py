@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from guards import GUARDS
-from test_sim_mesh import run_seed
+from sim_seed import run_seed
 
 SEEDS_MAX = 1500
 """Seeds after which a missing guard counts as not found; most are found within a hundred."""

@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from test_sim_mesh import run_seed
+from sim_seed import run_seed
 
 FOR_S = float(os.environ.get("MESHTRAIN_SIM_S", "0"))
 SIDES = 2
