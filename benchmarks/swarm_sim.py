@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from swarm_sim_mesh import Outcome, Setting, SwarmSim
+from swarm_sim_mesh import SwarmSim
+from swarm_sim_setting import Outcome, Setting
 
 NODES = (2, 4, 8, 32, 100, 316, 1000)
 NODES_OF_MANY_CHUNKS = (2, 4, 8, 32, 100)

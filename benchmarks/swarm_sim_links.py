@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Listener(Protocol):
         """The last byte of a body has come."""
 
 
-class Links:
+class Links(ABC):
     """What both models share: who may send.
 
     Args:
@@ -182,17 +183,17 @@ class Links:
             self._free[flow.sender] += 1
             self._let_through(flow.sender)
 
+    @abstractmethod
     def _start(self, flow: Flow) -> None:
         """The first of a flow's queue begins to be sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _halt(self, flow: Flow) -> None:
         """A flow sends no more for now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sending_of(self, host: int) -> list[Flow]:
         """The flows of a host that have a turn."""
-        raise NotImplementedError
 
 
 class QuantumLinks(Links):

@@ -6,7 +6,8 @@ import math
 from functools import cache
 
 import pytest
-from swarm_sim_mesh import Outcome, Setting, SwarmSim
+from swarm_sim_mesh import SwarmSim
+from swarm_sim_setting import Outcome, Setting
 
 CHUNKS = 64
 """In the cases with faults."""
