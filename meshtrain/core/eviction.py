@@ -166,12 +166,14 @@ def on_gone(state: MeshState, node: Node, artifact_id: str) -> None:
 
 
 def on_kept(state: MeshState, node: Node, artifact_id: str, why: str) -> None:
-    """A node has kept what it was to remove: something there needs it."""
-    if node.evicting != artifact_id:
-        return
-    node.evicting = None
+    """A node has kept what it was to remove: something there needs it, or the disk refused."""
+    is_granted = node.evicting == artifact_id
+    if is_granted:
+        node.evicting = None
+    # Also what was to be dropped: what lies there and isn't listed could never go.
     state.copies.directory.add(node, artifact_id)
-    _end(state, node.node_id, why or "something there needs it")
+    if is_granted:
+        _end(state, node.node_id, why or "something there needs it")
 
 
 def void(state: MeshState, node_id: str, why: str) -> None:

@@ -164,6 +164,14 @@ def test_what_a_node_keeps_counts_again() -> None:
     assert mesh.state.nodes["n1"].evicting is None
 
 
+def test_what_a_disk_refuses_to_drop_is_listed_and_can_go_later() -> None:
+    mesh = Mesh("n1")
+    assert JUNK not in mesh.state.nodes["n1"].holds
+    mesh.told("n1", Holding.KEPT, JUNK)
+    assert JUNK in mesh.state.nodes["n1"].holds
+    assert mesh.wants_room("n1", JUNK) == [JUNK]
+
+
 def test_p5_what_an_attempt_needs_stays() -> None:
     mesh = Mesh("n1")
     mesh.submit("second", jobs=1)
