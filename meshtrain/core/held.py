@@ -297,12 +297,12 @@ class HeldAttempts:
             self._do(io.StoreCheckpoint(held.assignment))
 
     def drop_artifact(self, artifact_id: str) -> None:
-        """The master needs an artifact no more: remove it, unless something here does."""
+        """The master needs an artifact no more: remove it when nothing here does either."""
         self.unsafe.pop(artifact_id, None)
         for held in self.by_id.values():
             if artifact_id in held.checkpoints[:-1]:
                 held.checkpoints.remove(artifact_id)
-        self.stock.drop(artifact_id)
+        self.stock.drop(artifact_id, later=True)
 
     def needed(self) -> dict[str, str]:
         """The artifacts that must stay here, and what needs each."""
@@ -368,6 +368,7 @@ class HeldAttempts:
         if held.stream_bytes:
             report = msgspec.structs.replace(report, stream_bytes=held.stream_bytes)
         held.report = report
+        self.stock.drop_unwanted()
         self._tell_end(report)
 
     def forget(self, attempt_id: str) -> None:
@@ -386,6 +387,7 @@ class HeldAttempts:
         # The last one is the master's to drop, where the job may go on from it.
         for artifact_id in held.checkpoints[:-1] if goes_on else held.checkpoints:
             self.stock.drop(artifact_id)
+        self.stock.drop_unwanted()
         self._do(io.DropAttempt(attempt_id))
 
     def hand_back_waiting(self) -> None:

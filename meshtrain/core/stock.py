@@ -83,6 +83,8 @@ class Stock:
         self.log = InventoryLog()
         self.fetching: dict[str, Wanted] = {}
         self.removing: set[str] = set()
+        #: what is to go when nothing here needs it any more
+        self._unwanted: set[str] = set()
         self._do = do
         self._needed = needed
 
@@ -100,6 +102,7 @@ class Stock:
         # What came once more while it is being removed goes with the rest of it.
         if need.artifact_id not in self.holds or need.artifact_id in self.removing:
             return False
+        self._unwanted.discard(need.artifact_id)
         self.use(need.artifact_id)
         return True
 
@@ -207,7 +210,10 @@ class Stock:
 
     def stored(self, artifact_id: str | None, size_bytes: int) -> None:
         """Something that was made here has become an artifact."""
-        if artifact_id is not None and artifact_id not in self.holds:
+        if artifact_id is None:
+            return
+        self._unwanted.discard(artifact_id)
+        if artifact_id not in self.holds:
             self._hold(artifact_id, size_bytes)
             self._tell((InventoryChange(artifact_id, Holding.HELD, size_bytes),))
 
@@ -230,12 +236,29 @@ class Stock:
         else:
             self._remove(artifact_id)
 
-    def drop(self, artifact_id: str) -> None:
-        """Nothing needs an artifact any more: remove it, unless something here does."""
-        if artifact_id in self.holds and artifact_id not in self._needed():
+    def drop(self, artifact_id: str, *, later: bool = False) -> None:
+        """Remove an artifact, unless something here needs it.
+
+        Args:
+            later: whether it goes then as soon as nothing here does: nothing elsewhere will.
+        """
+        if artifact_id not in self.holds:
+            return
+        if artifact_id not in self._needed():
             self._remove(artifact_id)
+        elif later:
+            self._unwanted.add(artifact_id)
+
+    def drop_unwanted(self) -> None:
+        """Something here came to its end: what only that needed goes."""
+        if not self._unwanted:
+            return
+        for artifact_id in sorted(self._unwanted - self._needed().keys()):
+            self._unwanted.discard(artifact_id)
+            self.drop(artifact_id)
 
     def _remove(self, artifact_id: str) -> None:
+        self._unwanted.discard(artifact_id)
         self.holds.discard(artifact_id)
         self.removing.add(artifact_id)
         self._do(io.RemoveArtifact(artifact_id))

@@ -304,6 +304,32 @@ def test_p5_a_node_keeps_what_its_job_starts_from_and_what_it_left() -> None:
     assert changes(host.command(cmd.EvictArtifact(C))) == [(C, Holding.GONE)]
 
 
+def test_what_is_dropped_while_a_job_runs_on_it_goes_when_that_has_ended() -> None:
+    host = Host(Cached(A, 10))
+    host.join()
+    host.assign(A)
+    host.do(io.ProcessStarted("j.1"))
+    assert not of(host.command(cmd.DropArtifact(A)), io.RemoveArtifact)
+    host.do(io.ProcessEnded("j.1", None, 1.0))
+    effects = host.do(io.OutputStored("j.1", B, 10))
+    assert of(effects, io.RemoveArtifact) == [io.RemoveArtifact(A)]
+    assert not of(host.command(cmd.ForgetAttempt("j.1")), io.RemoveArtifact), "the result stays"
+
+
+def test_what_is_dropped_and_needed_once_more_stays() -> None:
+    host = Host(Cached(A, 10))
+    host.join()
+    host.assign(A)
+    host.do(io.ProcessStarted("j.1"))
+    host.command(cmd.DropArtifact(A))
+    host.assign(A, "other")
+    host.do(io.ProcessEnded("j.1", None, 1.0))
+    assert not of(host.do(io.OutputStored("j.1", B, 10)), io.RemoveArtifact)
+    host.do(io.ProcessStarted("other.1"))
+    host.do(io.ProcessEnded("other.1", None, 1.0))
+    assert not of(host.do(io.OutputStored("other.1", C, 10)), io.RemoveArtifact)
+
+
 def test_what_is_fetched_ahead_takes_no_room_from_others() -> None:
     host = Host(Cached(A, 10), budget=100)
     host.join()
