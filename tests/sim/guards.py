@@ -14,14 +14,28 @@ import msgspec
 import pytest
 from sim_master import SimMaster
 
-from meshtrain.core import attempts, bases, checkpoints, effects, eviction, roster
+from meshtrain.core import (
+    attempts,
+    bases,
+    checkpoints,
+    commands,
+    effects,
+    events,
+    eviction,
+    reports,
+    retry,
+    roster,
+    scheduler,
+)
 from meshtrain.core.agent import Agent
 from meshtrain.core.held import HeldAttempts
 from meshtrain.core.held_attempt import Phase
-from meshtrain.core.job import BaseState, Job, JobState
+from meshtrain.core.inventory import InventoryLog
+from meshtrain.core.job import BaseState, FailureClass, Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import MeshState
+from meshtrain.core.stock import Stock
 from meshtrain.spec.lineage import Parent
 
 Remove = Callable[[pytest.MonkeyPatch], None]
@@ -38,6 +52,45 @@ def tell_before_commit(patch: pytest.MonkeyPatch) -> None:
             apply(master, list(saves))
 
     patch.setattr(SimMaster, "apply", told_first)
+
+
+def tell_results_before_they_came(patch: pytest.MonkeyPatch) -> None:
+    """P1: a job has succeeded when its result is on the master."""
+    on_ended = reports.on_ended
+
+    def succeed_at_once(state: MeshState, event: events.AttemptEnded) -> None:
+        on_ended(state, event)
+        job = attempts.current(state, event.node_id, event.attempt_id, event.epoch)
+        if job is not None and job.state is JobState.COLLECTING:
+            attempts.succeed(state, job)
+
+    handlers = {**scheduler._HANDLERS, events.AttemptEnded: succeed_at_once}
+    patch.setattr(scheduler, "_HANDLERS", handlers)
+
+
+def tell_changes_once(patch: pytest.MonkeyPatch) -> None:
+    """P1: what a node holds is told again until the master says that it has it."""
+
+    def confirm_all(log: InventoryLog, number: int) -> None:
+        log._changes.clear()
+
+    patch.setattr(InventoryLog, "confirm", confirm_all)
+
+
+def unlist_what_stays(patch: pytest.MonkeyPatch) -> None:
+    """P1: what a disk refuses to let go of is listed again."""
+    on_kept = eviction.on_kept
+
+    def on_granted(state: MeshState, node: Node, artifact_id: str, why: str) -> None:
+        if node.evicting == artifact_id:
+            on_kept(state, node, artifact_id, why)
+
+    patch.setattr(eviction, "on_kept", on_granted)
+
+
+def leave_what_was_needed(patch: pytest.MonkeyPatch) -> None:
+    """P1: what is dropped while a job runs on it goes when that has ended."""
+    patch.setattr(Stock, "drop_unwanted", lambda stock: None)
 
 
 def count_any_epoch(patch: pytest.MonkeyPatch) -> None:
@@ -98,6 +151,16 @@ def start_without_needs(patch: pytest.MonkeyPatch) -> None:
             held._move(taken, Phase.READY)
 
     patch.setattr(HeldAttempts, "take", take_and_start)
+
+
+def start_without_the_base(patch: pytest.MonkeyPatch) -> None:
+    """P5: a job waits until the base of its recipe is committed, and is there."""
+    patch.setattr(Scheduler, "_is_open", lambda scheduler, shape: True)
+
+
+def name_no_data(patch: pytest.MonkeyPatch) -> None:
+    """P5: a node is told of the data that an attempt reads."""
+    patch.setattr(attempts, "datasets_of", lambda work: ())
 
 
 def begin_anew(patch: pytest.MonkeyPatch) -> None:
@@ -184,6 +247,17 @@ def take_stalls_for_silence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(roster, "STALL_S_MIN", 1e9)
 
 
+def give_up_at_the_first_loss(patch: pytest.MonkeyPatch) -> None:
+    """P12: what befalls its hosts does not end a job, unless it does so again and again."""
+    patch.setattr(retry, "LOSSES_MAX", 1)
+
+
+def blame_jobs_for_their_hosts(patch: pytest.MonkeyPatch) -> None:
+    """P12: the loss of a host costs a job none of its own retries."""
+    blamed = msgspec.structs.replace(retry.RULES[FailureClass.HOST_LOST], blames_job=True)
+    patch.setattr(retry, "RULES", {**retry.RULES, FailureClass.HOST_LOST: blamed})
+
+
 def give_up_on_full_disks(patch: pytest.MonkeyPatch) -> None:
     """P12: an output that a full disk could not take waits for room."""
 
@@ -215,6 +289,21 @@ def keep_collecting_state(patch: pytest.MonkeyPatch) -> None:
                 scheduler.state.jobs[job.job_id] = stuck
 
     patch.setattr(Scheduler, "__init__", plain)
+
+
+def forget_what_is_cancelled(patch: pytest.MonkeyPatch) -> None:
+    """P8: that a job is to be cancelled is on disk before it is told."""
+    cancel = bases.cancel_job
+
+    def in_mind_only(state: MeshState, job: Job) -> None:
+        attempt = job.attempt
+        if job.state not in (JobState.ASSIGNED, JobState.RUNNING) or attempt is None:
+            cancel(state, job)
+            return
+        state.jobs[job.job_id] = msgspec.structs.replace(job, cancelling=True)
+        state.command(attempt.node_id, commands.EndAttempt(attempt.attempt_id))
+
+    patch.setattr(bases, "cancel_job", in_mind_only)
 
 
 def repeat_no_commands(patch: pytest.MonkeyPatch) -> None:
@@ -260,20 +349,29 @@ GUARDS: dict[str, Remove] = {
     guard.__name__: guard
     for guard in (
         tell_before_commit,
+        tell_results_before_they_came,
+        tell_changes_once,
+        unlist_what_stays,
+        leave_what_was_needed,
         count_any_epoch,
         take_an_attempt_twice,
         forget_who_trains,
         start_without_needs,
+        start_without_the_base,
+        name_no_data,
         begin_anew,
         drop_the_safe_checkpoint,
         adopt_nothing,
         end_what_lost_trust,
         keep_no_ends,
         tell_ends_early,
+        forget_what_is_cancelled,
         repeat_no_commands,
         share_gpus,
         start_with_used_gpus,
         take_stalls_for_silence,
+        give_up_at_the_first_loss,
+        blame_jobs_for_their_hosts,
         give_up_on_full_disks,
         keep_collecting_state,
         evict_the_last_copy,

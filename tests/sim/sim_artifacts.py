@@ -27,6 +27,8 @@ class SimArtifacts:
         self._mesh = mesh
         #: artifact → its size in bytes
         self.sizes: dict[str, int] = {}
+        #: attempt → what it made
+        self.outputs: dict[str, str] = {}
         #: checkpoint → whose it is, and the seconds of work that it holds
         self.checkpoints: dict[str, tuple[str, float]] = {}
 
@@ -76,6 +78,7 @@ class SimArtifacts:
                 return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, "no room"))
             process.output = digest(attempt_id.encode())
             self.sizes[process.output] = OUTPUT_BYTES
+            self.outputs[attempt_id] = process.output
         host.holds.add(process.output)
         return io.OutputStored(attempt_id, process.output, OUTPUT_BYTES)
 

@@ -1,4 +1,4 @@
-"""The people of the simulated mesh: they submit, publish, pin, evict and warm, and ask again."""
+"""The people of the simulated mesh: they submit, cancel, publish, pin and evict, and ask again."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ class SimPeople:
 
     def submit(self, sweep: SweepSpec) -> None:
         """Submit until it is acknowledged, as a client does."""
+        self._mesh.promises.note_submitted(sweep)
         request_id = f"submit-{sweep.sweep_id}"
         self._ask(request_id, ev.SweepSubmitted(request_id, sweep))
+
+    def cancel(self, sweep_id: str) -> None:
+        """Cancel a sweep, once; the request is empty where the master doesn't know of it."""
+        master = self._mesh.master
+        known = (sweep_id,) if master.is_up and sweep_id in master.state.sweeps else ()
+        if known:
+            self._mesh.promises.note_cancel(sweep_id)
+        master.tell(ev.CancelRequested(f"cancel-{sweep_id}", sweep_ids=known))
 
     def publish(self, data: InputData) -> None:
         """Give a data set that the master holds a name, until it is acknowledged."""

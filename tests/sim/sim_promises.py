@@ -9,13 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim_master import LEASE_S
-from sim_sweeps import DATA, trains_base
+from sim_sweeps import DATA, reads_of, trains_base
 
 from meshtrain.core import effects as fx
 from meshtrain.core.commands import AssignAttempt
-from meshtrain.core.job import Attempt, AttemptState, BaseState, Job, JobState
+from meshtrain.core.job import (
+    Attempt,
+    AttemptState,
+    BaseState,
+    FailureClass,
+    Job,
+    JobKind,
+    JobState,
+)
+from meshtrain.core.retry import LOSSES_MAX
 from meshtrain.core.state import MeshState
-from meshtrain.spec.jobs import InputData
+from meshtrain.spec.jobs import InputData, JobSpec, SweepSpec
 
 if TYPE_CHECKING:
     from mesh_model import SimMesh
@@ -38,8 +47,29 @@ class Promises:
         self.secured_s: dict[tuple[str, int], float] = {}
         #: recipe hash of a base that continues from another → the model that it is pinned to
         self.parents: dict[str, str] = {}
+        #: job id → what people submitted, and the sweeps that they cancelled
+        self.submitted: dict[str, JobSpec] = {}
+        self.cancelled_sweeps: set[str] = set()
+        #: (job id, generation) of what was told to be cancelled
+        self.cancelled: set[tuple[str, int]] = set()
+        #: recipe hash → the model that is committed now, None while there is none
+        self.models: dict[str, str | None] = {}
+        #: attempt → the model that it is to start from
+        self.given: dict[str, str | None] = {}
+        #: what jobs made that were told as succeeded
+        self.results: set[str] = set()
         #: how many copies of bases were evicted
         self.evicted = 0
+
+    # --- what people ask -----------------------------------------------------
+
+    def note_submitted(self, sweep: SweepSpec) -> None:
+        """Somebody submits a sweep."""
+        self.submitted.update((job.job_id, job) for job in sweep.jobs)
+
+    def note_cancel(self, sweep_id: str) -> None:
+        """Somebody cancels a sweep."""
+        self.cancelled_sweeps.add(sweep_id)
 
     # --- what the master keeps and tells -------------------------------------
 
@@ -47,6 +77,9 @@ class Promises:
         """The master has answered a request."""
         if reply.request_id.startswith("submit-") and not reply.error:
             self.acknowledged.update(reply.done)
+        if reply.request_id.startswith("cancel-") and not reply.error:
+            jobs = self._mesh.master.state.jobs
+            self.cancelled.update((job_id, jobs[job_id].generation) for job_id in reply.done)
 
     def check_started(self, state: MeshState) -> None:
         """P1: a master that comes up knows all that was acknowledged."""
@@ -57,6 +90,7 @@ class Promises:
         """What is on the master's disk from now on."""
         match save:
             case fx.SaveBase():
+                self.models[save.base.recipe_hash] = save.base.artifact_id
                 if save.base.artifact_id is not None:
                     key = (save.base.recipe_hash, save.base.generation)
                     known = self.committed.setdefault(key, set())
@@ -68,12 +102,24 @@ class Promises:
                     done_s = self._mesh.artifacts.checkpoints[job.checkpoint_safe][1]
                     self.secured_s[job.job_id, job.generation] = done_s
             case fx.AddAttempt():
+                self._check_model(save.attempt)
                 self._check_goes_on(save.attempt)
             case fx.UpdateAttempt():
                 if save.attempt.state is AttemptState.LOST:
                     self._check_lost(save.attempt.node_id, save.attempt.attempt_id)
             case _:
                 pass
+
+    def _check_model(self, attempt: Attempt) -> None:
+        """P5: a job starts from the model that is committed for its recipe, not without it."""
+        self.given[attempt.attempt_id] = attempt.base_artifact
+        spec = self.submitted.get(attempt.job_id)
+        if spec is None:
+            return
+        recipe_hash = spec.recipe_hash
+        model = None if recipe_hash is None else self.models.get(recipe_hash)
+        assert model is not None or recipe_hash is None, f"P5: {spec.name} is given out too early"
+        assert attempt.base_artifact == model, f"P5: {spec.name} starts from another model"
 
     def _check_goes_on(self, attempt: Attempt) -> None:
         """P7: an attempt begins with what the master held of the job's work."""
@@ -112,6 +158,9 @@ class Promises:
         key = (job.job_id, job.generation)
         assert key not in self.terminal, f"P2: {job.name} ended twice"
         self.terminal[key] = job.state
+        assert key not in self.cancelled or job.state is JobState.CANCELLED, (
+            f"P8: {job.name} was told to be cancelled, and {job.state}"
+        )
         attempt = job.attempt
         if job.state is JobState.SUCCEEDED:
             assert attempt is not None
@@ -119,8 +168,56 @@ class Promises:
             assert attempt.attempt_id in completed, f"P2: {job.name} never ran to its end"
             epochs = [a.epoch for a in self._mesh.master.store.attempts_of(job.job_id)]
             assert attempt.epoch == max(epochs), f"P2: {job.name} counts an old epoch"
+            self._check_result(job, attempt)
+        elif job.state is JobState.FAILED:
+            self._check_failed(job)
+        elif job.kind is JobKind.EXPERIMENT:
+            is_asked = job.sweep_id in self.cancelled_sweeps
+            assert is_asked, f"P12: {job.name} is cancelled, and nobody asked for that"
         if job.state in (JobState.CANCELLED, JobState.FAILED) and attempt is not None:
             self._check_nothing_runs(attempt.attempt_id, attempt.state)
+
+    def _check_result(self, job: Job, attempt: Attempt) -> None:
+        """P1: what is told as succeeded is on the master: what this attempt made."""
+        result = attempt.artifact_id
+        made = self._mesh.artifacts.outputs.get(attempt.attempt_id)
+        assert result is not None and result == made, f"P2: {job.name} counts another's result"
+        if job.kind is JobKind.EXPERIMENT:
+            self.results.add(result)
+            assert result in self._mesh.master.holds, f"P1: {job.name} is told, its result not here"
+
+    def _check_failed(self, job: Job) -> None:
+        """P12: a job fails by what its own processes did; what befalls its hosts delays it."""
+        assert job.failure is not None
+        work, state = self._mesh.work, self._mesh.master.state
+        attempts = [
+            attempt
+            for attempt in self._mesh.master.store.attempts_of(job.job_id)
+            if attempt.generation == job.generation
+        ]
+        told = job.failure.failure_class
+        match told:
+            case FailureClass.USER_ERROR | FailureClass.TIMEOUT | FailureClass.OUT_OF_MEMORY:
+                fitting = [one for one in attempts if work.failed.get(one.attempt_id) is told]
+                tries = 1
+                if told is FailureClass.OUT_OF_MEMORY:
+                    tries += job.spec.limits.retries_max
+                is_true = len(fitting) >= tries
+            case FailureClass.BASE_FAILED if job.kind is JobKind.BASE:
+                is_true = not state.is_held(self.parents.get(state.base_of_job[job.job_id]))
+            case FailureClass.BASE_FAILED:
+                base = state.bases[job.spec.recipe_hash or ""]
+                is_true = base.state is BaseState.FAILED
+            case FailureClass.INPUT:
+                there = {node.node_id for node in state.nodes.values() if node.connected}
+                is_true = there <= set(work.lacked)
+            case _:
+                lost = (AttemptState.LOST, AttemptState.FAILED)
+                is_true = sum(one.state in lost for one in attempts) >= LOSSES_MAX
+        assert is_true, (
+            f"P12: {job.name} is given up after {len(attempts)} attempts, with no fault of its "
+            f"own: {told}, {job.failure.message}"
+        )
 
     def _check_nothing_runs(self, attempt_id: str, state: AttemptState) -> None:
         # What was lost with its host may run on, until that hears of it.
@@ -138,6 +235,12 @@ class Promises:
         assert attempt_id not in host.attempts, f"P2: {attempt_id} is started twice"
         for need in assignment.needs:
             assert need.artifact_id in host.holds, "P5: started without what it needs"
+        needed = {need.artifact_id for need in assignment.needs}
+        read = {data.digest for data in reads_of(assignment) if not data.on_share}
+        assert read <= needed, f"P5: {assignment.name} is told nothing of the data that it reads"
+        assert attempt_id in self.given, f"P1: {attempt_id} is given out, and is on no disk"
+        given = None if assignment.base is None else assignment.base.artifact_id
+        assert given == self.given[attempt_id], f"P5: {assignment.name} is told another model"
 
     def check_run(self, host: Host, assignment: AssignAttempt) -> None:
         """A process begins, on GPUs of its own, from the model that it is to begin from."""
@@ -233,6 +336,16 @@ class Promises:
 
     # --- what is left when all has ended -------------------------------------
 
+    def misplaced(self) -> str:
+        """Where the master's directory and the disks differ; empty where they agree."""
+        mesh = self._mesh
+        if mesh.master.state.held_by_master != mesh.master.holds:
+            return "the master"
+        for name, host in mesh.hosts.items():
+            if mesh.master.state.nodes[name].holds != host.holds:
+                return name
+        return ""
+
     def check_over(self, inputs: tuple[InputData, ...]) -> None:
         """Nothing runs and nothing is left over, some time after the last job has ended.
 
@@ -248,6 +361,10 @@ class Promises:
             assert not host.running, f"P8: {name} still runs {host.running}"
             assert host.agent is not None and not host.agent.held.by_id, f"{name} forgot nothing"
             assert not host.attempts, f"{name} keeps the folders of {list(host.attempts)}"
+        lost = self.results - mesh.master.holds
+        assert not lost, f"P1: the master has lost {len(lost)} results that it told"
+        where = self.misplaced()
+        assert not where, f"P1: what lies on {where} is not what the directory says"
         left = mesh.master.holds & mesh.artifacts.checkpoints.keys()
         # A master that crashed between deciding to remove one and doing so keeps it.
         assert not left or mesh.master.life > 1, (

@@ -61,8 +61,9 @@ class SimWork:
         #: nodes where the share isn't mounted, and those that found so
         self.unmounted: set[str] = set()
         self.lacked: list[str] = []
-        #: attempts whose process ended well
+        #: attempts whose process ended well, and how the others failed
         self.completed: set[str] = set()
+        self.failed: dict[str, FailureClass] = {}
         #: job id, and the seconds of work that its attempt went on from
         self.resumed: list[tuple[str, float]] = []
         self._work_s: dict[str, float] = {}
@@ -127,4 +128,6 @@ class SimWork:
         process.end(failure, self._mesh.now_s)
         if well:
             self.completed.add(process.assignment.attempt_id)
+        if failure is not None:
+            self.failed[process.assignment.attempt_id] = failure.failure_class
         host.tell(process.ended())

@@ -76,7 +76,7 @@ def test_a_cancelled_sweep_leaves_the_base_to_the_others() -> None:
     mesh.people.submit(make_sweep("first", jobs=4))
     mesh.people.submit(make_sweep("second", jobs=2))
     mesh.run_for(5.0)
-    mesh.master.tell(ev.CancelRequested("c", sweep_ids=("first",)))
+    mesh.people.cancel("first")
     mesh.run_until(mesh.all_ended)
     states = {job.name: job.state for job in mesh.master.state.jobs.values()}
     assert [states[f"first/i={i}"] for i in range(4)] == [JobState.CANCELLED] * 4
@@ -89,7 +89,7 @@ def test_a_base_that_nobody_wants_any_more_is_cancelled() -> None:
     mesh.work.duration_s = lambda a: 100.0
     mesh.people.submit(make_sweep("only", jobs=3))
     mesh.run_for(5.0)
-    mesh.master.tell(ev.CancelRequested("c", sweep_ids=("only",)))
+    mesh.people.cancel("only")
     mesh.run_until(mesh.all_ended, limit_s=20.0)
     assert mesh.jobs(JobKind.BASE) == [JobState.CANCELLED]
 
