@@ -181,6 +181,13 @@ def void(state: MeshState, node_id: str, why: str) -> None:
     _end(state, node_id, why)
 
 
+def is_unanswered(state: MeshState, node: Node) -> bool:
+    """Whether a node was granted an eviction, and has not answered for too long."""
+    under_way = state.copies.eviction
+    is_waited_for = under_way is not None and under_way.node_id == node.node_id
+    return node.evicting is not None and not is_waited_for
+
+
 def check(state: MeshState) -> None:
     """Time passed: answer those who wait, and wait for nobody for ever."""
     copies = state.copies

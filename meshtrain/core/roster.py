@@ -146,6 +146,9 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
             state.out.append(fx.SendCommand(node.node_id, node.session, seq, command))
     if node.room is not None:
         eviction.go_on(state)
+    if eviction.is_unanswered(state, node):
+        # Whether it obeyed isn't known: the list in its next hello tells.
+        state.out.append(fx.AskHello(node.node_id))
     state.out.append(fx.AnswerBeat(node.node_id, node.session, event.beat, node.inventory))
 
 

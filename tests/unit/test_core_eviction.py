@@ -85,11 +85,18 @@ class Mesh:
 
     def wants_room(self, node_id: str, *candidates: str) -> list[str]:
         """What is granted when a node asks for room."""
+        beat = self._beat(node_id, RoomWanted(1000, candidates))
+        return [command.artifact_id for command in self.sent(beat, cmd.EvictArtifact)]
+
+    def beat(self, node_id: str) -> list[fx.Effect]:
+        return self.do(self._beat(node_id, None))
+
+    def _beat(self, node_id: str, room: RoomWanted | None) -> ev.NodeBeat:
         self.beats += 1
         node = self.state.nodes[node_id]
         jobs = [self.state.jobs[self.state.live[attempt_id]] for attempt_id in node.live]
         attempts = [job.attempt for job in jobs if job.attempt is not None]
-        beat = ev.NodeBeat(
+        return ev.NodeBeat(
             node_id,
             node.session,
             self.beats,
@@ -98,9 +105,8 @@ class Mesh:
             100,
             tuple(ev.LiveAttempt(a.attempt_id, a.epoch, True) for a in attempts),
             cache=CacheUse(2000, 1000),
-            room=RoomWanted(1000, candidates),
+            room=room,
         )
-        return [command.artifact_id for command in self.sent(beat, cmd.EvictArtifact)]
 
     def evict(self, node_id: str) -> fx.Reply | None:
         return self.reply(ev.EvictRequested("e", RECIPE, node_id))
@@ -214,6 +220,22 @@ def test_a_node_that_does_not_answer_keeps_nobody_waiting_for_ever() -> None:
     # Whether it is gone there is not known: it counts as no holder, and gets no other grant.
     assert mesh.holders() == ["master"]
     assert mesh.wants_room("n1", JUNK) == []
+
+
+def test_a_node_that_never_heard_of_its_grant_tells_what_it_has_and_gets_another() -> None:
+    mesh = Mesh("n1")
+    mesh.told("n1", Holding.HELD, JUNK)
+    assert mesh.wants_room("n1", MODEL) == [MODEL]
+    asked = fx.AskHello("n1")
+    assert asked not in mesh.beat("n1"), "there is time yet"
+    mesh.now_s += EVICTION_S_MAX
+    mesh.state.nodes["n1"].heard_s = mesh.state.ticked_s = mesh.now_s
+    mesh.do(ev.Tick(1e9))
+    assert asked in mesh.beat("n1")
+    mesh.hello("n1", 1, (MODEL, JUNK))
+    assert mesh.holders() == ["n1", "master"]
+    assert asked not in mesh.beat("n1")
+    assert mesh.wants_room("n1", MODEL) == [MODEL]
 
 
 def test_what_nobody_knows_goes_from_a_node_that_runs_nothing() -> None:
