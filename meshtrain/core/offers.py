@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from meshtrain.core.bits import Bits, lowest
+from meshtrain.core.bits import Bits
 
 PROMISES_MAX = 8
 """Chunks that are promised at a time, over all followers: some on their way, and the next ones.
@@ -46,8 +46,8 @@ PATIENCE_FACTOR = 4.0
 """A promise may take so many times what they take on average."""
 PASSING_ON_S = 1.0
 PASSING_ON_TO = 8
-"""In which a chunk should come to so many from whoever it was given to, and to more in as many
-times as long; or PATIENCE_FACTOR times what they take on average, if that is more."""
+"""In about which a chunk should come to so many from whoever it was given to, and to more in as
+many times as long; or PATIENCE_FACTOR times what they take on average, if that is more."""
 PASSED_ON_S = 2.0
 """Who leaves so soon after it took a chunk may not have passed it on."""
 ALL_AFTER_S = 3.0
@@ -98,8 +98,11 @@ class Offers:
         self._latest_s = 0.0
         self._gave_s = 0.0
         """When a chunk was given that had not been."""
-        self._gave_at_s: dict[int, float] = {}
-        """Chunk → when it was given last."""
+        self._given_lately: Bits = 0
+        self._given_before: Bits = 0
+        self._given_long_ago: Bits = 0
+        self._older_s = 0.0
+        """When these moved on."""
         self._shows_all = chunk_count == 0
         self._took_s: float | None = None
         """What a promise takes until it is kept, on average."""
@@ -121,23 +124,27 @@ class Offers:
             waited_s=least_s,
             mean_s=0.0 if former is None else former.longest_s(now_s),
         )
-        self._give_again(have, now_s)
-        self._given |= have & self._all
+        self._grow_old(now_s)
+        if former is not None and not self.open:
+            # Nothing else is left to be given, and whoever this was given to is slow, or gone.
+            self._given &= have | ~self._given_long_ago
+        self._note_given(have & self._all & ~self._given)
         self._promise(now_s)
 
-    def _give_again(self, have: Bits, now_s: float) -> None:
-        """What one lacks that was given to others long ago, and which was all that was left."""
-        if self.open:
-            return
+    def _note_given(self, chunks: Bits) -> None:
+        self._given |= chunks
+        self._given_lately |= chunks
+        self._given_before &= ~chunks
+        self._given_long_ago &= ~chunks
+
+    def _grow_old(self, now_s: float) -> None:
+        """Moves what was given lately on to what was given before, and that to long ago."""
         passing_on_s = PASSING_ON_S * max(1.0, len(self._followers) / PASSING_ON_TO)
-        since_s = now_s - max(passing_on_s, PATIENCE_FACTOR * (self._took_s or 0.0))
-        lacking = self._given & ~have
-        while lacking:
-            chunk = lowest(lacking)
-            lacking &= lacking - 1
-            # What was here before its first holder came was given no later than the last one.
-            if self._gave_at_s.get(chunk, self._gave_s) < since_s:
-                self._given &= ~(1 << chunk)
+        half_s = max(passing_on_s, PATIENCE_FACTOR * (self._took_s or 0.0)) / 2
+        for _ in range(min(2, int((now_s - self._older_s) / half_s))):
+            self._older_s = now_s
+            self._given_long_ago |= self._given_before
+            self._given_before, self._given_lately = self._given_lately, 0
 
     def leave(self, follower: str) -> None:
         """One went away: what it was promised is promised to others."""
@@ -156,8 +163,8 @@ class Offers:
             if self._gave_s:
                 self._between_s = _smoothed(self._between_s, now_s - self._gave_s)
             self._gave_s = now_s
-        self._given |= 1 << chunk
-        self._gave_at_s[chunk] = now_s
+        self._grow_old(now_s)
+        self._note_given(1 << chunk)
         self._latest_s = now_s
         taker = self._followers.get(follower)
         if taker is not None:
