@@ -392,3 +392,16 @@ def test_what_left_with_one_that_passed_nothing_on_is_promised_to_one_who_lacks_
     assert later_s < now_s + ALL_AFTER_S
     offers.join("b", of_b, later_s)
     assert (offers.shown("b") | offers.shown("c")) == bits(spoiled)
+
+
+def test_a_newcomer_has_from_the_others_what_was_given_to_them() -> None:
+    offers = offers_to("a", "b", chunk_count=4)
+    now_s = 0.0
+    while offers._given != 0b1111:
+        now_s += 0.1
+        for name in ("a", "b"):
+            if waiting := offers.shown(name) & ~offers._followers[name].took:
+                offers.gave(name, first(waiting), now_s)
+    offers.join("new", 0, now_s + PASSING_ON_S + 0.5)
+    assert not offers.shown("new")
+    assert offers._given == 0b1111
