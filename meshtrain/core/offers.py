@@ -24,7 +24,7 @@ The rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, log2
 
 from meshtrain.core.bits import Bits
 
@@ -51,8 +51,8 @@ many times as long; or PATIENCE_FACTOR times what they take on average, if that 
 PASSED_ON_S = 2.0
 """Who leaves so soon after it took a chunk may not have passed it on."""
 ALL_AFTER_S = 3.0
-"""How long those who fetch have, once all was given, to pass it on to each other: a link that
-all ask at the end would be late with it."""
+"""How long eight who fetch have, once all was given, to pass it on to each other, and more of
+them by the logarithm of their number longer: a link that all ask at the end would be late."""
 _SMOOTHING = 0.2
 """The weight of the newest time in the average."""
 
@@ -196,7 +196,8 @@ class Offers:
         if self._followers:
             self._given |= self.open & ~wanted
         self._promise(now_s)
-        if self._given == self._all and now_s >= self._gave_s + ALL_AFTER_S:
+        generations = max(1.0, log2(max(1, len(self._followers))) / log2(8))
+        if self._given == self._all and now_s >= self._gave_s + ALL_AFTER_S * generations:
             self._shows_all = True
 
     def shown(self, follower: str) -> Bits:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from meshtrain.artifacts.cached import cached, note_use
+from meshtrain.artifacts.fetch import Source
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.tree import MANIFEST_NAME
 from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactSource
 from meshtrain.core.manifest import artifact_id
 from meshtrain.core.source_book import KnownSources
-from meshtrain.errors import ArtifactError
+from meshtrain.errors import ArtifactError, FetchError
 from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.stockroom import SOURCES_NAME, Stockroom, read_sources
 
@@ -63,6 +64,20 @@ class Room:
         return added
 
 
+class Fetches:
+    """A fetcher that knows of no fetch before it has begun, as the real one, and fails each."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def add_source(self, artifact_id: str, source: Source) -> bool:
+        return False
+
+    async def fetch(self, artifact_id: str, sources: list[Source]) -> None:
+        self.asked.append([source.node_id for source in sources])
+        raise FetchError("nobody has it")
+
+
 @pytest.fixture
 def room(tmp_path: Path) -> Room:
     return Room(tmp_path)
@@ -80,6 +95,21 @@ def test_sizes_and_last_uses_are_found_again(room: Room) -> None:
     assert again.idle_s != 500.0
     assert room.store.verify(old)
     note_use(room.store, "ff" * 16)
+
+
+async def test_a_holder_that_is_told_before_its_fetch_has_begun_is_asked_too(room: Room) -> None:
+    """Both may be told in one turn of the loop; the first of them may be gone by then."""
+    fetches = Fetches()
+    room.stock._fetcher = fetches  # type: ignore[assignment]
+    gone, master = ArtifactSource("n2", "http://n2"), ArtifactSource("master", "http://m")
+    room.stock.fetch("aa" * 16, (gone,))
+    room.stock.add_sources("aa" * 16, (master,))
+    room.stock.add_sources("bb" * 16, (master,))
+    await room.settle()
+    assert fetches.asked == [["n2", "master"]]
+    room.stock.fetch("aa" * 16, (gone,))
+    await room.settle()
+    assert fetches.asked[1:] == [["n2"]]
 
 
 def test_a_damaged_artifact_ends_no_start(room: Room) -> None:

@@ -63,16 +63,20 @@ class Stockroom:
         self._post = post
         self._spawn = spawn
         self._say = say
+        #: what is asked for, and is begun as soon as this turn of the loop is over
+        self._starting: dict[str, list[ArtifactSource]] = {}
         #: what is to be kept next, and whether some is being kept now
         self._sources: tuple[KnownSources, ...] | None = None
         self._keeps = False
 
     def fetch(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
         """Fetch an artifact; `ArtifactFetched` or `FetchGaveUp` follows."""
-        self._spawn(self._fetch(artifact_id, sources))
+        self._starting[artifact_id] = wanted = list(sources)
+        self._spawn(self._fetch(artifact_id, wanted))
 
     def add_sources(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
         """Tell a fetch of more holders."""
+        self._starting.get(artifact_id, []).extend(sources)
         for source in sources:
             self._fetcher.add_source(artifact_id, translate.source_of(source, self._master_host))
 
@@ -91,7 +95,9 @@ class Stockroom:
             self._keeps = True
             self._spawn(self._keep_sources())
 
-    async def _fetch(self, artifact_id: str, sources: tuple[ArtifactSource, ...]) -> None:
+    async def _fetch(self, artifact_id: str, sources: list[ArtifactSource]) -> None:
+        if self._starting.get(artifact_id) is sources:
+            del self._starting[artifact_id]
         try:
             report = await self._fetcher.fetch(
                 artifact_id, [translate.source_of(s, self._master_host) for s in sources]
