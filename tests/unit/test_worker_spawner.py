@@ -660,6 +660,17 @@ class TestLosses:
         exited = await mesh.exited("a")
         assert (exited.cause, exited.code) == (EndCause.FINISHED, 5)
 
+    def test_who_has_ended_and_is_not_waited_for_is_still_of_the_job(self) -> None:
+        """What sent a signal may be a zombie by the time that it is read."""
+        ended = subprocess.Popen(["true"])
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert ended.pid not in processes.descendants(os.getpid())
+        assert processes.was_below(ended.pid, os.getpid())
+        ended.wait()
+        assert processes.was_below(ended.pid, os.getpid()), "gone: it can't be asked"
+        assert not processes.was_below(os.getppid(), os.getpid())
+        assert not processes.was_below(1, os.getpid())
+
     async def test_close_ends_what_runs(self, tmp_path: Path) -> None:
         mesh = Mesh(tmp_path)
         await mesh.runner.start()

@@ -50,6 +50,20 @@ def descendants(root_pid: int, apart_from: frozenset[int] = frozenset()) -> list
     return found
 
 
+def was_below(pid: int, root_pid: int) -> bool:
+    """Whether a process is below `root_pid`, a zombie too; one that is gone counts as such."""
+    at = pid
+    while at > 1 and at != root_pid:
+        try:
+            at = int(_stat_fields(at)[1])
+        except OSError:
+            if at == pid:
+                return True
+            # Its parent ended in this moment, and it was given another.
+            at = pid
+    return at == root_pid
+
+
 def marked(entry: bytes) -> list[int]:
     """The living processes that were started with `entry` (`NAME=value`) in their environment."""
     own_pid = os.getpid()

@@ -212,7 +212,7 @@ class Shim:
         """Whether a process that sent a signal is below this one, or was: it can't be asked."""
         if pid <= 0:
             return False  # From outside of this container.
-        return pid in processes.descendants(self._pid) or not os.path.exists(f"/proc/{pid}")  # noqa: PTH110
+        return processes.was_below(pid, self._pid)
 
     def _read_link(self) -> bytes:
         """The next order, or nothing once the spawner is gone."""
