@@ -25,6 +25,8 @@ class SimPeople:
 
     def __init__(self, mesh: SimMesh) -> None:
         self._mesh = mesh
+        self.go_on = True
+        """Whether they submit what they have waited with."""
 
     def submit(self, sweep: SweepSpec) -> None:
         """Submit until it is acknowledged, as a client does."""
@@ -65,6 +67,8 @@ class SimPeople:
 
     def continue_a_base(self, name: str, draw: random.Random) -> None:
         """Submit a sweep whose base continues from a model that is there, once there is one."""
+        if not self.go_on:
+            return
         mesh = self._mesh
         models = []
         if mesh.master.is_up:

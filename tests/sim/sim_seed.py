@@ -57,6 +57,8 @@ def run_seed(seed: int) -> SimMesh:
         return mesh.all_ended() and len(mesh.master.state.sweeps) == expected
 
     mesh.run_until(is_over)
+    # A model that comes only now, by a warm copy or a retry, is continued by nobody.
+    mesh.people.go_on = False
     mesh.run_for(LEFTOVERS_S)
     until_s = mesh.now_s + LEFTOVERS_S
     while mesh.promises.misplaced() and mesh.now_s < until_s:
