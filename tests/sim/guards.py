@@ -316,6 +316,11 @@ def evict_the_last_copy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(eviction, "COPIES_LEFT_MIN", 0)
 
 
+def take_silence_for_an_answer(patch: pytest.MonkeyPatch) -> None:
+    """P12: a node that never heard of what it was granted is asked what it has."""
+    patch.setattr(eviction, "is_unanswered", lambda state, node: False)
+
+
 def evict_what_is_needed(patch: pytest.MonkeyPatch) -> None:
     """P5: what an attempt needs stays (the node's own look, the second guard, is gone too)."""
     patch.setattr(eviction, "_jobs_at", lambda state, node: iter(()))
@@ -375,6 +380,7 @@ GUARDS: dict[str, Remove] = {
         give_up_on_full_disks,
         keep_collecting_state,
         evict_the_last_copy,
+        take_silence_for_an_answer,
         evict_what_is_needed,
         evict_what_is_not_told,
         continue_from_what_is_there,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from meshtrain.core import agent_io as io
-from meshtrain.core.commands import ArtifactSource
+from meshtrain.core.commands import ArtifactSource, AssignAttempt
 from meshtrain.core.job import Failure, FailureClass
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.ids import digest
@@ -27,6 +28,8 @@ class SimArtifacts:
         self._mesh = mesh
         #: artifact → its size in bytes
         self.sizes: dict[str, int] = {}
+        #: whose outputs are the same bytes, and so one artifact: those of one name
+        self.alike: Callable[[AssignAttempt], str] = lambda assignment: assignment.attempt_id
         #: attempt → what it made
         self.outputs: dict[str, str] = {}
         #: checkpoint → whose it is, and the seconds of work that it holds
@@ -76,7 +79,7 @@ class SimArtifacts:
         if process.output is None:
             if host.is_full:
                 return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, "no room"))
-            process.output = digest(attempt_id.encode())
+            process.output = digest(self.alike(effect.assignment).encode())
             self.sizes[process.output] = OUTPUT_BYTES
             self.outputs[attempt_id] = process.output
         host.holds.add(process.output)

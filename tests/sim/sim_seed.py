@@ -7,9 +7,10 @@ from functools import partial
 
 import msgspec
 from mesh_model import SimMesh
-from sim_sweeps import DATA, SHARE, make_sweep
+from sim_sweeps import DATA, SHARE, make_sweep, trains_base
 from sim_weather import Weather
 
+from meshtrain.core.commands import AssignAttempt
 from meshtrain.spec.jobs import InputData
 
 LEFTOVERS_S = 30.0
@@ -22,12 +23,14 @@ def run_seed(seed: int) -> SimMesh:
     # By draws of their own: all else of a seed stays as it was before there were these.
     reading = random.Random(f"inputs of {seed}")
     lineage = random.Random(f"lineage of {seed}")
+    likeness = random.Random(f"likeness of {seed}")
     mesh = SimMesh(
         seed, hosts=draw.randint(1, 5), slots=draw.randint(1, 3), gpus=draw.choice([0, 0, 2])
     )
     checkpoint_every_s = _draw_weather(mesh, draw)
     _draw_caches(mesh, draw)
     inputs = _draw_inputs(mesh, reading)
+    mesh.artifacts.alike = likeness.choice([_of_attempt, _of_attempt, _of_job, _of_sweep])
     if lineage.random() < 0.4:
         continue_it = partial(mesh.people.continue_a_base, "continued", lineage)
         mesh.after(lineage.uniform(5, 25), continue_it)
@@ -112,3 +115,18 @@ def _draw_inputs(mesh: SimMesh, draw: random.Random) -> tuple[InputData, ...]:
         mesh.work.unmounted.update(name for name in mesh.hosts if draw.random() < 0.5)
         mesh.after(draw.uniform(1, 40), mesh.work.unmounted.clear)
     return inputs
+
+
+def _of_attempt(assignment: AssignAttempt) -> str:
+    """Each attempt makes bytes of its own."""
+    return assignment.attempt_id
+
+
+def _of_job(assignment: AssignAttempt) -> str:
+    """A job makes the same bytes whenever it runs."""
+    return assignment.job_id
+
+
+def _of_sweep(assignment: AssignAttempt) -> str:
+    """All jobs of a sweep make the same bytes."""
+    return assignment.job_id if trains_base(assignment) else assignment.name.partition("/")[0]
