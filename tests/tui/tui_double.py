@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from textual.pilot import Pilot
 
 from meshtrain.core.changes import Change
+from meshtrain.core.pages import Page, PageQuery, page_of
 from meshtrain.core.view import MeshView
 from meshtrain.net.zmq_feed import FeedBatch
 from meshtrain_tui.app import Top
@@ -52,6 +53,9 @@ class FakeSource:
 
     async def wait_taken(self) -> None:
         await self._given.join()
+
+    async def page(self, query: PageQuery) -> Page:
+        return page_of(self.view, query)
 
     def close(self) -> None:
         self.closed = True

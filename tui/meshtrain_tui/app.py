@@ -64,7 +64,7 @@ def command(
         )
     Top(
         way.address,
-        partial(FeedClient, way.address, security=security),
+        partial(FeedClient, way.address, brief=True, security=security),
         ask_inbox=inbox_of(way.address, security),
     ).run()
 
