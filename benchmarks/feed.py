@@ -6,7 +6,8 @@ Pages: the lists that the master keeps in order, against filtering and sorting a
 rows at each asking, which must give the same. "first" puts a list together, in
 turns between which others have theirs; "then" is asked again when 500 jobs have
 changed. Feed: a dashboard in a process of its own, over TCP on loopback, follows a
-master whose jobs change as fast as it can tell. Compare figures of one run only.
+master whose jobs change at a steady rate, and then as fast as it can tell. Compare
+figures of one run only.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ SWEEP_JOBS = 5000
 BATCH_JOBS = 200
 """Jobs that change together, as one commit of the master has them."""
 CHANGED_JOBS = 500
+STEADY = 3000.0
+"""Changes of jobs a second, as of a thousand jobs that start and end each second."""
+FLOOD = 1e9
 AGAIN = 9
 QUERIES = {
     "newest first": PageQuery("jobs"),
@@ -239,7 +243,10 @@ def print_pages(rows: list[dict[str, Any]]) -> None:
 # --- the feed ----------------------------------------------------------------------
 
 
-async def measure_feed(master: Master, jobs: int, nodes: int, seconds: float) -> dict[str, Any]:
+async def measure_feed(
+    master: Master, jobs: int, nodes: int, seconds: float, rate_per_s: float
+) -> dict[str, Any]:
+    """What a dashboard meets while jobs change at that rate, or as fast as they can."""
     address = f"127.0.0.1:{master.sockets.control_port}"
     watcher = await asyncio.create_subprocess_exec(
         *(sys.executable, __file__, "--watch", address),
@@ -257,6 +264,9 @@ async def measure_feed(master: Master, jobs: int, nodes: int, seconds: float) ->
     told_uses = 0
     while (now_s := time.perf_counter()) - began_s < seconds:
         some = [next(numbers) for _ in range(BATCH_JOBS)]
+        if events > rate_per_s * (now_s - began_s):
+            await asyncio.sleep(0.01)
+            continue
         for state in course:
             master.feeds.publish(tuple(job_row(number, state, 1.8e9) for number in some))
             events += BATCH_JOBS
@@ -274,6 +284,7 @@ async def measure_feed(master: Master, jobs: int, nodes: int, seconds: float) ->
     await watcher.wait()
     telling.cancel()
     return {
+        "asked_per_s": rate_per_s,
         "events_per_s": events / took_s,
         "uses_per_s": told_uses / took_s,
         "idle_mb": idle["mb"],
@@ -282,21 +293,23 @@ async def measure_feed(master: Master, jobs: int, nodes: int, seconds: float) ->
     }
 
 
-def print_feed(row: dict[str, Any]) -> None:
-    for name, value, unit in (
-        ("changes of jobs told by the master", row["events_per_s"], "a second"),
-        ("readings of nodes told", row["uses_per_s"], "a second"),
-        ("rows applied by the dashboard", row["rows_per_s"], "a second"),
-        ("from event to applied, median", row["applied_ms_median"], "ms"),
-        ("from event to applied, 99 of 100", row["applied_ms_p99"], "ms"),
-        ("from start to the first picture", row["connected_ms"], "ms"),
-        ("a repaint, median", row["repaint_ms_median"], "ms"),
-        ("a repaint, longest", row["repaint_ms_max"], "ms"),
-        ("a page, asked for and shown", row["page_ms_median"], "ms"),
-        ("memory of the dashboard, at rest", row["idle_mb"], "MB"),
-        ("memory of the dashboard, at the end", row["mb"], "MB"),
+def print_feed(rows: list[dict[str, Any]]) -> None:
+    heads = "".join(f"{'steady' if row['asked_per_s'] < FLOOD else 'flood':>12}" for row in rows)
+    print(f"\n{'the feed, followed by a dashboard':<38}{heads}")
+    for name, key, unit in (
+        ("changes of jobs told by the master", "events_per_s", "a second"),
+        ("readings of nodes told", "uses_per_s", "a second"),
+        ("rows applied by the dashboard", "rows_per_s", "a second"),
+        ("from event to applied, median", "applied_ms_median", "ms"),
+        ("from event to applied, 99 of 100", "applied_ms_p99", "ms"),
+        ("from start to the first picture", "connected_ms", "ms"),
+        ("a repaint, median", "repaint_ms_median", "ms"),
+        ("a repaint, longest", "repaint_ms_max", "ms"),
+        ("a page, from question to answer", "page_ms_median", "ms"),
+        ("memory of the dashboard, at rest", "idle_mb", "MB"),
+        ("memory of the dashboard, at the end", "mb", "MB"),
     ):
-        print(f"{name:<38}{value:>12,.1f} {unit}")
+        print(f"{name:<38}{''.join(f'{row[key]:>12,.1f}' for row in rows)} {unit}")
 
 
 class Stamped(FeedClient):
@@ -382,8 +395,10 @@ async def run(options: argparse.Namespace) -> None:
     pages = await measure_pages(master, options.jobs)
     print_pages(pages)
     lists_mb = resident_mb() - before_mb - book_mb
-    feed = await measure_feed(master, options.jobs, options.nodes, options.seconds)
-    print()
+    feed = [
+        await measure_feed(master, options.jobs, options.nodes, options.seconds, rate_per_s)
+        for rate_per_s in (STEADY, FLOOD)
+    ]
     print_feed(feed)
     print(
         f"{'memory of the master for all rows':<38}{book_mb:>12,.1f} MB, {took_s:.1f} s to take in"

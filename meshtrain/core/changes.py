@@ -8,7 +8,7 @@ from meshtrain.core.job import BaseState, JobKind, JobState
 from meshtrain.core.node import MASTER_NODE_ID, HostUse
 
 
-class JobRow(msgspec.Struct, frozen=True, tag="job"):
+class JobRow(msgspec.Struct, frozen=True, tag="job", gc=False):
     job_id: str
     name: str
     kind: JobKind

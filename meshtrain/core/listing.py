@@ -8,7 +8,8 @@ has changed since the last one, and not what there is.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import heapq
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -20,6 +21,8 @@ from meshtrain.core.sorted_blocks import SortedBlocks
 
 LISTINGS_MAX = 8
 """Filters and orders that are kept at a time: as many as some people look at together."""
+RUN_ENTRIES = 4000
+"""Sorted lists of up to so many are merged by sorting them, which is quick but can't be paused."""
 REBUILD_SHARE = 0.2
 """When more of the rows have changed, the list is put together anew: that is cheaper."""
 
@@ -58,11 +61,11 @@ class Listing:
         self._lets_through = selection(query)
         self._key_of = column(query.kind, query.sort) if query.sort else None
         self._changed: dict[str, None] = {}
-        #: rows that are still to be read, then sorted lists that are still to be merged
+        #: rows that are still to be read; sorted lists of those that were, and where they go to
         self._unread: Iterator[str] | None = None
-        self._runs: deque[list[_Entry]] = deque()
-        self._bare_runs: deque[list[_Entry]] = deque()
-        self._is_built = False
+        self._runs: list[list[_Entry]] = []
+        self._bare_runs: list[list[_Entry]] = []
+        self._merging: list[tuple[Iterator[_Entry], SortedBlocks[_Entry]]] = []
         #: id → its entry, of rows that have a value to be sorted by, and of those that have none
         self._keyed: dict[str, _Entry] = {}
         self._bare: dict[str, _Entry] = {}
@@ -77,24 +80,26 @@ class Listing:
         """These rows came, or changed."""
         self._changed.update(dict.fromkeys(row_ids))
 
+    def look(self) -> None:
+        """Somebody asks: from now on `advance` is called until all is done."""
+        if len(self._changed) > REBUILD_SHARE * len(self._rows.by_id) + PAGE_ROWS_MAX:
+            # Not later: while very much changes it would begin again and again.
+            self._begin()
+
     def advance(self, rows_max: int) -> bool:
         """Do a slice of the work that is due; True when the list is up to date."""
         if self._unread is not None:
             self._read(rows_max)
-        elif len(self._runs) > 1:
-            _merge_two(self._runs)
-        elif len(self._bare_runs) > 1:
-            _merge_two(self._bare_runs)
-        elif not self._is_built:
-            self._with_value = SortedBlocks(self._runs.pop() if self._runs else ())
-            self._without = SortedBlocks(self._bare_runs.pop() if self._bare_runs else ())
-            self._is_built = True
-        elif len(self._changed) > REBUILD_SHARE * len(self._rows.by_id) + PAGE_ROWS_MAX:
-            self._begin()
+        elif self._merging:
+            entries, blocks = self._merging[-1]
+            merged = list(islice(entries, rows_max))
+            blocks.extend(merged)
+            if not merged:
+                self._merging.pop()
         else:
             for _ in range(min(rows_max, len(self._changed))):
                 self._place(self._changed.popitem()[0])
-        return self._is_built and not self._changed
+        return self._unread is None and not self._merging and not self._changed
 
     def ids(self, offset: int, limit: int, *, descending: bool) -> list[str]:
         """The ids of a piece of the list; `advance` until it is up to date before."""
@@ -110,10 +115,10 @@ class Listing:
     # --- from the start -----------------------------------------------------------
 
     def _begin(self) -> None:
-        self._is_built = False
         self._unread = iter(list(self._rows.by_id))
-        for former in (self._changed, self._keyed, self._bare, self._runs, self._bare_runs):
+        for former in (self._changed, self._keyed, self._bare):
             former.clear()
+        self._runs, self._bare_runs, self._merging = [], [], []
         self._with_value, self._without = SortedBlocks(), SortedBlocks()
 
     def _read(self, rows_max: int) -> None:
@@ -121,6 +126,10 @@ class Listing:
         row_ids = list(islice(self._unread, rows_max))
         if not row_ids:
             self._unread = None
+            self._merging = [
+                (heapq.merge(*self._runs), self._with_value),
+                (heapq.merge(*self._bare_runs), self._without),
+            ]
             return
         run: list[_Entry] = []
         bare_run: list[_Entry] = []
@@ -131,7 +140,10 @@ class Listing:
             (run if has_value else bare_run).append(entry)
             (self._keyed if has_value else self._bare)[row_id] = entry
         for new, runs in ((run, self._runs), (bare_run, self._bare_runs)):
-            if new:
+            if runs and len(runs[-1]) + len(new) <= RUN_ENTRIES:
+                runs[-1] += new
+                runs[-1].sort()
+            elif new:
                 new.sort()
                 runs.append(new)
 
@@ -164,13 +176,6 @@ class Listing:
             (self._with_value if has_value else self._without).add(entry)
 
 
-def _merge_two(runs: deque[list[_Entry]]) -> None:
-    """Two of several sorted lists become one; list.sort finds the two and merges them."""
-    merged = runs.popleft() + runs.popleft()
-    merged.sort()
-    runs.append(merged)
-
-
 class Listings:
     """The listings of one kind that were asked for last."""
 
@@ -198,4 +203,5 @@ class Listings:
             while len(self._kept) > LISTINGS_MAX:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(which)
+        listing.look()
         return listing

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -238,6 +239,12 @@ NUMBER = re.compile(r"(?<![\d.])\d+")
 
 def in_words(text: str) -> str:
     """Text as people sort it: gpu2 before gpu10, capitals like small letters."""
+    return ",".join(map(_piece_in_words, text.split(",")))
+
+
+@lru_cache(maxsize=20_000)
+def _piece_in_words(text: str) -> str:
+    # The names of a sweep's jobs are made of the same few pairs again and again.
     return NUMBER.sub(lambda found: found[0].zfill(12), text).casefold()
 
 

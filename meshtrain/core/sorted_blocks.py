@@ -7,7 +7,7 @@ them: the list of lists that sortedcontainers and blist are built on.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 BLOCK_ENTRIES = 1000
@@ -30,13 +30,11 @@ class SortedBlocks(Generic[Entry]):
         entries: to begin with, in ascending order.
     """
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        there = list(entries)
-        self._blocks = [
-            there[start : start + BLOCK_ENTRIES] for start in range(0, len(there), BLOCK_ENTRIES)
-        ]
-        self._lasts = [block[-1] for block in self._blocks]
-        self._length = len(there)
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self._blocks: list[list[Entry]] = []
+        self._lasts: list[Entry] = []
+        self._length = 0
+        self.extend(entries)
 
     def __len__(self) -> int:
         return self._length
@@ -44,6 +42,14 @@ class SortedBlocks(Generic[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         for block in self._blocks:
             yield from block
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Put entries, in ascending order, after those that are there."""
+        for start in range(0, len(entries), BLOCK_ENTRIES):
+            block = list(entries[start : start + BLOCK_ENTRIES])
+            self._blocks.append(block)
+            self._lasts.append(block[-1])
+        self._length += len(entries)
 
     def add(self, entry: Entry) -> None:
         """Put an entry in its place."""

@@ -126,7 +126,9 @@ class Tally:
             self.started[row.recipe_hash] += sign
         if row.sweep_id is None:
             return
-        tally = self.sweeps.setdefault(row.sweep_id, SweepTally())
+        tally = self.sweeps.get(row.sweep_id)
+        if tally is None:
+            tally = self.sweeps[row.sweep_id] = SweepTally()
         tally.states[row.state] += sign
         if row.state is JobState.WAITING and row.recipe_hash is not None:
             tally.waiting_for[row.recipe_hash] += sign

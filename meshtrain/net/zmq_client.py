@@ -124,7 +124,7 @@ class MasterClient:
                 break
             return answer
         raise ProtocolError(
-            f"the master at {self._address} answered with a page or snapshot that was not asked for: "
+            f"{self._address} answered with a page or a snapshot that was not asked for: "
             "see that both sides run the same version"
         )
 

@@ -55,6 +55,7 @@ class Feeds:
         self._seq = 0
         self._brief_seq = 0
         self._has_news = asyncio.Event()
+        self._jobs_wanted = False
         self.book = RowBook(rows.snapshot(state))
         #: what happened, for those who look later: the last notes and transfers, and sums
         self._history = MeshView()
@@ -90,6 +91,9 @@ class Feeds:
             await self._has_news.wait()
             self._has_news.clear()
             await self._catch_up()
+            if self._jobs_wanted:
+                self._jobs_wanted = False
+                await self._put_in_order(PageQuery("jobs"))
             await asyncio.sleep(BRIEF_EVERY_S)
 
     def snapshot(self, request_id: str, *, brief: bool) -> list[msg.Snapshot]:
@@ -98,6 +102,9 @@ class Feeds:
         if brief:
             # What comes after the snapshot must not tell again what it has of the past.
             self._publish_brief(self.book.news(0))
+            # Whoever opens a dashboard soon looks at the jobs.
+            self._jobs_wanted = True
+            self._has_news.set()
             picture: Iterable[Change] = self.book.snapshot()
             seq = self._brief_seq
         else:
@@ -115,21 +122,25 @@ class Feeds:
 
         Raises UserError for what no page can answer.
         """
+        await self._put_in_order(query)
+        page = self.book.page(query)
+        fresh = _that_fit(self._fresh(row) if isinstance(row, JobRow) else row for row in page.rows)
+        return msgspec.structs.replace(page, rows=fresh)
+
+    async def _put_in_order(self, query: PageQuery) -> None:
         listing = self.book.listing(query)
         await self._catch_up()
         if listing is not None:
             pace = _Pace()
             while not listing.advance(pace.rows):
                 await pace.rest()
-        page = self.book.page(query)
-        fresh = _that_fit(self._fresh(row) if isinstance(row, JobRow) else row for row in page.rows)
-        return msgspec.structs.replace(page, rows=fresh)
 
     async def _catch_up(self) -> None:
         pace = _Pace()
         while self.book.is_behind:
             self._publish_brief(self.book.news(pace.rows))
-            await pace.rest()
+            if self.book.is_behind:
+                await pace.rest()
 
     def _publish_brief(self, changes: Sequence[Change], *, beat: bool = False) -> None:
         if not changes and not beat:
