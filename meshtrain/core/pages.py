@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -22,9 +23,9 @@ import msgspec
 
 from meshtrain.core.changes import BaseRow, JobRow, NodeRow, Note, TransferRow
 from meshtrain.core.job import BaseState, JobState
+from meshtrain.core.row_filter import pattern_of
 from meshtrain.errors import UserError
 
-FILTER_CHARS_MAX = 200
 WORDS_CHARS_MAX = 600
 """Of a row, that a filter looks at: enough for a name and how it failed."""
 PAGE_ROWS_MAX = 1000
@@ -117,9 +118,22 @@ def in_natural_order(rows: Rows, kind: str) -> list[Row]:
         "events": rows.notes,
         "transfers": rows.transfers,
     }
-    if kind in NATURAL:
-        return sorted(there[kind], key=NATURAL[kind])
-    return list(there[kind])[::-1]
+    keyed = [(natural_key(kind, row, place), row) for place, row in enumerate(there[kind])]
+    return [row for _, row in sorted(keyed, key=lambda each: each[0])]
+
+
+def natural_key(kind: str, row: Any, position: int) -> tuple[Any, ...]:
+    """What the natural order goes by; no two rows of a kind have the same.
+
+    Args:
+        position: how many of its kind came before it.
+    """
+    if kind == "jobs":
+        # The newest submission first, and each in the order of its file.
+        return (-row.submitted_wall_s, position)
+    if kind == "nodes":
+        return (in_words(row.node_id), position)
+    return (-position,)
 
 
 # --- what a query may ask ----------------------------------------------------------
@@ -159,25 +173,6 @@ def selection(query: PageQuery) -> Callable[[Row], bool]:
         return searched is None or (searched.search(words_of(row)) is None) == inverted
 
     return lets_through
-
-
-def pattern_of(filter: str) -> re.Pattern[str] | None:
-    """The filter's regular expression; None for one that lets all through.
-
-    Raises UserError when it is too long or is none.
-    """
-    text = filter.removeprefix("!")
-    if not text:
-        return None
-    if len(text) > FILTER_CHARS_MAX:
-        raise UserError(f"a filter has at most {FILTER_CHARS_MAX} characters, not {len(text)}")
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UserError(
-            f"the filter {text!r} is not a regular expression: {error}; "
-            "put a backslash before a character that stands for itself"
-        ) from error
 
 
 # --- the words of a row -------------------------------------------------------------
@@ -244,6 +239,12 @@ NUMBER = re.compile(r"(?<![\d.])\d+")
 
 def in_words(text: str) -> str:
     """Text as people sort it: gpu2 before gpu10, capitals like small letters."""
+    return ",".join(map(_piece_in_words, text.split(",")))
+
+
+@lru_cache(maxsize=20_000)
+def _piece_in_words(text: str) -> str:
+    # The names of a sweep's jobs are made of the same few pairs again and again.
     return NUMBER.sub(lambda found: found[0].zfill(12), text).casefold()
 
 
@@ -323,14 +324,6 @@ COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
         },
     }
 )
-NATURAL: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        # Those of one submission in the order of its file.
-        "jobs": lambda row: -row.submitted_wall_s,
-        "nodes": lambda row: (in_words(row.node_id), row.node_id),
-    }
-)
-"""What the natural order goes by; of other kinds it is the last one first."""
 METRIC_PREFIX = "metrics."
 
 
@@ -358,5 +351,6 @@ def column(kind: str, name: str) -> _Key:
 
 def column_names(kind: str, rows: Iterable[Row] = ()) -> list[str]:
     """The columns of a kind, and of jobs the metrics that `rows` have."""
-    metrics = {name for row in rows if isinstance(row, JobRow) for name in row.metrics}
+    jobs = (row for row in rows if kind == "jobs" and isinstance(row, JobRow))
+    metrics = {name for row in jobs for name in row.metrics}
     return [*COLUMNS[kind], *(METRIC_PREFIX + name for name in sorted(metrics))]

@@ -110,7 +110,7 @@ def command(
         )
     Top(
         way.address,
-        partial(FeedClient, way.address, security=security),
+        partial(FeedClient, way.address, brief=True, security=security),
         ask_inbox=inbox_of(way.address, security),
         ask=MasterLine(way.address, security).ask,
         submit=Submitter(way.address, home).submit,

@@ -138,7 +138,7 @@ class PageTable(ScrollView, can_focus=True):
         """Draw with this picture's time; ask for rows anew when it brought news."""
         self._picture = picture
         self._density = density
-        self._pager.tick(picture.news)
+        self._pager.tick(picture.revisions.get(self._pager.query.kind, 0))
         self.refresh()
 
     def restart(self, query: PageQuery) -> None:
