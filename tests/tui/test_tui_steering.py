@@ -171,7 +171,7 @@ async def test_a_sweep_is_cancelled_and_retried_from_the_overview() -> None:
         ]
         await shown.press("enter")
         assert shown.rows[2].strip().startswith("Overview › other")
-        assert "other/one" in shown.text
+        assert "▶  one " in shown.text, "the sweep's name stands above"
 
 
 async def test_the_master_s_no_is_told_in_its_words() -> None:
