@@ -264,6 +264,12 @@ def _took_s(row: Any) -> float | None:
     return took_s
 
 
+def _most(row: Any, figure: str) -> float | None:
+    """The highest of a node's GPUs."""
+    told = () if row.use is None else (getattr(gpu, figure) for gpu in row.use.gpus)
+    return max((value for value in told if value is not None), default=None)
+
+
 _Key = Callable[[Any], SortKey | None]
 
 COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
@@ -295,6 +301,11 @@ COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
             "holds": lambda row: row.holds,
             "cache": lambda row: row.cache_used_bytes,
             "disk_free": lambda row: row.disk_free_bytes,
+            "cpu_use": lambda row: None if row.use is None else row.use.cpu,
+            "memory_used": lambda row: None if row.use is None else row.use.memory_used_bytes,
+            "gpu_use": lambda row: _most(row, "used"),
+            "gpu_memory_used": lambda row: _most(row, "memory_used_bytes"),
+            "temperature": lambda row: _most(row, "temperature_c"),
             "version": lambda row: row.version or None,
             "note": lambda row: row.note or None,
         },

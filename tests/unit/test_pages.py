@@ -8,6 +8,7 @@ import pytest
 
 from meshtrain.core.changes import BaseRow, JobRow, NodeRow, Note, TransferRow
 from meshtrain.core.job import BaseState, JobKind, JobState
+from meshtrain.core.node import GpuUse, HostUse
 from meshtrain.core.pages import COLUMNS, PageQuery, column_names, page_of
 from meshtrain.core.row_filter import FILTER_CHARS_MAX, pattern_of
 from meshtrain.core.view import MeshView
@@ -154,9 +155,13 @@ def test_the_other_lists_have_their_own_order_and_words() -> None:
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_every_column_sorts(kind: str, view: MeshView) -> None:
     view.apply(NodeRow("gpu1", True, False, False, 4, 1, ("A100",), (0,), 1, 0))
+    use = HostUse(0.5, 7, (GpuUse(0, 0.25, 5, 9, 60), GpuUse(1, 0.75), GpuUse(2)))
+    view.apply(NodeRow("gpu2", True, False, True, 4, 1, ("A100",), (0,), 1, 0, use=use))
     view.apply(BaseRow("aa", "first", BaseState.COMMITTED))
     view.apply(Note(1.0, "node gpu9 joined"))
     view.apply(TransferRow("cc", "gpu9", {"gpu10": 5}, 0.0))
     for name in column_names(kind, tuple(view.jobs.values())):
         page = page_of(view, PageQuery(kind, sort=name))
         assert len(page.rows) == page.total > 0
+    assert COLUMNS["nodes"]["gpu_use"](view.nodes["gpu2"]) == 0.75
+    assert COLUMNS["nodes"]["temperature"](view.nodes["gpu1"]) is None
