@@ -26,7 +26,7 @@ from meshtrain.core.job import BaseState, JobState
 from meshtrain.core.row_filter import pattern_of
 from meshtrain.errors import UserError
 
-WORDS_CHARS_MAX = 600
+WORDS_CHARS_MAX = 400
 """Of a row, that a filter looks at: enough for a name and how it failed."""
 PAGE_ROWS_MAX = 1000
 
@@ -41,7 +41,8 @@ class PageQuery(msgspec.Struct, frozen=True):
     kind: str
     """jobs, nodes, bases, events or transfers."""
     filter: str = ""
-    """A regular expression, case-insensitive, over the row's words; "!" in front inverts."""
+    """A regular expression, case-insensitive, over the row's words; "!" in front inverts. ^ and $
+    are the ends of each word, where a name is one."""
     sort: str = ""
     """A column's name, see `COLUMNS`, or of jobs also `metrics.NAME`; "" is the natural order:
     newest first, nodes by name."""
@@ -178,18 +179,22 @@ def selection(query: PageQuery) -> Callable[[Row], bool]:
 # --- the words of a row -------------------------------------------------------------
 
 
+def _lines(words: Iterable[str]) -> str:
+    return "\n".join(filter(None, words))[:WORDS_CHARS_MAX]
+
+
 def _job_words(row: Any) -> str:
     told = (
         row.name,
         row.state,
         row.node_id or "",
-        row.failure,
-        row.reason,
+        row.job_id,
         row.kind,
         row.recipe_hash or "",
-        row.job_id,
+        row.reason,
+        row.failure,
     )
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 def standing(row: NodeRow) -> str:
@@ -203,12 +208,12 @@ def standing(row: NodeRow) -> str:
 
 def _node_words(row: Any) -> str:
     told = (row.node_id, standing(row), row.note, row.version, *row.gpus)
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 def _base_words(row: Any) -> str:
     told = (row.label, row.state, row.node_id or "", row.recipe_hash, row.artifact_id or "")
-    return " ".join((*told, *row.holders))[:WORDS_CHARS_MAX]
+    return _lines((*told, *row.holders))
 
 
 def _note_words(row: Any) -> str:
@@ -218,7 +223,7 @@ def _note_words(row: Any) -> str:
 
 def _transfer_words(row: Any) -> str:
     told = (row.label, row.to_node, *row.bytes_by_node, row.artifact_id)
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 WORDS: Mapping[str, Callable[[Row], str]] = MappingProxyType(

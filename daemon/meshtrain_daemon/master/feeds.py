@@ -44,7 +44,7 @@ TURN_S = 0.004
 """Work that is due when somebody asks for a page is done in pieces of about this."""
 ROWS_FIRST = 200
 """Rows of the first piece; the next ones are made to fit the time."""
-ROWS_MIN = 20
+ROWS_MIN = 1
 ROWS_MAX = 5000
 PAGE_BYTES_MAX = 4 << 20
 """Bytes of a page's rows; half of what a message may have."""
