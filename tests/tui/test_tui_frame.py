@@ -117,8 +117,9 @@ async def test_the_palette_finds_screens_commands_and_sweeps(key: str) -> None:
         await shown.pilot.press("down", "enter")
         await shown.until(lambda: isinstance(shown.app.screen, Jobs))
         await shown.settle()
-        assert "other/one" in shown.text
-        assert "sweep/fold=0" not in shown.text
+        assert shown.rows[2].strip().startswith("Events › other")
+        assert "▶  one " in shown.text
+        assert "fold=0" not in shown.text
 
 
 async def test_the_palette_sorts_and_changes_the_theme() -> None:

@@ -86,7 +86,7 @@ class ListScreen(MeshScreen):
     def limit_to(self, query: PageQuery) -> None:
         """Show only what this lets through, before any filter that is typed."""
         self._base = query
-        if self.is_mounted:
+        if self.is_whole:
             self._ask()
 
     def sort_by(self, name: str) -> None:

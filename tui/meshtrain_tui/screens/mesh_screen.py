@@ -83,7 +83,7 @@ class MeshScreen(Screen[None]):
 
     def show(self, picture: Picture) -> None:
         """Draw this picture; dimmed when it may be old."""
-        if not self.is_mounted:
+        if not self.is_whole:
             return
         self.query_one("#body").set_class(not picture.link.live, "stale")
         for panel in self.query(Panel):
@@ -91,8 +91,15 @@ class MeshScreen(Screen[None]):
         self.draw(picture)
         self.show_crumbs()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its parts are there: not while it is put together, nor taken apart."""
+        return self.is_mounted and self.is_attached and bool(self.display)
+
     def show_crumbs(self) -> None:
         """Draw the breadcrumbs anew: something of the screen has changed."""
+        if not self.is_whole:
+            return
         picture = self.desk.picture
         above = self.app.screen_stack
         path = [screen.crumb() for screen in above if isinstance(screen, MeshScreen)]

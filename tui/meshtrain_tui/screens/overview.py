@@ -65,7 +65,7 @@ class Overview(MeshScreen):
         return command_of("jobs", sweep.sweep_id) if sweep else command_of("nodes")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("cancel", "retry", "folder") and (not self.is_mounted or self.sweep is None):
+        if action in ("cancel", "retry", "folder") and (not self.is_whole or self.sweep is None):
             return False
         return super().check_action(action, parameters)
 
