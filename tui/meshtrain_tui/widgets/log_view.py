@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -27,6 +29,18 @@ WHEEL_ROWS = 3
 GUTTER = 1
 TIME_WIDTH = 9
 BAR_WIDTH = 1
+
+
+class _Styles(NamedTuple):
+    """Of the theme, as rows are drawn with them."""
+
+    base: Style
+    aside: Style
+    hit: Style
+    found: Style
+    mark: Style
+    bar: Style
+    thumb: Style
 
 
 class LogView(Widget, can_focus=True):
@@ -85,6 +99,7 @@ class LogView(Widget, can_focus=True):
         #: from where on `copy` takes lines; None: what is in sight
         self.mark: Place | None = None
         self._rows: list[Row] = []
+        self._known_styles: _Styles | None = None
         # Keys, news and a search that has ended move one window.
         self._moving = asyncio.Lock()
 
@@ -135,7 +150,29 @@ class LogView(Widget, can_focus=True):
     def _aside_width(self) -> int:
         return GUTTER + self._rank_width + (TIME_WIDTH if self.shows_times else 0)
 
+    @property
+    def _styles(self) -> _Styles:
+        """The colours of the theme; to find them out takes longer than to draw a row."""
+        if self._known_styles is None:
+            part = partial(self.get_component_rich_style, partial=True)
+            base = self.rich_style
+            self._known_styles = _Styles(
+                base=base,
+                aside=part("log--aside"),
+                hit=part("log--hit"),
+                found=part("log--found"),
+                mark=part("log--mark"),
+                bar=base + part("log--bar"),
+                thumb=base + part("log--thumb"),
+            )
+        return self._known_styles
+
+    def notify_style_update(self) -> None:
+        self._known_styles = None
+        super().notify_style_update()
+
     def render_line(self, y: int) -> Strip:
+        base = self._styles.base
         text = self._text(y)
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(y)) is not None:
@@ -145,35 +182,31 @@ class LogView(Widget, can_focus=True):
         width = max(self.size.width - BAR_WIDTH, 0)
         strip = Strip(text.render(self.app.console), cell_len(text.plain))
         # Every piece has a style: what is dimmed is mixed with it.
-        strip = strip.apply_style(self.rich_style)
-        strip = strip.crop_extend(0, width, self.rich_style).apply_offsets(0, y)
+        strip = strip.apply_style(base).crop_extend(0, width, base).apply_offsets(0, y)
         return Strip.join([strip, self._bar_strip(y)])
 
     def _text(self, y: int) -> Text:
-        text = Text(no_wrap=True, end="", style=self.rich_style)
+        styles = self._styles
+        text = Text(no_wrap=True, end="")
         if y >= len(self._rows):
             return text
         row = self._rows[y]
-        aside = self.get_component_rich_style("log--aside", partial=True)
         marked = self.mark is not None and sum(row.place) >= sum(self.mark)
-        sign = "›" if row.is_found and row.first else "┃" if marked else " "
-        text.append(sign, self.get_component_rich_style("log--mark", partial=True))
+        text.append("›" if row.is_found and row.first else "┃" if marked else " ", styles.mark)
         if self._rank_width:
             rank = f"{row.line.rank:>{self._rank_width - 2}}│ " if row.first else ""
-            text.append(f"{rank:<{self._rank_width}}", aside)
+            text.append(f"{rank:<{self._rank_width}}", styles.aside)
         if self.shows_times:
             wall_s = row.line.wall_s
             when = "" if not row.first else "  :  :  " if wall_s is None else clock(wall_s)
-            text.append(f"{when:<{TIME_WIDTH}}", aside)
+            text.append(f"{when:<{TIME_WIDTH}}", styles.aside)
         begin = len(text)
         for run in row.runs:
             text.append(run.text, None if run.look == PLAIN else _style(run.look))
         if row.is_found:
-            style = self.get_component_rich_style("log--found", partial=True)
-            text.stylize(style, begin, len(text))
-        hit = self.get_component_rich_style("log--hit", partial=True)
+            text.stylize(styles.found, begin, len(text))
         for first, after in row.hits:
-            text.stylize(hit, begin + first, begin + after)
+            text.stylize(styles.hit, begin + first, begin + after)
         return text
 
     def _bar_strip(self, y: int) -> Strip:
@@ -182,9 +215,9 @@ class LogView(Widget, can_focus=True):
         share = sum(self.viewer.top) / size_bytes if size_bytes else 0.0
         height = max(self.size.height, 1)
         at = height - 1 if self.viewer.follows else min(int(share * height), height - 1)
-        name, sign = ("log--thumb", "█") if y == at else ("log--bar", "│")
-        style = self.rich_style + self.get_component_rich_style(name, partial=True)
-        return Strip([Segment(sign, style)], 1)
+        if y == at:
+            return Strip([Segment("█", self._styles.thumb)], 1)
+        return Strip([Segment("│", self._styles.bar)], 1)
 
     # --- the mouse ---------------------------------------------------------------------------
 
