@@ -1,0 +1,109 @@
+"""A regular expression over lines as they are shown: folded, and without colours."""
+
+from __future__ import annotations
+
+import re
+
+from meshtrain.errors import UserError
+from meshtrain_tui.log.ansi import text_of
+from meshtrain_tui.log.folding import shown_of
+
+PATTERN_CHARS_MAX = 500
+_SPECIAL = frozenset(".^$*+?{}[]\\|()")
+
+
+class SearchPattern:
+    """What is searched for. One without capital letters finds both.
+
+    Raises UserError for what is no regular expression.
+    """
+
+    def __init__(self, text: str) -> None:
+        if len(text) > PATTERN_CHARS_MAX:
+            raise UserError(
+                f"a search may have {PATTERN_CHARS_MAX} characters, this one has {len(text)}: "
+                "search for a part of it"
+            )
+        self.text = text
+        ignore_case = text == text.lower()
+        try:
+            self._search = re.compile(text, re.IGNORECASE if ignore_case else 0)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"{text!r} is no regular expression: {error}; put a \\ before signs that are meant "
+                "as they are"
+            ) from error
+        self._ignore_case = ignore_case
+        #: the bytes that a line must have, where the pattern is plain text
+        self._needle = b""
+        if text.isascii() and text.isprintable() and not _SPECIAL & set(text):
+            self._needle = text.encode()
+
+    def is_in(self, line: bytes) -> bool:
+        """Whether it is found in what is shown of a line; the line comes without its end."""
+        return self._search.search(text_of(shown_of(line)[0])) is not None
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where it is found in a line's plain text: first and after last character."""
+        return [
+            found.span() for found in self._search.finditer(text) if found.end() > found.start()
+        ]
+
+    def first_in(self, lines: bytes) -> int | None:
+        """The offset of the first line that it is found in; `lines` are whole ones."""
+        if self._can_skip(lines):
+            haystack = lines.lower() if self._ignore_case else lines
+            at = haystack.find(self._needle)
+            while at >= 0:
+                begin = lines.rfind(b"\n", 0, at) + 1
+                end = _end(lines, at)
+                if self.is_in(lines[begin:end]):
+                    return begin
+                at = haystack.find(self._needle, end)
+            return None
+        begin = 0
+        for line in _split(lines):
+            if self.is_in(line):
+                return begin
+            begin += len(line) + 1
+        return None
+
+    def last_in(self, lines: bytes) -> int | None:
+        """The offset of the last line that it is found in."""
+        if self._can_skip(lines):
+            haystack = lines.lower() if self._ignore_case else lines
+            at = haystack.rfind(self._needle)
+            while at >= 0:
+                begin = lines.rfind(b"\n", 0, at) + 1
+                if self.is_in(lines[begin : _end(lines, at)]):
+                    return begin
+                at = haystack.rfind(self._needle, 0, begin)
+            return None
+        begin = len(lines) if lines.endswith(b"\n") else len(lines) + 1
+        for line in reversed(_split(lines)):
+            begin -= len(line) + 1
+            if self.is_in(line):
+                return begin
+        return None
+
+    def _can_skip(self, lines: bytes) -> bool:
+        """Whether a line without the needle's bytes can't have it in its plain text.
+
+        Not where colours may cut it, nor beyond ASCII: there other letters are
+        alike but for their case, such as the sign of Kelvin and k.
+        """
+        return bool(self._needle) and lines.isascii() and not _HIDING.search(lines)
+
+
+#: what may stand between the letters of a needle, and isn't shown, or is shown as spaces
+_HIDING = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _end(lines: bytes, at: int) -> int:
+    end = lines.find(b"\n", at)
+    return len(lines) if end < 0 else end
+
+
+def _split(lines: bytes) -> list[bytes]:
+    split = lines.split(b"\n")
+    return split[:-1] if lines.endswith(b"\n") or not lines else split
