@@ -40,6 +40,7 @@ from meshtrain_tui.keymap import KeyAction, key_actions, keymap
 from meshtrain_tui.palette import Palette
 from meshtrain_tui.screens.confirm import Confirm
 from meshtrain_tui.screens.help import Help, key_table
+from meshtrain_tui.screens.job import Job
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
 from meshtrain_tui.screens.pick_file import PickFile
@@ -51,6 +52,10 @@ from meshtrain_tui.steering.result_folder import opener, show_folder
 from meshtrain_tui.steering.submission import Receipt, Submitter
 from meshtrain_tui.themes import OURS, checked_theme, next_theme
 from meshtrain_tui.widgets.crumbs import CrumbsLine
+from meshtrain_tui.widgets.curves import CurveField
+from meshtrain_tui.widgets.job_body import JobBody
+from meshtrain_tui.widgets.log_pane import LogPane
+from meshtrain_tui.widgets.log_view import LogView
 from meshtrain_tui.widgets.table import PageTable
 from meshtrain_tui.widgets.tabs import Tab, TabLine
 from meshtrain_tui.words import plural
@@ -461,7 +466,7 @@ def _read(path: Path) -> bytes:
 
 def known_keys() -> dict[str, KeyAction]:
     """All actions whose keys can be changed, by name."""
-    owners: list[Any] = [Top, PageTable]
+    owners: list[Any] = [Top, PageTable, Job, JobBody, LogPane, LogView, CurveField]
     for make in [*(entry.make for entry in SCREENS)]:
         owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]
     bindings = [binding for owner in dict.fromkeys(owners) for binding in owner.BINDINGS]
