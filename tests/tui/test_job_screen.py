@@ -317,7 +317,7 @@ async def test_metrics_are_drawn_live_each_in_its_chart() -> None:
 
 async def test_the_facts() -> None:
     async with shown(a_master(), (80, 50)) as screen:
-        await screen.press("i")
+        await screen.press("a")
         text = screen.text
         for part in (
             "Attempts (2)",
@@ -347,7 +347,7 @@ async def test_a_job_that_waits_says_why() -> None:
     async with shown(LogMaster(jobs={"j": row})) as screen:
         assert "○ waiting" in screen.rows[0]
         assert "It has not started: waits for base 7f3a…c21." in screen.text
-        await screen.press("i")
+        await screen.press("a")
         assert "Why it waits" in screen.text
         assert "none yet" in screen.text
         await screen.press("m")
@@ -392,6 +392,6 @@ async def test_a_job_that_is_none_says_so() -> None:
 @pytest.mark.parametrize("size", [(20, 5), (80, 24), (200, 60)])
 async def test_terminals_of_any_size(size: tuple[int, int]) -> None:
     async with shown(a_master(), size) as screen:
-        for key in ("m", "i", "l", "w", "t", "g", "G"):
+        for key in ("m", "a", "l", "w", "t", "g", "G"):
             await screen.press(key)
         assert len(screen.rows) == size[1]

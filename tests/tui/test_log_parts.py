@@ -175,6 +175,48 @@ def test_a_search_is_that_of_each_line_as_it_is_shown(
     assert pattern.last_in(data) == (hits[-1] if hits else None)
 
 
+TOKENS = [
+    "a",
+    "b",
+    "ab",
+    ".",
+    "+",
+    "*",
+    "?",
+    "{0,1}",
+    "{0}",
+    "[ab]",
+    "[^a]",
+    "[]b]",
+    "^",
+    "$",
+    "\\w",
+]
+TOKENS += ["\\x61", "\\.", "k", "\u212a", "(a|b)", "{", "\\n", " "]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(TOKENS), min_size=1, max_size=5).map("".join),
+    st.lists(st.text("abk. B\u212a{", max_size=5), max_size=4),
+)
+def test_lines_that_are_passed_over_have_nothing_of_the_pattern(
+    text: str, lines: list[str]
+) -> None:
+    try:
+        pattern = SearchPattern(text)
+    except UserError:
+        return
+    data = "\n".join(lines).encode()
+    flags = re.IGNORECASE if text == text.lower() else 0
+    hits = [re.search(text, line, flags) is not None for line in lines]
+    split = data.split(b"\n") if not data.endswith(b"\n") and data else data.split(b"\n")[:-1]
+    begins = [sum(len(line) + 1 for line in split[:index]) for index in range(len(split))]
+    there = [begin for begin, hit in zip(begins, hits, strict=False) if hit]
+    assert pattern.first_in(data) == (there[0] if there else None)
+    assert pattern.last_in(data) == (there[-1] if there else None)
+
+
 def test_a_pattern_that_is_none_says_so() -> None:
     with pytest.raises(UserError, match="no regular expression"):
         SearchPattern("a(")
@@ -182,6 +224,7 @@ def test_a_pattern_that_is_none_says_so() -> None:
         SearchPattern("a" * 501)
     assert SearchPattern("a*").spans("baab") == [(1, 3)]
     assert SearchPattern("Err").spans("err Err") == [(4, 7)]
+    assert SearchPattern(r"err\W").spans("ERR! err") == [(0, 4)], "an escape is no capital letter"
     assert SearchPattern("err").spans("err Err") == [(0, 3), (4, 7)]
 
 

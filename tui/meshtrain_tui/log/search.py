@@ -9,7 +9,12 @@ from meshtrain_tui.log.ansi import text_of
 from meshtrain_tui.log.folding import shown_of
 
 PATTERN_CHARS_MAX = 500
-_SPECIAL = frozenset(".^$*+?{}[]\\|()")
+_ENDS = frozenset(".^$+")
+"""What ends a run of plain letters, and takes none of it away."""
+_OPTIONAL = frozenset("*?{")
+"""What makes the letter before it one that needn't be there."""
+_UNCLEAR = frozenset("|()")
+"""What makes a whole part one that needn't be there, or changes how the rest is read."""
 
 
 class SearchPattern:
@@ -25,7 +30,8 @@ class SearchPattern:
                 "search for a part of it"
             )
         self.text = text
-        ignore_case = text == text.lower()
+        letters = re.sub(r"\\.", "", text)
+        ignore_case = letters == letters.lower()
         try:
             self._search = re.compile(text, re.IGNORECASE if ignore_case else 0)
         except (re.error, OverflowError, RecursionError) as error:
@@ -34,10 +40,8 @@ class SearchPattern:
                 "as they are"
             ) from error
         self._ignore_case = ignore_case
-        #: the bytes that a line must have, where the pattern is plain text
-        self._needle = b""
-        if text.isascii() and text.isprintable() and not _SPECIAL & set(text):
-            self._needle = text.encode()
+        #: bytes that a line must have; most lines haven't, and needn't be looked at further
+        self._needle = _required(text).encode()
 
     def is_in(self, line: bytes) -> bool:
         """Whether it is found in what is shown of a line; the line comes without its end."""
@@ -93,6 +97,41 @@ class SearchPattern:
         alike but for their case, such as the sign of Kelvin and k.
         """
         return bool(self._needle) and lines.isascii() and not _HIDING.search(lines)
+
+
+def _required(text: str) -> str:
+    """The longest run of plain letters that all that a pattern finds must have; "" for none."""
+    if _UNCLEAR & set(text):
+        return ""
+    runs = [""]
+    at = 0
+    while at < len(text):
+        character = text[at]
+        at += 1
+        if character == "\\":
+            # What it stands for may take more letters, as in \x41: they are no run.
+            at += 1
+            while at < len(text) and text[at].isalnum():
+                at += 1
+            runs.append("")
+        elif character == "[":
+            # A ] that comes first belongs to the set.
+            at += text[at : at + 1] == "^"
+            at += text[at : at + 1] == "]"
+            while at < len(text) and text[at] != "]":
+                at += 2 if text[at] == "\\" else 1
+            at += 1
+            runs.append("")
+        elif character in _OPTIONAL:
+            runs[-1] = runs[-1][:-1]
+            if character == "{":
+                at = text.find("}", at) + 1 or len(text)
+            runs.append("")
+        elif character in _ENDS or not (character.isascii() and character.isprintable()):
+            runs.append("")
+        else:
+            runs[-1] += character
+    return max(runs, key=len)
 
 
 #: what may stand between the letters of a needle, and isn't shown, or is shown as spaces

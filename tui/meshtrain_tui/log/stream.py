@@ -14,8 +14,8 @@ from meshtrain_tui.log.line_index import (
 )
 from meshtrain_tui.log.times import StreamTimes
 
-PIECE_BYTES = 512 << 10
-"""Of one answer, so that the next question doesn't wait for long."""
+PIECE_BYTES = 1 << 20
+"""Of one answer: as much as the master gives."""
 
 
 class Ask(Protocol):

@@ -23,7 +23,7 @@ from meshtrain_tui.words import clock, duration, tail
 LOOK_EVERY_S = 1.0
 WIDE_FROM = 140
 """Columns from which on the facts stand beside the log."""
-TABS = (("log", "l", "Log"), ("curves", "m", "Metrics"), ("facts", "i", "About"))
+TABS = (("log", "l", "Log"), ("curves", "m", "Metrics"), ("facts", "a", "About"))
 
 
 class JobBody(Vertical):
@@ -51,7 +51,7 @@ class JobBody(Vertical):
     BINDINGS = [  # noqa: RUF012
         Binding("l", "show('log')", "log", id="job.log"),
         Binding("m", "show('curves')", "metrics", id="job.metrics"),
-        Binding("i", "show('facts')", "about", id="job.about"),
+        Binding("a", "show('facts')", "about", id="job.about"),
         Binding("left_square_bracket", "attempt(-1)", "attempt before", id="job.attempt_before"),
         Binding("right_square_bracket", "attempt(1)", "next", show=False, id="job.attempt_after"),
     ]
@@ -103,6 +103,16 @@ class JobBody(Vertical):
     def row(self) -> Mapping[str, Any] | None:
         """The job as the master told it last; None before that."""
         return self._row
+
+    @property
+    def tab(self) -> str:
+        """What is in sight: log, curves or facts."""
+        return self.query_one(ContentSwitcher).current or ""
+
+    @property
+    def is_earlier_attempt(self) -> bool:
+        """Whether somebody looks at another attempt than the last one."""
+        return self._chosen is not None
 
     @property
     def attempt_number(self) -> int | None:
@@ -182,9 +192,8 @@ class JobBody(Vertical):
         if not self.is_mounted:
             return
         self.query_one(".job-head", Static).update(self._head())
-        current = self.query_one(ContentSwitcher).current
         tabs = [
-            Content.styled(f" {key} {title} ", "reverse" if name == current else "")
+            Content.styled(f" {key} {title} ", "reverse" if name == self.tab else "")
             for name, key, title in TABS
         ]
         self.query_one(".job-tabs", Static).update(Content(" ").join(tabs))
