@@ -10,7 +10,7 @@ from textual.widgets import Footer
 
 from meshtrain.clock import wall_now_s
 from meshtrain_tui.log.stream import Ask
-from meshtrain_tui.widgets.job_body import LOOK_EVERY_S, JobBody
+from meshtrain_tui.widgets.job_body import LOOK_EVERY_S, Explain, JobBody
 
 
 class JobScreen(Screen[None]):
@@ -19,6 +19,7 @@ class JobScreen(Screen[None]):
     Args:
         job_id: which.
         ask: asks the master; see `asking.row_of`.
+        explain: says at length why a job waits.
         look_every_s: seconds between two questions how it stands.
         wall_now_s: the time, as durations count.
     """
@@ -30,12 +31,14 @@ class JobScreen(Screen[None]):
         job_id: str,
         ask: Ask,
         *,
+        explain: Explain | None = None,
         look_every_s: float = LOOK_EVERY_S,
         wall_now_s: Callable[[], float] = wall_now_s,
     ) -> None:
         super().__init__()
         self._job_id = job_id
         self._ask = ask
+        self._explain = explain
         self._look_every_s = look_every_s
         self._wall_now_s = wall_now_s
 
@@ -43,6 +46,7 @@ class JobScreen(Screen[None]):
         yield JobBody(
             self._job_id,
             self._ask,
+            explain=self._explain,
             look_every_s=self._look_every_s,
             wall_now_s=self._wall_now_s,
         )
