@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 
 from meshtrain_tui.screens.job import JobScreen
 from meshtrain_tui.widgets.curves import Curves
-from meshtrain_tui.widgets.job_body import JobBody
+from meshtrain_tui.widgets.job_body import Explain, JobBody
 from meshtrain_tui.widgets.log_pane import LogPane
 from meshtrain_tui.words import clock
 
@@ -24,14 +24,21 @@ NEVER_S = 3600.0
 
 
 class JobApp(App[None]):
-    def __init__(self, master: LogMaster) -> None:
+    def __init__(self, master: LogMaster, explain: Explain | None = None) -> None:
         super().__init__()
         self._master = master
+        self._explain = explain
         self.copied: list[str] = []
 
     def on_mount(self) -> None:
         self.push_screen(
-            JobScreen("j", self._master.ask, look_every_s=NEVER_S, wall_now_s=lambda: WALL_S)
+            JobScreen(
+                "j",
+                self._master.ask,
+                explain=self._explain,
+                look_every_s=NEVER_S,
+                wall_now_s=lambda: WALL_S,
+            )
         )
 
     def copy_to_clipboard(self, text: str) -> None:
@@ -358,6 +365,31 @@ async def test_a_job_that_waits_says_why() -> None:
         screen.master.print("a2", b"hello\n")
         await screen.settle()
         assert "hello" in screen.text
+
+
+async def test_a_job_that_waits_is_explained_at_length_where_somebody_looks() -> None:
+    row = job_row(state="waiting", attempts=[], reason="waits for a free slot")
+    asked: list[tuple[str, int]] = []
+
+    async def explain(job_id: str, width: int) -> list[str]:
+        asked.append((job_id, width))
+        return ["waiting 12 min: no node has 12 GB of free GPU memory", "gpu1  frees about 14:20"]
+
+    master = LogMaster(jobs={"j": row})
+    app = JobApp(master, explain)
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = Shown(master, app, pilot)
+        await screen.settle()
+        assert asked == [], "it costs the master something"
+        await screen.press("a")
+        await screen.settle()
+        assert "  gpu1  frees about 14:20" in screen.text
+        await screen.settle()
+        assert asked == [("j", asked[0][1])]
+        assert 20 <= asked[0][1] < 80
+        row |= {"state": "running", "reason": ""}
+        await screen.settle()
+        assert "gpu1  frees" not in screen.text
 
 
 async def test_how_it_failed_is_told_at_the_top() -> None:

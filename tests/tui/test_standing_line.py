@@ -54,6 +54,10 @@ async def test_questions_share_a_link_until_one_has_no_answer() -> None:
         assert opened[0].patience_s == [7.0, 7.0, 7.0, 2.0]
         assert await ask("job", ("j",)) == {"a": 5}
         assert len(opened) == 2
+        answers.append(Answer("6", rows=[{"slow": True}]))
+        assert (await line.ask(Query("6", "why"), 30.0)).error == ""
+        assert [client.closed for client in opened] == [True, False, True], "a link of its own"
+        assert opened[2].patience_s == [30.0]
     while not opened[1].closed:
         await asyncio.sleep(0)
 

@@ -17,6 +17,9 @@ from meshtrain_daemon.master import log_times, queries
 from meshtrain_daemon.master.log_lines import BLOCK_BYTES, COUNTED_BYTES_MAX, count_line_ends
 from meshtrain_daemon.master.log_times import LogTimes, read_times, times_path
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
+from meshtrain_tui.log.ranks import LogRanks
+from meshtrain_tui.log.stream import LogStream
+from meshtrain_tui.log.viewer import LogViewer
 
 
 class MasterWithLogs(MasterDouble):
@@ -97,6 +100,38 @@ def test_bytes_begin_where_they_say_also_behind_a_hole(master: MasterWithLogs) -
     ):
         found = row(master, "log", job_id, offset=offset)
         assert (found["begin"], found["data"], found["next_offset"]) == (begin, data, next_offset)
+
+
+async def test_the_dashboard_reads_a_log_with_a_hole_line_by_line(
+    master: MasterWithLogs, clock: Clock
+) -> None:
+    job_id, attempt_id = job_of(master)
+    head = b"".join(b"line %d\n" % number for number in range(30_000))
+    store(master, StreamBytes(attempt_id, job_id, "log", 0, head))
+    store(master, StreamHole(attempt_id, job_id, "log", len(head), 3 * BLOCK_BYTES))
+    clock.now_s += 60
+    begin = len(head) + 3 * BLOCK_BYTES
+    store(master, StreamBytes(attempt_id, job_id, "log", begin, b"[lost]\nlast\n"))
+
+    async def ask(
+        what: str, names: tuple[str, ...], *, offset: int = 0, limit: int = 1
+    ) -> dict[str, Any]:
+        return row(master, what, *names, offset=offset, limit=limit)
+
+    ranks = LogRanks([LogStream(ask, job_id, attempt_id)])
+    await ranks.refresh()
+    while await ranks.count_next():
+        pass
+    assert await ranks.lines() == 30_002
+    viewer = LogViewer(ranks)
+    viewer.height = 3
+    assert [shown.text for shown in await viewer.rows()][-1] == "last"
+    place = await ranks.at_line(12_345)
+    assert place is not None
+    step = await ranks.after(place)
+    assert step is not None
+    assert step[0].shown == b"line 12345"
+    assert await ranks.at_time(clock.now_s) == (begin + len(b"[lost]\n"),)
 
 
 def test_lines_are_counted_by_blocks(master: MasterWithLogs) -> None:

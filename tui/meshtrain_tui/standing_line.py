@@ -26,8 +26,8 @@ class Client(Protocol):
 class StandingLine:
     """A link that is opened at the first question, and anew after one that had no answer.
 
-    Questions wait for one another; they are asked in a thread of their own, so that
-    the screen never waits.
+    Questions wait for one another, but for those that may take longer than others; they
+    are asked in threads, so that the screen never waits.
 
     Args:
         open_client: opens a link, such as a MasterClient; called in that thread.
@@ -52,8 +52,12 @@ class StandingLine:
         Raises MasterAwayError when none comes, UserError with the master's words when
         it says no, ProtocolError when it makes no sense.
         """
-        loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._thread, self._ask, message, timeout_s)
+        if timeout_s is not None and timeout_s > self._timeout_s:
+            # What may take long has a link of its own: nobody is to wait behind it.
+            answer = await asyncio.to_thread(self._ask_apart, message, timeout_s)
+        else:
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._thread, self._ask, message, timeout_s)
         if answer.error:
             raise UserError(answer.error)
         return answer
@@ -72,6 +76,13 @@ class StandingLine:
             # A late answer must not be taken for that to the next question.
             self._hang_up()
             raise
+
+    def _ask_apart(self, message: FromPerson, timeout_s: float) -> Done | Answer:
+        client = self._open_client()
+        try:
+            return client.request(message, timeout_s)
+        finally:
+            client.close()
 
     def _hang_up(self) -> None:
         client, self._client = self._client, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from textual.app import ComposeResult
@@ -10,8 +10,10 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import ContentSwitcher, Static
+from textual.worker import Worker
 
 from meshtrain.clock import wall_now_s
+from meshtrain.core.job import JobState
 from meshtrain.errors import MeshtrainError
 from meshtrain_tui.log.stream import Ask, LogStream
 from meshtrain_tui.widgets.curves import Curves
@@ -21,9 +23,15 @@ from meshtrain_tui.widgets.log_view import LogView
 from meshtrain_tui.words import clock, duration, tail
 
 LOOK_EVERY_S = 1.0
+EXPLAIN_EVERY_S = 20.0
+"""Between two full explanations: the master plays the queue through for each."""
 WIDE_FROM = 140
 """Columns from which on the facts stand beside the log."""
 TABS = (("log", "l", "Log"), ("curves", "m", "Metrics"), ("facts", "a", "About"))
+
+
+Explain = Callable[[str, int], Awaitable[list[str]]]
+"""From a job's id and a width to lines; raises MeshtrainError."""
 
 
 class JobBody(Vertical):
@@ -32,6 +40,8 @@ class JobBody(Vertical):
     Args:
         job_id: which.
         ask: asks the master.
+        explain: says why a job waits, in lines of at most so many characters; what it
+            says stands instead of the short reason. None: there is only that.
         look_every_s: seconds between two questions how it stands.
         wall_now_s: the time, as durations count.
     """
@@ -43,6 +53,7 @@ class JobBody(Vertical):
         & .job-tabs { height: 1; padding: 0 1; background: $panel; }
         & .job-main { height: 1fr; }
         & ContentSwitcher { height: 1fr; width: 1fr; }
+        & VerticalScroll { scrollbar-gutter: stable; }
         & .job-facts { padding: 0 1; }
         & .job-side { width: 48; border-left: solid $panel; padding: 0 1; display: none; }
         &.-wide.-log .job-side, &.-wide.-curves .job-side { display: block; }
@@ -61,6 +72,7 @@ class JobBody(Vertical):
         job_id: str,
         ask: Ask,
         *,
+        explain: Explain | None = None,
         look_every_s: float = LOOK_EVERY_S,
         wall_now_s: Callable[[], float] = wall_now_s,
         id: str | None = None,
@@ -68,6 +80,10 @@ class JobBody(Vertical):
         super().__init__(id=id)
         self.job_id = job_id
         self._ask = ask
+        self._explain = explain
+        self._explained: list[str] = []
+        self._explained_wall_s = 0.0
+        self._explaining: Worker[None] | None = None
         self._look_every_s = look_every_s
         self._wall_now_s = wall_now_s
         self._row: Mapping[str, Any] | None = None
@@ -203,10 +219,31 @@ class JobBody(Vertical):
         for place, words in (("#facts", ".job-facts"), (".job-side", ".job-facts-side")):
             box = self.query_one(place)
             if box.is_on_screen:
-                width = max(box.content_size.width - 2, 20)
-                self.query_one(words, Static).update(
-                    Content("\n").join(facts(self._row, now_s, width))
-                )
+                width = max(box.scrollable_content_region.width - 2, 20)
+                self._explain_anew(width, now_s)
+                lines = facts(self._row, now_s, width, self._explained)
+                self.query_one(words, Static).update(Content("\n").join(lines))
+
+    def _explain_anew(self, width: int, now_s: float) -> None:
+        """Ask why it waits, where somebody sees that and the last answer is old."""
+        row = self._row
+        if row is None or self._explain is None:
+            return
+        if row["state"] != JobState.WAITING:
+            self._explained, self._explained_wall_s = [], 0.0
+            return
+        running = self._explaining is not None and not self._explaining.is_finished
+        if not running and now_s - self._explained_wall_s >= EXPLAIN_EVERY_S:
+            self._explained_wall_s = now_s
+            self._explaining = self.run_worker(self._ask_why(self._explain, width), group="why")
+
+    async def _ask_why(self, explain: Explain, width: int) -> None:
+        try:
+            self._explained = await explain(self.job_id, width - 2)
+        except MeshtrainError:
+            # The short reason stands there; that the master is away is told at the top.
+            self._explained = []
+        self._draw()
 
     def _head(self) -> Content:
         lines: list[Content] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -59,11 +59,19 @@ def nodes_of(attempt: Mapping[str, Any]) -> str:
     return ", ".join(map(_placement, attempt["placements"]))
 
 
-def facts(row: Mapping[str, Any], now_s: float, width: int) -> list[Content]:
-    """All of it, in lines of at most `width` cells."""
+def facts(
+    row: Mapping[str, Any], now_s: float, width: int, explained: Sequence[str] = ()
+) -> list[Content]:
+    """All of it, in lines of at most `width` cells.
+
+    `explained` are lines that say at length why it waits.
+    """
     lines: list[Content] = []
     why = why_words(row)
-    if why:
+    if explained:
+        told = (Content(f"  {line}").truncate(width, ellipsis=True) for line in explained)
+        lines += [_title("Why it waits"), *told, Content("")]
+    elif why:
         title = "Why it waits" if row["reason"] else "What went wrong"
         lines += [_title(title), *_wrapped(why, width), Content("")]
     lines += [_title(f"Attempts ({len(row['attempts'])})")]
