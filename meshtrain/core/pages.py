@@ -26,7 +26,7 @@ from meshtrain.core.job import BaseState, JobState
 from meshtrain.core.row_filter import pattern_of
 from meshtrain.errors import UserError
 
-WORDS_CHARS_MAX = 600
+WORDS_CHARS_MAX = 400
 """Of a row, that a filter looks at: enough for a name and how it failed."""
 PAGE_ROWS_MAX = 1000
 
@@ -41,7 +41,8 @@ class PageQuery(msgspec.Struct, frozen=True):
     kind: str
     """jobs, nodes, bases, events or transfers."""
     filter: str = ""
-    """A regular expression, case-insensitive, over the row's words; "!" in front inverts."""
+    """A regular expression, case-insensitive, over the row's words; "!" in front inverts. ^ and $
+    are the ends of each word, where a name is one."""
     sort: str = ""
     """A column's name, see `COLUMNS`, or of jobs also `metrics.NAME`; "" is the natural order:
     newest first, nodes by name."""
@@ -178,18 +179,22 @@ def selection(query: PageQuery) -> Callable[[Row], bool]:
 # --- the words of a row -------------------------------------------------------------
 
 
+def _lines(words: Iterable[str]) -> str:
+    return "\n".join(filter(None, words))[:WORDS_CHARS_MAX]
+
+
 def _job_words(row: Any) -> str:
     told = (
         row.name,
         row.state,
         row.node_id or "",
-        row.failure,
-        row.reason,
+        row.job_id,
         row.kind,
         row.recipe_hash or "",
-        row.job_id,
+        row.reason,
+        row.failure,
     )
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 def standing(row: NodeRow) -> str:
@@ -203,12 +208,12 @@ def standing(row: NodeRow) -> str:
 
 def _node_words(row: Any) -> str:
     told = (row.node_id, standing(row), row.note, row.version, *row.gpus)
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 def _base_words(row: Any) -> str:
     told = (row.label, row.state, row.node_id or "", row.recipe_hash, row.artifact_id or "")
-    return " ".join((*told, *row.holders))[:WORDS_CHARS_MAX]
+    return _lines((*told, *row.holders))
 
 
 def _note_words(row: Any) -> str:
@@ -218,7 +223,7 @@ def _note_words(row: Any) -> str:
 
 def _transfer_words(row: Any) -> str:
     told = (row.label, row.to_node, *row.bytes_by_node, row.artifact_id)
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 WORDS: Mapping[str, Callable[[Row], str]] = MappingProxyType(
@@ -264,6 +269,12 @@ def _took_s(row: Any) -> float | None:
     return took_s
 
 
+def _most(row: Any, figure: str) -> float | None:
+    """The highest of a node's GPUs."""
+    told = () if row.use is None else (getattr(gpu, figure) for gpu in row.use.gpus)
+    return max((value for value in told if value is not None), default=None)
+
+
 _Key = Callable[[Any], SortKey | None]
 
 COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
@@ -295,6 +306,11 @@ COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
             "holds": lambda row: row.holds,
             "cache": lambda row: row.cache_used_bytes,
             "disk_free": lambda row: row.disk_free_bytes,
+            "cpu_use": lambda row: None if row.use is None else row.use.cpu,
+            "memory_used": lambda row: None if row.use is None else row.use.memory_used_bytes,
+            "gpu_use": lambda row: _most(row, "used"),
+            "gpu_memory_used": lambda row: _most(row, "memory_used_bytes"),
+            "temperature": lambda row: _most(row, "temperature_c"),
             "version": lambda row: row.version or None,
             "note": lambda row: row.note or None,
         },

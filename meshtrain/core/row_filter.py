@@ -12,10 +12,12 @@ import re
 from meshtrain.errors import UserError
 
 FILTER_CHARS_MAX = 200
-REPEATS_MAX = 5
-"""Repeats without an end in one filter: the time grows with the row's length to their power."""
+REPEATS_MAX = 3
+"""Repeats without an end in one filter: the time may grow with a row's length to their power."""
 COUNT_MAX = 100
 """The highest number in braces."""
+_FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
+"""A row's words stand on lines of their own: ^ and $ are the ends of each; .* goes past them."""
 _BRACES = re.compile(r"\{(\d*)(?:(,)(\d*))?\}")
 
 
@@ -30,12 +32,12 @@ def pattern_of(written: str) -> re.Pattern[str] | None:
     if len(text) > FILTER_CHARS_MAX:
         raise UserError(f"a filter has at most {FILTER_CHARS_MAX} characters, not {len(text)}")
     try:
-        pattern = re.compile(text, re.IGNORECASE)
-        _demand_cheap(text)
+        re.compile(text, _FLAGS)
         while text.startswith(".*") and text[2:3] not in ("?", "+", "*", "{"):
-            # It is looked for anywhere in the row all the same; only slower.
+            # What follows is looked for anywhere in the row all the same, and sooner.
             text = text[2:]
-            pattern = re.compile(text, re.IGNORECASE)
+        pattern = re.compile(text, _FLAGS)
+        _demand_cheap(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise UserError(
             f"the filter {text!r} is not a regular expression: {error}; "

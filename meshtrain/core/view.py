@@ -55,7 +55,7 @@ class MeshView:
         self.lists: Lists | None = None
         """The last one that was told; None while all jobs are here."""
         self.use_history: dict[str, UseHistory] = {}
-        """Node → how busy its host was, as it was told since this picture began."""
+        """Node → how busy its host was; a new picture of the same mesh goes on with it."""
         self._told: dict[str, SweepTally] = {}
 
     @property

@@ -248,7 +248,9 @@ class FeedClient:
         async for answer in self._ask(SNAPSHOT_QUERY, names):
             if parts.add(answer):
                 break
-        self.view = MeshView()
+        former, self.view = self.view, MeshView()
+        # What was read of hosts before is as true as it was.
+        self.view.use_history = former.use_history
         for change in parts.changes:
             self.view.apply(change)
         self._incarnation, self._seq = parts.incarnation, parts.seq

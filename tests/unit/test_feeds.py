@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import msgspec
 import pytest
-from master_double import MasterDouble
+from master_double import MasterDouble, small_sweep
 
+from meshtrain.core import effects as fx
+from meshtrain.core import events as ev
 from meshtrain.core.changes import Change, JobRow, Lists, NodeRow, Note, SweepRow
 from meshtrain.core.job import JobKind, JobState
 from meshtrain.core.node import HostUse
@@ -40,6 +43,19 @@ class Ears:
     @property
     def brief(self) -> list[msg.Brief]:
         return [feed for feed in self.heard if isinstance(feed, msg.Brief)]
+
+
+class TellingMaster(MasterDouble):
+    """The real scheduler, whose changes are published."""
+
+    publish: Callable[[Sequence[Change]], None] = staticmethod(lambda changes: None)
+
+    def tell(self, event: ev.Event) -> list[fx.Effect]:
+        effects = super().tell(event)
+        for effect in effects:
+            if isinstance(effect, fx.Publish):
+                self.publish(effect.changes)
+        return effects
 
 
 def job(number: int, state: JobState = JobState.WAITING, **more: Any) -> JobRow:
@@ -115,7 +131,7 @@ async def test_both_feeds_beat_and_have_numbers_of_their_own(feeds: Feeds, ears:
 
 
 async def test_nobody_is_told_what_nobody_hears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds_module, "BRIEF_EVERY_S", 0.0)
+    monkeypatch.setattr(feeds_module, "UNHEARD_EVERY_S", 0.0)
     ears = Ears(0, 0)
     feeds = Feeds(cast(Any, ears), MasterDouble().state, 7)
     feeds.publish((job(0),))
@@ -197,6 +213,35 @@ async def test_others_have_their_turn_while_a_list_is_put_together(feeds: Feeds)
     assert turns > 2
     assert pages[0].matched in (300, 301)
     assert (await feeds.page(PageQuery("jobs", filter="7$"))).matched == 301
+
+
+async def test_what_a_job_waits_for_is_found_as_it_is_shown(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds_module, "BRIEF_EVERY_S", 0.0)
+    master = TellingMaster()
+    feeds = Feeds(cast(Any, ears), master.state, 7)
+    master.publish = feeds.publish
+    telling = asyncio.create_task(feeds.tell_in_brief())
+
+    async def found(words: str) -> int:
+        await until_told(feeds)
+        while feeds._reasons_old or feeds.book.is_behind:
+            await asyncio.sleep(0)
+        return (await feeds.page(PageQuery("jobs", filter=words))).matched
+
+    try:
+        master.submit(small_sweep())
+        jobs = len(master.state.jobs)
+        assert await found("waits for a node: none is there") == 1, "the base's job"
+        assert await found("waits for base") == jobs - 1
+        master.add_node("n1", cpu_slots=1)
+        assert await found("waits for a node: none is there") == 0
+        master.run_once()
+        assert await found("waits for base") == 0
+        assert await found("waits for a free slot") == jobs - 2, "one has the slot"
+    finally:
+        telling.cancel()
 
 
 async def test_a_page_stays_small_enough_for_a_message(

@@ -8,6 +8,7 @@ import pytest
 
 from meshtrain.core.changes import BaseRow, JobRow, NodeRow, Note, TransferRow
 from meshtrain.core.job import BaseState, JobKind, JobState
+from meshtrain.core.node import GpuUse, HostUse
 from meshtrain.core.pages import COLUMNS, PageQuery, column_names, page_of
 from meshtrain.core.row_filter import FILTER_CHARS_MAX, pattern_of
 from meshtrain.core.view import MeshView
@@ -62,6 +63,8 @@ def test_filters_sweeps_and_states_narrow_and_are_counted(view: MeshView) -> Non
     assert names(view, filter="FOLD=2") == ["new/fold=2", "old/fold=2"]
     assert names(view, filter="!fold=2") == ["new/fold=1", "old/fold=10"]
     assert names(view, filter="out of mem") == ["old/fold=10"]
+    assert names(view, filter="fold=1$") == ["new/fold=1"], "and not 10"
+    assert names(view, filter="^waiting$") == ["old/fold=2"]
     assert names(view, filter="^old.*failed") == ["old/fold=10"]
     assert names(view, filter=".*fold=1") == names(view, filter="fold=1")
     assert names(view, filter="!") == names(view)
@@ -95,7 +98,7 @@ def test_what_can_not_be_answered_is_told(view: MeshView, query: PageQuery, told
     "written",
     [
         *("(a*)*", "(a|b)+", "((a+)b)+", "(?:a|a)*x", "(a+){2,}", "(a+){200}", "([a-z]+ ?)+$"),
-        *(r"(a)\1", "(?P<x>a)(?P=x)", ".*a.*b.*c.*d.*e.*f.*", r"(\w+\s*)*:"),
+        *(r"(a)\1", "(?P<x>a)(?P=x)", "a*a*a*a*b", ".*a.*b.*c.*d.*e.*f.*", r"(\w+\s*)*:"),
     ],
 )
 def test_an_expression_that_could_take_for_ever_is_refused(written: str) -> None:
@@ -115,6 +118,7 @@ def test_an_expression_that_could_take_for_ever_is_refused(written: str) -> None
         ("(a+)?b", "b"),
         ("a{,x", "a{,x"),
         ("resnet.*fold=.", "resnet50,fold=1"),
+        (".*a.*b.*c.*d", "abcd"),
         ("(?:ab)+c", "ababc"),
         (".*?b", "ab"),
         ("(?i:A)b*", "ab"),
@@ -154,9 +158,13 @@ def test_the_other_lists_have_their_own_order_and_words() -> None:
 @pytest.mark.parametrize("kind", COLUMNS)
 def test_every_column_sorts(kind: str, view: MeshView) -> None:
     view.apply(NodeRow("gpu1", True, False, False, 4, 1, ("A100",), (0,), 1, 0))
+    use = HostUse(0.5, 7, (GpuUse(0, 0.25, 5, 9, 60), GpuUse(1, 0.75), GpuUse(2)))
+    view.apply(NodeRow("gpu2", True, False, True, 4, 1, ("A100",), (0,), 1, 0, use=use))
     view.apply(BaseRow("aa", "first", BaseState.COMMITTED))
     view.apply(Note(1.0, "node gpu9 joined"))
     view.apply(TransferRow("cc", "gpu9", {"gpu10": 5}, 0.0))
     for name in column_names(kind, tuple(view.jobs.values())):
         page = page_of(view, PageQuery(kind, sort=name))
         assert len(page.rows) == page.total > 0
+    assert COLUMNS["nodes"]["gpu_use"](view.nodes["gpu2"]) == 0.75
+    assert COLUMNS["nodes"]["temperature"](view.nodes["gpu1"]) is None

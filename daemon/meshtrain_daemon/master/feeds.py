@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgspec
 
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import rows
-from meshtrain.core.changes import Change, JobRow, Moved, NodeRow, Note, TransferRow
+from meshtrain.core.changes import (
+    BaseRow,
+    Change,
+    JobRow,
+    Moved,
+    NodeRow,
+    Note,
+    TransferRow,
+)
+from meshtrain.core.job import BaseState, JobState
 from meshtrain.core.node import HostUse
 from meshtrain.core.pages import Page, PageQuery, Row
 from meshtrain.core.row_book import RowBook
@@ -28,11 +38,13 @@ SNAPSHOT_PART = 1000
 """Rows in one part of a snapshot."""
 BRIEF_EVERY_S = 0.2
 """What changes within it is told once."""
+UNHEARD_EVERY_S = 1.0
+"""The same while nobody listens; the sums are kept all the same."""
 TURN_S = 0.004
 """Work that is due when somebody asks for a page is done in pieces of about this."""
 ROWS_FIRST = 200
 """Rows of the first piece; the next ones are made to fit the time."""
-ROWS_MIN = 20
+ROWS_MIN = 1
 ROWS_MAX = 5000
 PAGE_BYTES_MAX = 4 << 20
 """Bytes of a page's rows; half of what a message may have."""
@@ -56,6 +68,8 @@ class Feeds:
         self._brief_seq = 0
         self._has_news = asyncio.Event()
         self._jobs_wanted = False
+        #: jobs whose rows may say that they wait for something that is there now
+        self._reasons_old: dict[str, None] = {}
         self.book = RowBook(rows.snapshot(state))
         #: what happened, for those who look later: the last notes and transfers, and sums
         self._history = MeshView()
@@ -63,6 +77,7 @@ class Feeds:
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Tell what changed; with no changes, that the master is there."""
+        self._note_reasons(changes)
         told = self.book.take(changes)
         for change in told:
             if isinstance(change, Note | TransferRow):
@@ -94,7 +109,9 @@ class Feeds:
             if self._jobs_wanted:
                 self._jobs_wanted = False
                 await self._put_in_order(PageQuery("jobs"))
-            await asyncio.sleep(BRIEF_EVERY_S)
+            await self._mend_reasons()
+            heard = self._sockets.brief_subscribers > 0
+            await asyncio.sleep(BRIEF_EVERY_S if heard else UNHEARD_EVERY_S)
 
     def snapshot(self, request_id: str, *, brief: bool) -> list[msg.Snapshot]:
         """The whole picture, in parts that travel together: all arrive, or none."""
@@ -142,6 +159,30 @@ class Feeds:
             if self.book.is_behind:
                 await pace.rest()
 
+    def _note_reasons(self, changes: Sequence[Change]) -> None:
+        """Jobs wait for bases and nodes: when those come or go, no job has changed."""
+        nobody_was_there = not any(node.connected for node in self.book.nodes.values())
+        for change in changes:
+            if isinstance(change, BaseRow):
+                known = self.book.bases.get(change.recipe_hash)
+                if known is None or _usable(known) != _usable(change):
+                    waiting = self._state.waiters.get(change.recipe_hash, ())
+                    self._reasons_old.update(dict.fromkeys(waiting))
+            elif isinstance(change, NodeRow) and nobody_was_there and change.connected:
+                self._reasons_old.update(dict.fromkeys(self._state.jobs))
+
+    async def _mend_reasons(self) -> None:
+        """Filters look at reasons too: have them as they are shown."""
+        pace = _Pace()
+        while self._reasons_old:
+            some = list(islice(self._reasons_old, pace.rows))
+            for job_id in some:
+                del self._reasons_old[job_id]
+            known = [row for row in map(self.book.jobs.get, some) if row is not None]
+            waiting = [row for row in known if row.state is JobState.WAITING]
+            self.book.take([new for row in waiting if (new := self._fresh(row)) != row])
+            await pace.rest()
+
     def _publish_brief(self, changes: Sequence[Change], *, beat: bool = False) -> None:
         if not changes and not beat:
             return
@@ -174,6 +215,10 @@ class _Pace:
         self.rows = min(max(round(self.rows * TURN_S / took_s), ROWS_MIN), ROWS_MAX)
         await asyncio.sleep(0)
         self._began_s = lease_now_s()
+
+
+def _usable(base: BaseRow) -> tuple[BaseState, bool]:
+    return base.state, bool(base.holders)
 
 
 def _parts(changes: Sequence[Change], rows_max: int) -> list[tuple[Change, ...]]:
