@@ -75,8 +75,8 @@ async def look(address: str, job_id: str, lines: int) -> dict[str, Any]:
 
     from meshtrain.net.zmq_client import MasterClient
     from meshtrain_tui.asking import row_of
-    from meshtrain_tui.screens.job import JobScreen
     from meshtrain_tui.standing_line import StandingLine
+    from meshtrain_tui.widgets.job_body import JobBody
     from meshtrain_tui.widgets.log_pane import LogPane
     from meshtrain_tui.widgets.log_view import LogView
 
@@ -103,7 +103,7 @@ async def look(address: str, job_id: str, lines: int) -> dict[str, Any]:
                 return await until(lambda: any(part in row for row in rows()), begun_s)
 
             async def open_screen() -> None:
-                await app.push_screen(JobScreen(job_id, row_of(line.ask)))
+                await app.mount(JobBody(job_id, row_of(line.ask)))
 
             def press(key: str, typed: str = "") -> Callable[[], Awaitable[object]]:
                 """A key as the terminal's driver sends it; before it, a text in the prompt."""

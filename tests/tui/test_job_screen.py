@@ -11,16 +11,30 @@ from typing import Any
 
 import pytest
 from log_double import OUT_OF_MEMORY, WALL_S, LogMaster, attempt_row, job_row
-from textual.app import App
+from textual.app import App, ComposeResult
 from textual.pilot import Pilot
+from textual.screen import Screen
 
-from meshtrain_tui.screens.job import JobScreen
+from meshtrain_tui.log.stream import Ask
 from meshtrain_tui.widgets.curves import Curves
 from meshtrain_tui.widgets.job_body import Explain, JobBody
 from meshtrain_tui.widgets.log_pane import LogPane
 from meshtrain_tui.words import clock
 
 NEVER_S = 3600.0
+
+
+class Plain(Screen[None]):
+    """A job alone, without the dashboard around it."""
+
+    def __init__(self, ask: Ask, explain: Explain | None) -> None:
+        super().__init__()
+        self._body = JobBody(
+            "j", ask, explain=explain, look_every_s=NEVER_S, wall_now_s=lambda: WALL_S
+        )
+
+    def compose(self) -> ComposeResult:
+        yield self._body
 
 
 class JobApp(App[None]):
@@ -31,15 +45,7 @@ class JobApp(App[None]):
         self.copied: list[str] = []
 
     def on_mount(self) -> None:
-        self.push_screen(
-            JobScreen(
-                "j",
-                self._master.ask,
-                explain=self._explain,
-                look_every_s=NEVER_S,
-                wall_now_s=lambda: WALL_S,
-            )
-        )
+        self.push_screen(Plain(self._master.ask, self._explain))
 
     def copy_to_clipboard(self, text: str) -> None:
         self.copied.append(text)

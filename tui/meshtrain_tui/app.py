@@ -19,6 +19,7 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import new_id
 from meshtrain.net.address import split_address
 from meshtrain.net.curve import client_security
+from meshtrain.net.zmq_client import MasterClient
 from meshtrain.net.zmq_feed import FeedClient
 from meshtrain.security.loopback import permitted_address
 from meshtrain.security.way import find_way
@@ -42,8 +43,8 @@ from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
 from meshtrain_tui.screens.registry import OPENED, SCREENS
 from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
+from meshtrain_tui.standing_line import StandingLine
 from meshtrain_tui.steering.action import Action, command_of
-from meshtrain_tui.steering.master_line import MasterLine
 from meshtrain_tui.steering.result_folder import opener, show_folder
 from meshtrain_tui.steering.steerer import Steerer
 from meshtrain_tui.steering.submission import Receipt, Submitter
@@ -108,15 +109,16 @@ def command(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
             "`meshtrain jobs` and `meshtrain nodes` for text"
         )
-    Top(
-        way.address,
-        partial(FeedClient, way.address, brief=True, security=security),
-        ask_inbox=inbox_of(way.address, security),
-        ask=MasterLine(way.address, security).ask,
-        submit=Submitter(way.address, home).submit,
-        settings=liked,
-        keys=keys,
-    ).run()
+    with StandingLine(partial(MasterClient, way.address, security=security)) as line:
+        Top(
+            way.address,
+            partial(FeedClient, way.address, brief=True, security=security),
+            ask_inbox=inbox_of(way.address, security),
+            ask=line.ask,
+            submit=Submitter(way.address, home).submit,
+            settings=liked,
+            keys=keys,
+        ).run()
 
 
 class Top(App[None]):
