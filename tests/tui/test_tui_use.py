@@ -32,6 +32,7 @@ def test_a_spark_line() -> None:
     assert spark(bytes([255, 0])) == "       ▁"
     assert spark(bytes(range(0, 100, 5)), 4) == "▇▇██"
     assert memory_words(21_300_000_000, 24 * GB) == "21.3/24 GB"
+    assert memory_words(104 * GB, 640 * GB) == "104/640 GB"
     assert memory_words(5, 0) == ""
 
 

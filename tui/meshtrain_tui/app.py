@@ -191,7 +191,8 @@ class Top(App[None]):
         self._ask = ask
         self._feed: MeshFeed | None = None
         self._source: Source | None = None
-        self._steerer = Steerer(self, submit)
+        self._undo: list[Action] = []
+        self._steerer = Steerer(self, submit, self._undo)
         for theme in OURS:
             self.register_theme(theme)
         self.theme = liked.theme

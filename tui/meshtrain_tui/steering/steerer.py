@@ -30,12 +30,18 @@ class Steerer:
     Args:
         top: the dashboard.
         submit: gives a job file to the mesh; None where that can't be done.
+        undo: where it keeps what takes back what was done; emptied by whoever shows another mesh.
     """
 
-    def __init__(self, top: Top, submit: Callable[[Path], Awaitable[Receipt]] | None) -> None:
+    def __init__(
+        self,
+        top: Top,
+        submit: Callable[[Path], Awaitable[Receipt]] | None,
+        undo: list[Action],
+    ) -> None:
         self._top = top
         self._submit = submit
-        self._undo: list[Action] = []
+        self._undo = undo
 
     @property
     def undoes(self) -> Action | None:

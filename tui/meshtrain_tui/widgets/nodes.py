@@ -6,6 +6,7 @@ from textual.content import Content
 
 from meshtrain.core.changes import JobRow, NodeRow
 from meshtrain.core.job import JobKind, JobState
+from meshtrain.core.pages import in_words
 from meshtrain.core.view import MeshView
 from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
@@ -39,7 +40,9 @@ class NodesPanel(Panel):
                 width,
                 "$foreground-muted",
             )
-        nodes = sorted(view.nodes.values(), key=lambda node: (not node.connected, node.node_id))
+        nodes = sorted(
+            view.nodes.values(), key=lambda node: (not node.connected, in_words(node.node_id))
+        )
         name_width = min(NAME_WIDTH_MAX, max(len(node.node_id) for node in nodes))
         wanted = sum(max(1, len(view.running_on(node.node_id))) for node in nodes)
         each_job = wanted <= height

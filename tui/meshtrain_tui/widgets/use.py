@@ -77,7 +77,8 @@ def memory_words(used_bytes: int, memory_bytes: int) -> str:
     """`21.3/24 GB`; nothing where the size is not known."""
     if not memory_bytes:
         return ""
-    return f"{used_bytes / 1e9:.1f}/{memory_bytes / 1e9:.0f} GB"
+    used = used_bytes / 1e9
+    return f"{used:.{0 if used >= 99.95 else 1}f}/{memory_bytes / 1e9:.0f} GB"
 
 
 def spark_cell(load: Load) -> Content:
