@@ -46,7 +46,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "daemon"), str(ROOT / "tui")]
 
 COLUMNS, ROWS = 120, 40
 KEYS = 200
-PATIENCE_S = 90.0
+PATIENCE_S = 300.0
 WORDS = "loss 0.123456 accuracy 0.9876 lr 0.001"
 NEEDLE = "gradient overflow, step skipped"
 

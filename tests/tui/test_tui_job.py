@@ -96,6 +96,7 @@ async def test_the_command_that_shows_the_same() -> None:
             await shown.press("escape")
         await shown.press("l", "left_square_bracket", "dollar_sign")
         assert "--attempt 1" in shown.text
+        await shown.press("escape")
 
 
 async def test_its_keys_can_be_changed_and_are_told() -> None:
