@@ -195,7 +195,7 @@ async def test_compact_and_wide() -> None:
 
 
 async def test_keys_can_be_changed() -> None:
-    keys = keymap({"app.show_jobs": "F2, v", "jobs.cancel": "ctrl+k"}, known_keys())
+    keys = keymap({"app.show_jobs": "F2, ctrl+j", "jobs.cancel": "ctrl+k"}, known_keys())
     async with dashboard(mesh(), keys=keys) as shown:
         await shown.press("2")
         assert isinstance(shown.app.screen, Overview), "the key of before does nothing"

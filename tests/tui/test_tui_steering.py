@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,11 +17,13 @@ from meshtrain.core.job import JobKind, JobState
 from meshtrain.core.view import MeshView
 from meshtrain.errors import UserError
 from meshtrain.net.base import MasterAwayError
+from meshtrain.net.zmq_client import MasterClient
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.wire import messages as msg
 from meshtrain_tui.screens.confirm import AskPriority, Confirm
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
+from meshtrain_tui.standing_line import StandingLine
 from meshtrain_tui.steering.action import (
     NAMES_MAX,
     cancel,
@@ -32,7 +35,6 @@ from meshtrain_tui.steering.action import (
     retry_sweep,
     typed_name,
 )
-from meshtrain_tui.steering.master_line import MasterLine
 from meshtrain_tui.steering.result_folder import opener, show_folder
 from meshtrain_tui.steering.submission import Submitter
 
@@ -313,7 +315,7 @@ async def test_a_message_reaches_a_master_over_its_socket() -> None:
 
     sockets = MasterSockets("127.0.0.1", 0, 0, 0, on_control=take, on_bulk=lambda batch: None)
     try:
-        line = MasterLine(f"127.0.0.1:{sockets.control_port}")
+        line = StandingLine(partial(MasterClient, f"127.0.0.1:{sockets.control_port}"))
         done = await line.ask(msg.Drain("r1", "gpu1", True))
         assert isinstance(done, msg.Done) and done.done == ("gpu1",)
         with pytest.raises(UserError, match="no"):
@@ -323,6 +325,7 @@ async def test_a_message_reaches_a_master_over_its_socket() -> None:
         sockets.close()
     with pytest.raises(MasterAwayError):
         await line.ask(msg.Drain("r3", "gpu1", True), 0.05)
+    line.close()
 
 
 SCRIPT = """\

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from meshtrain.core import commands as cmd
@@ -179,7 +180,10 @@ class MasterDouble:
         lost = self.lost.get((attempt_id, stream), {})
         end = min([offset + limit, *(begin for begin in lost if begin > offset)])
         data = self.streams.get((attempt_id, stream), b"")[offset:end]
-        return LogPiece(data, lost.get(offset + len(data), offset + len(data)))
+        return LogPiece(data, lost.get(offset + len(data), offset + len(data)), offset)
+
+    def log_file(self, job_id: str, attempt_id: str, stream: str) -> Path:
+        return Path(self.home) / "logs" / job_id / f"{attempt_id}.{stream}"
 
     # --- what people's commands ask --------------------------------------------------------
 

@@ -19,6 +19,7 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import new_id
 from meshtrain.net.address import split_address
 from meshtrain.net.curve import client_security
+from meshtrain.net.zmq_client import MasterClient
 from meshtrain.net.zmq_feed import FeedClient
 from meshtrain.security.loopback import permitted_address
 from meshtrain.security.way import find_way
@@ -37,17 +38,22 @@ from meshtrain_tui.feed import (
 from meshtrain_tui.keymap import KeyAction, key_actions, keymap
 from meshtrain_tui.palette import Palette
 from meshtrain_tui.screens.help import Help, key_table
+from meshtrain_tui.screens.job import Job
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
 from meshtrain_tui.screens.registry import OPENED, SCREENS
 from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
+from meshtrain_tui.standing_line import StandingLine
 from meshtrain_tui.steering.action import Action, command_of
-from meshtrain_tui.steering.master_line import MasterLine
 from meshtrain_tui.steering.result_folder import opener, show_folder
 from meshtrain_tui.steering.steerer import Steerer
 from meshtrain_tui.steering.submission import Receipt, Submitter
 from meshtrain_tui.themes import OURS, checked_theme, next_theme
 from meshtrain_tui.widgets.crumbs import CrumbsLine
+from meshtrain_tui.widgets.curves import CurveField
+from meshtrain_tui.widgets.job_body import JobBody
+from meshtrain_tui.widgets.log_pane import LogPane
+from meshtrain_tui.widgets.log_view import LogView
 from meshtrain_tui.widgets.table import PageTable
 from meshtrain_tui.widgets.tabs import Tab, TabLine
 
@@ -103,15 +109,16 @@ def command(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
             "`meshtrain jobs` and `meshtrain nodes` for text"
         )
-    Top(
-        way.address,
-        partial(FeedClient, way.address, brief=True, security=security),
-        ask_inbox=inbox_of(way.address, security),
-        ask=MasterLine(way.address, security).ask,
-        submit=Submitter(way.address, home).submit,
-        settings=liked,
-        keys=keys,
-    ).run()
+    with StandingLine(partial(MasterClient, way.address, security=security)) as line:
+        Top(
+            way.address,
+            partial(FeedClient, way.address, brief=True, security=security),
+            ask_inbox=inbox_of(way.address, security),
+            ask=line.ask,
+            submit=Submitter(way.address, home).submit,
+            settings=liked,
+            keys=keys,
+        ).run()
 
 
 class Top(App[None]):
@@ -381,7 +388,7 @@ class Top(App[None]):
 
 def known_keys() -> dict[str, KeyAction]:
     """All actions whose keys can be changed, by name."""
-    owners: list[Any] = [Top, PageTable]
+    owners: list[Any] = [Top, PageTable, Job, JobBody, LogPane, LogView, CurveField]
     for make in [*(entry.make for entry in SCREENS)]:
         owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]
     bindings = [binding for owner in dict.fromkeys(owners) for binding in owner.BINDINGS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import meshtrain
@@ -438,6 +439,9 @@ class People:
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         return self._logbook.read(job_id, attempt_id, stream, offset, limit)
+
+    def log_file(self, job_id: str, attempt_id: str, stream: str) -> Path:
+        return self._logbook.path(job_id, attempt_id, stream)
 
 
 def _nothing_done(full: StoreFullError) -> StoreFullError:

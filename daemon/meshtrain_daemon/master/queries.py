@@ -11,9 +11,12 @@
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
     job       one job                   core.view.JobRow and all else of it, attempts too
-    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, and
-              stream and an attempt     `next_offset`, past bytes that were lost; the streams
-                                        are log and metrics
+    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, where
+              stream and an attempt     they `begin`, and `next_offset`, both past bytes that
+                                        were lost; the streams are log and metrics
+    lines     as log                    how many lines end in each block of the stream, from
+                                        the block of `offset` on; at most `limit` bytes and 4 MiB
+    times     as log                    from which offset on bytes came when, from `offset` on
     results   one sweep                 its folder, how it is merged, and a page of its cells:
                                         offset, limit and total count cells
     archive   –                         how the archive stands; none where there is none
@@ -35,7 +38,7 @@ from typing import Any
 import msgspec
 
 from meshtrain.clock import wall_now_s
-from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState, Sweep
+from meshtrain.core.job import Base, BaseState, Job, JobKind, JobState, Sweep
 from meshtrain.core.plan import work_kind
 from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
 from meshtrain.core.state import MeshState
@@ -47,7 +50,12 @@ from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
 from meshtrain_daemon.master import inputs, lineage
-from meshtrain_daemon.master.logbook import LogPiece
+from meshtrain_daemon.master.log_queries import (
+    answer_lines,
+    answer_log,
+    answer_times,
+    attempts_of,
+)
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 from meshtrain_daemon.master.surroundings import Surroundings as Surroundings
 
@@ -55,11 +63,7 @@ ROWS_MAX = 5000
 """Rows in one answer."""
 ANSWER_BYTES_MAX = 4 << 20
 """Bytes of one answer's rows; half of what a message may have."""
-LOG_BYTES_MAX = 1 << 20
-LAST_BYTES_S = 30.0
-"""How long after a job's end its last bytes are waited for."""
 RUNNING_SHOWN_MAX = 64
-STREAMS = ("log", "metrics")
 
 
 _Answering = tuple[Iterable[Any], int]
@@ -230,7 +234,7 @@ def _job(state: MeshState, query: Query, surroundings: Surroundings) -> _Answeri
         "limits": _plain(job.spec.limits),
         "cancelling": job.cancelling,
         "last_failure": None if job.failure is None else _plain(job.failure),
-        "attempts": [_plain(attempt) for attempt in _attempts(state, job, surroundings)],
+        "attempts": [_plain(attempt) for attempt in attempts_of(state, job, surroundings)],
         "base": None if recipe_hash is None else _plain(base_row(state, recipe_hash)),
     }
     return [row], 1
@@ -240,65 +244,6 @@ def _only_name(query: Query, what: str) -> str:
     if len(query.names) != 1:
         raise UserError(f"the query {query.what} takes the name of {what}, and nothing else")
     return query.names[0]
-
-
-def _attempts(state: MeshState, job: Job, surroundings: Surroundings) -> list[Attempt]:
-    """The stored attempts, with what the scheduler knows of the last one since."""
-    known = {attempt.attempt_id: attempt for attempt in surroundings.attempts_of(job.job_id)}
-    if job.attempt is not None:
-        known[job.attempt.attempt_id] = job.attempt
-    return sorted(known.values(), key=lambda attempt: attempt.epoch)
-
-
-def _log(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    if not 1 <= len(query.names) <= 3:
-        raise UserError("the query log takes a job, and perhaps a stream and an attempt")
-    name, stream, wanted = (*query.names, "", "")[:3]
-    stream = stream or STREAMS[0]
-    if stream not in STREAMS:
-        known = " and ".join(STREAMS)
-        raise NotFoundError(f"a job has no stream {shown(stream)}: it has {known}")
-    job = state.jobs[resolve_job(state, name)]
-    attempt = _attempt(state, job, wanted, surroundings)
-    size_bytes, piece = 0, LogPiece(b"", query.offset)
-    if attempt is not None:
-        key = (job.job_id, attempt.attempt_id, stream)
-        size_bytes = surroundings.log_size(*key)
-        limit = min(query.limit, LOG_BYTES_MAX, max(size_bytes - query.offset, 0))
-        if limit:
-            piece = surroundings.read_log(*key, query.offset, limit)
-    ended = job.state.is_terminal
-    if wanted and attempt is not None:
-        ended = attempt.state is not AttemptState.LIVE
-    if ended and attempt is not None and not surroundings.log_is_whole(attempt.attempt_id, stream):
-        # Its last bytes are on their way, unless their host has gone with them.
-        ended = state.wall_s - (attempt.ended_wall_s or 0.0) > LAST_BYTES_S
-    row = {
-        "job_id": job.job_id,
-        "name": job.name,
-        "state": str(job.state),
-        "reason": job_row(state, job).reason,
-        "attempt_id": None if attempt is None else attempt.attempt_id,
-        "stream": stream,
-        "offset": query.offset,
-        "data": piece.data,
-        "next_offset": piece.next_offset,
-        "size_bytes": size_bytes,
-        "ended": ended,
-    }
-    return [row], 1
-
-
-def _attempt(state: MeshState, job: Job, wanted: str, surroundings: Surroundings) -> Attempt | None:
-    """The attempt of that id, or of that number counted from 1; else the last one."""
-    if not wanted:
-        return job.attempt or next(reversed(_attempts(state, job, surroundings)), None)
-    attempts = _attempts(state, job, surroundings)
-    for number, attempt in enumerate(attempts, start=1):
-        if wanted in (attempt.attempt_id, str(number)):
-            return attempt
-    there = f"attempts 1 to {len(attempts)}" if attempts else "no attempt yet"
-    raise NotFoundError(f"{job.name} has no attempt {shown(wanted)}: it has {there}")
 
 
 # --- results -----------------------------------------------------------------------
@@ -410,7 +355,9 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "members": _members,
         "archive": _archive,
         "job": _job,
-        "log": _log,
+        "log": answer_log,
+        "lines": answer_lines,
+        "times": answer_times,
         "results": _results,
         "recipes": _recipes,
         "history": _history,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from meshtrain.core.job import Attempt, Job, Sweep
@@ -77,4 +78,8 @@ class Surroundings(Protocol):
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         """At most `limit` bytes of a stream from `offset` on, and where to go on."""
+        ...
+
+    def log_file(self, job_id: str, attempt_id: str, stream: str) -> Path:
+        """Where the bytes of a stream lie; there may be no file."""
         ...

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from meshtrain_tui.screens.events import Events
+from meshtrain_tui.screens.job import Job
 from meshtrain_tui.screens.jobs import Jobs
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.nodes import Nodes
@@ -38,6 +39,7 @@ SCREENS = (
 
 OPENED: Mapping[str, Callable[[str], MeshScreen]] = MappingProxyType(
     {
+        "job": Job,
         "sweep": Jobs.of_sweep,
         "node": Jobs.on_node,
     }
