@@ -52,6 +52,7 @@ COMMANDS: dict[str, _Entry] = {
     "top": _Entry("Watch", "Watch the mesh in a dashboard."),
     "cancel": _Entry("Change", "Cancel jobs or whole sweeps.", "cancel"),
     "retry": _Entry("Change", "Run failed and cancelled jobs again.", "retry"),
+    "priority": _Entry("Change", "Let jobs start before others.", "priority"),
     "nodes": _Entry("Mesh", "List the nodes.", "nodes"),
     "drain": _Entry("Mesh", "Let a node take no new jobs.", "drain"),
     "bases": _Entry("Mesh", "List the base models, or rebuild one.", "bases"),

@@ -7,64 +7,16 @@ from pathlib import Path
 
 import pytest
 from tui_double import WALL_S, FakeSource, dashboard
+from tui_rows import job, node
 
-from meshtrain.core.changes import (
-    BaseRow,
-    Change,
-    JobRow,
-    Moved,
-    NodeRow,
-    Note,
-    SweepRow,
-    TransferRow,
-)
-from meshtrain.core.job import BaseState, JobKind, JobState
+from meshtrain.core.changes import Change, JobRow, Moved, Note, SweepRow, TransferRow
+from meshtrain.core.job import JobKind, JobState
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks
 from meshtrain_tui.recording import Moment, Replay, read_recording
 from meshtrain_tui.screens.help import Help
 
 RECORDING = Path(__file__).parent / "batch_composition.jsonl"
-RECIPE = "7f3a" + "0" * 25 + "c21"
-
-
-def node(node_id: str = "gpu1", **changed: object) -> NodeRow:
-    given: dict[str, object] = {
-        "node_id": node_id,
-        "connected": True,
-        "drained": False,
-        "accepting": True,
-        "cpu_slots": 4,
-        "cpus_used": 0,
-        "gpus": (),
-        "gpus_used": (),
-        "memory_bytes": 0,
-        "holds": 0,
-    }
-    return NodeRow(**(given | changed))  # type: ignore[arg-type]
-
-
-def job(name: str, state: JobState, **changed: object) -> JobRow:
-    given: dict[str, object] = {
-        "job_id": name,
-        "name": f"sweep/{name}",
-        "kind": JobKind.EXPERIMENT,
-        "state": state,
-        "sweep_id": "sweep",
-        "recipe_hash": RECIPE,
-    }
-    return JobRow(**(given | changed))  # type: ignore[arg-type]
-
-
-def base(**changed: object) -> BaseRow:
-    given: dict[str, object] = {
-        "recipe_hash": RECIPE,
-        "label": "cnn",
-        "state": BaseState.NEEDED,
-    }
-    return BaseRow(**(given | changed))  # type: ignore[arg-type]
-
-
 def recorded_until(ended: int) -> Replay:
     """A replay that stands where that many jobs of the recorded sweep have ended."""
     replay = Replay(read_recording(RECORDING))
@@ -111,7 +63,7 @@ async def test_a_recorded_run_in_the_middle(size: tuple[int, int]) -> None:
     assert "base 2cc7…21c trained on node-1" in text
     assert "moved from the master" in text
     assert "121 kB" in next(row for row in rows if "moved between nodes" in row)
-    for key in ("q quit", "? help", "d dark/light"):
+    for key in ("enter its jobs", "c cancel sweep", "? help"):
         assert key in rows[-1]
 
 
@@ -282,24 +234,3 @@ async def test_terminal_sizes_down_to_nothing_do_no_harm() -> None:
         source.tell(list(crowd()), whole=True)
         await shown.settle()
         assert len(shown.rows) == 5
-
-
-async def test_the_keys() -> None:
-    source = FakeSource()
-    async with dashboard(source) as shown:
-        await shown.pilot.press("question_mark")
-        assert isinstance(shown.app.screen, Help)
-        assert "it changes nothing" in shown.text
-        themed = shown.app.theme
-        await shown.pilot.press("d")
-        assert shown.app.theme != themed
-        await shown.pilot.press("d", "escape")
-        assert not isinstance(shown.app.screen, Help)
-        before = shown.app.theme
-        await shown.pilot.press("d")
-        assert shown.app.theme != before
-        await shown.pilot.press("d")
-        assert shown.app.theme == before
-        await shown.pilot.press("question_mark", "q")
-    assert source.closed
-    assert shown.app.return_code == 0

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import msgspec
 import typer
 from textual.app import App
-from textual.screen import Screen
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
 
-from meshtrain.errors import UserError
+from meshtrain.core.pages import Page, PageQuery
+from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.ids import new_id
 from meshtrain.net.address import split_address
 from meshtrain.net.curve import client_security
 from meshtrain.net.zmq_feed import FeedClient
 from meshtrain.security.loopback import permitted_address
 from meshtrain.security.way import find_way
+from meshtrain.spec.jobfile import parse_job_file
+from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES
 from meshtrain.spec.settings import default_home
+from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 from meshtrain_tui.feed import (
     REDRAW_MIN_S,
     Clocks,
     MeshFeed,
+    Picture,
     PictureChanged,
     Source,
     inbox_of,
     no_inbox,
 )
-from meshtrain_tui.screens.help import Help
-from meshtrain_tui.screens.overview import Overview
+from meshtrain_tui.keymap import KeyAction, key_actions, keymap
+from meshtrain_tui.palette import Palette
+from meshtrain_tui.screens.confirm import Confirm
+from meshtrain_tui.screens.help import Help, key_table
+from meshtrain_tui.screens.mesh_screen import MeshScreen
+from meshtrain_tui.screens.notice import Notice
+from meshtrain_tui.screens.pick_file import PickFile
+from meshtrain_tui.screens.registry import OPENED, SCREENS
+from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
+from meshtrain_tui.steering.action import Action, cancel_sweep, command_of
+from meshtrain_tui.steering.master_line import MasterLine
+from meshtrain_tui.steering.result_folder import opener, show_folder
+from meshtrain_tui.steering.submission import Receipt, Submitter
+from meshtrain_tui.themes import OURS, checked_theme, next_theme
+from meshtrain_tui.widgets.crumbs import CrumbsLine
+from meshtrain_tui.widgets.table import PageTable
+from meshtrain_tui.widgets.tabs import Tab, TabLine
+from meshtrain_tui.words import plural
 
 LOOK_EVERY_S = 0.5
 """Between looks at what time alone changes: the clock, durations, and whether all is fresh."""
-DARK, LIGHT = "textual-dark", "textual-light"
+SAID_S, SAID_BAD_S = 4.0, 12.0
+"""How long a line for people stays."""
+UNDO_MAX = 20
+OPENED_MAX = 10
+"""Screens that lie over one another."""
 
 
 def command(
@@ -48,15 +77,33 @@ def command(
         Path | None,
         typer.Option(envvar="MESHTRAIN_HOME", help="Folder that our keys and the master are in."),
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MESHTRAIN_TOP_SETTINGS",
+            help="Keys, theme and density: else ~/.config/meshtrain/top.yaml, where it is.",
+        ),
+    ] = None,
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Offer nothing that changes the mesh.")
+    ] = False,
 ) -> None:
-    """Watch the mesh: nodes, sweeps, what was saved, and what happens.
+    """Watch the mesh, and steer it: nodes, sweeps, jobs, what was saved, and what happens.
 
-    Example: meshtrain top --master 127.0.0.1:7470
+    \b
+    Examples:
+      meshtrain top --master 127.0.0.1:7470
+      meshtrain top --readonly
     """
     way = find_way(master, home or default_home())
     security = client_security(way.standing)
     host, _ = split_address(way.address)
     permitted_address(host, "the dashboard", "connect to", with_keys=security is not None)
+    liked = read_settings(settings)
+    if readonly:
+        liked = liked.model_copy(update={"readonly": True})
+    keys = keymap(liked.keys, known_keys(), settings or default_file())
+    checked_theme(liked.theme)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
@@ -66,11 +113,15 @@ def command(
         way.address,
         partial(FeedClient, way.address, security=security),
         ask_inbox=inbox_of(way.address, security),
+        ask=MasterLine(way.address, security).ask,
+        submit=Submitter(way.address, home).submit,
+        settings=liked,
+        keys=keys,
     ).run()
 
 
 class Top(App[None]):
-    """The dashboard.
+    """The dashboard; for its screens it is a desk.Desk.
 
     Args:
         address: the master's, as it is shown.
@@ -78,14 +129,38 @@ class Top(App[None]):
         clocks: of this process.
         ask_inbox: finds out the master's watched folder.
         redraw_min_s: seconds between two pictures.
+        ask: asks the master; None where there is none, as in a recording: then nothing
+            can be changed.
+        submit: gives a job file to the mesh.
+        settings: what somebody likes to see.
+        keys: binding → keys, as keymap.keymap checked them.
     """
 
     CSS_PATH = "app.tcss"
     TITLE = "meshtrain"
-    BINDINGS = [  # noqa: RUF012
-        ("q", "quit", "quit"),
-        ("question_mark", "help", "help"),
-        ("d", "toggle_dark", "dark/light"),
+    DEFAULT_MODE = SCREENS[0].name
+    COMMANDS: ClassVar[set[Any]] = {Palette}
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(
+                entry.key,
+                f"show('{entry.name}')",
+                entry.title,
+                show=False,
+                id=f"app.show_{entry.name}",
+            )
+            for entry in SCREENS
+        ),
+        Binding("escape", "back", "back", show=False, id="app.back"),
+        Binding("i", "submit", "add a job file", id="app.submit"),
+        Binding("u", "undo", "undo", id="app.undo"),
+        Binding("dollar_sign", "command", "command", id="app.command"),
+        Binding("colon", "command_palette", "go to", id="app.palette"),
+        Binding("t", "theme", "theme", show=False, id="app.theme"),
+        Binding("z", "density", "density", show=False, id="app.density"),
+        Binding("q", "quit", "quit", id="app.quit"),
+        Binding("question_mark", "help", "help", id="app.help"),
     ]
 
     def __init__(
@@ -96,21 +171,41 @@ class Top(App[None]):
         clocks: Clocks | None = None,
         ask_inbox: Callable[[], Awaitable[str]] = no_inbox,
         redraw_min_s: float = REDRAW_MIN_S,
+        ask: Callable[[FromPerson, float | None], Awaitable[Done | Answer]] | None = None,
+        submit: Callable[[Path], Awaitable[Receipt]] | None = None,
+        settings: TopSettings | None = None,
+        keys: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        liked = settings or TopSettings()
+        self.address = address
+        self.filters: list[str] = []
+        self.picture: Picture | None = None
+        self.density = liked.density
+        self.readonly = liked.readonly or ask is None
         self._open_source = open_source
         self._clocks = clocks or Clocks()
         self._ask_inbox = ask_inbox
         self._redraw_min_s = redraw_min_s
-        self._overview = Overview(address)
+        self._ask = ask
+        self._submit = submit
         self._feed: MeshFeed | None = None
+        self._source: Source | None = None
+        self._undo: list[Action] = []
+        for theme in OURS:
+            self.register_theme(theme)
+        self.theme = liked.theme
+        for entry in SCREENS:
+            self.add_mode(entry.name, entry.make)
+        if keys:
+            self.set_keymap(keys)
 
-    def get_default_screen(self) -> Screen[None]:
-        return self._overview
+    # --- the feed --------------------------------------------------------------------------
 
     def on_mount(self) -> None:
+        self._source = source = self._open_source()
         self._feed = feed = MeshFeed(
-            self._open_source(),
+            source,
             self.post_message,
             clocks=self._clocks,
             ask_inbox=self._ask_inbox,
@@ -130,12 +225,245 @@ class Top(App[None]):
             self._feed.look()
 
     def on_picture_changed(self, message: PictureChanged) -> None:
-        if self._overview.is_mounted:
-            self._overview.show(message.picture)
+        self.picture = message.picture
+        screen = self._shown_screen()
+        if screen is not None:
+            self._show_tabs(screen)
+            screen.show(message.picture)
+
+    def _shown_screen(self) -> MeshScreen | None:
+        """The screen of the mesh that lies topmost; dialogs lie over it."""
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, MeshScreen):
+                return screen
+        return None
+
+    def _show_tabs(self, screen: MeshScreen) -> None:
+        tabs = tuple(
+            Tab(self._key_of(entry.name, entry.key), entry.name, entry.title) for entry in SCREENS
+        )
+        for line in screen.query(TabLine):
+            line.tell(tabs, self.current_mode)
+
+    def _key_of(self, name: str, default: str) -> str:
+        keys = self._keymap.get(f"app.show_{name}", default)
+        return self.get_key_display(Binding(keys.partition(",")[0], ""))
+
+    # --- what screens ask (desk.Desk) ---------------------------------------------------------
+
+    async def page(self, query: PageQuery) -> Page:
+        if self._source is None:
+            raise UserError("the dashboard is not connected yet")
+        return await self._source.page(query)
+
+    async def ask(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
+        if self._ask is None:
+            raise UserError("there is no master to ask: this is a recording")
+        return await self._ask(message, timeout_s)
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        self.notify(
+            text,
+            severity="error" if bad else "information",
+            timeout=SAID_BAD_S if bad else SAID_S,
+            markup=False,
+        )
+
+    def can_open(self, kind: str) -> bool:
+        return kind in OPENED
+
+    def open(self, kind: str, name: str) -> None:
+        if kind in OPENED and len(self.screen_stack) < OPENED_MAX:
+            self.push_screen(OPENED[kind](name))
+
+    async def open_results(self, sweep_id: str) -> None:
+        """Show the folder that a sweep's results lie in, or tell where it is."""
+        try:
+            answer = await self.ask(Query(new_id("query"), "sweeps", (sweep_id,)))
+        except MeshtrainError as error:
+            self.say(str(error), bad=True)
+            return
+        row = answer.rows[0] if isinstance(answer, Answer) and answer.rows else {}
+        folder = row.get("folder") if isinstance(row, dict) else None
+        if not isinstance(folder, str) or not folder:
+            self.say(f"the master names no result folder of {sweep_id}", bad=True)
+            return
+        if await show_folder(Path(folder), opener()):
+            self.say(f"opened {folder}")
+            return
+        here = await asyncio.to_thread(Path(folder).is_dir)
+        where = "" if here else " on the master's host"
+        self.push_screen(
+            Notice(
+                f"Results of {sweep_id}{where}",
+                f"{folder}\n\n{command_of('results', sweep_id)}",
+            )
+        )
+
+    def steer(self, action: Action) -> None:
+        if self.readonly:
+            self.say("Nothing is changed from here: the dashboard is read-only.", bad=True)
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.run_worker(self._carry_out(action), name="action")
+
+        self.push_screen(Confirm(action.title, action.consequence, action.command), answered)
+
+    async def _carry_out(self, action: Action) -> None:
+        answers: list[Done] = []
+        try:
+            for message in action.messages:
+                answer = await self.ask(message)
+                if not isinstance(answer, Done):
+                    raise UserError("the master answered a request as if it were a query")
+                answers.append(answer)
+        except MeshtrainError as error:
+            self.say(f"{action.title}: {error}", bad=True)
+            # What was done before the one that failed can still be taken back.
+            if not answers:
+                return
+        told = action.told(answers)
+        undo = action.undo(answers)
+        if undo is not None:
+            self._undo.append(undo)
+            del self._undo[:-UNDO_MAX]
+            key = self._keymap.get("app.undo", "u").partition(",")[0]
+            told = f"{told}\n{self.get_key_display(Binding(key, ''))} undo: {undo.title}"
+        self.say(told)
+        self.refresh_bindings()
+        self._refresh_tables()
+
+    def _refresh_tables(self) -> None:
+        """What was changed is to be seen at once."""
+        screen = self._shown_screen()
+        if screen is not None:
+            for table in screen.query(PageTable):
+                table.pager.refresh()
+
+    # --- keys --------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "undo":
+            return bool(self._undo) and not self.readonly
+        if action == "submit":
+            return self._submit is not None and not self.readonly
+        return super().check_action(action, parameters)
+
+    async def action_show(self, name: str) -> None:
+        """Show a screen; the one that is shown already goes back to its beginning."""
+        while isinstance(self.screen, ModalScreen):
+            self.screen.dismiss(None)
+            await asyncio.sleep(0)
+        if name == self.current_mode:
+            while len(self.screen_stack) > 1:
+                await self.pop_screen()
+            return
+        await self.switch_mode(name)
+        self.look()
+
+    async def action_back(self) -> None:
+        """Close what is open on the screen, then leave it; from the first one nothing."""
+        screen = self._shown_screen()
+        if screen is not None and screen.escape():
+            return
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+
+    async def on_crumbs_line_chosen(self, message: CrumbsLine.Chosen) -> None:
+        while len(self.screen_stack) > message.depth + 1:
+            await self.pop_screen()
+
+    async def on_tab_line_chosen(self, message: TabLine.Chosen) -> None:
+        await self.action_show(message.name)
 
     def action_help(self) -> None:
-        if not isinstance(self.screen, Help):
-            self.push_screen(Help())
+        screen = self._shown_screen()
+        if screen is not None and not isinstance(self.screen, Help):
+            self.push_screen(Help(screen.TITLE_WORDS, screen.HELP, key_table(screen)))
 
-    def action_toggle_dark(self) -> None:
-        self.theme = LIGHT if self.theme == DARK else DARK
+    def action_command(self) -> None:
+        """Show the command that does the same as the screen, for what is chosen on it."""
+        screen = self._shown_screen()
+        if screen is not None:
+            self.push_screen(Notice("The command that shows the same", screen.command_line()))
+
+    def action_theme(self) -> None:
+        self.theme = next_theme(self.theme)
+
+    def action_density(self) -> None:
+        every = list(Density)
+        self.fit(every[(every.index(self.density) + 1) % len(every)])
+
+    def fit(self, density: Density) -> None:
+        """Put so much on the screen from now on."""
+        self.density = density
+        for screen in self.screen_stack:
+            if isinstance(screen, MeshScreen):
+                screen.fit_density()
+        self.look()
+
+    async def action_undo(self) -> None:
+        if self._undo:
+            self.run_worker(self._carry_out(self._undo.pop()), name="undo")
+
+    def action_submit(self) -> None:
+        if self._submit is None:
+            return
+
+        def picked(path: Path | None) -> None:
+            if path is not None:
+                self.run_worker(self._look_into(path), name="submit")
+
+        self.push_screen(PickFile(Path.cwd()), picked)
+
+    async def _look_into(self, path: Path) -> None:
+        """Say what is wrong with a job file, or ask whether to submit it."""
+        try:
+            data = await asyncio.to_thread(_read, path)
+            job_file = parse_job_file(data, path.name)
+        except (OSError, MeshtrainError) as error:
+            self.push_screen(Notice(f"{path.name} can't be submitted", str(error)))
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.run_worker(self._hand_in(path), name="submit")
+
+        title = f"Submit {job_file.name} from {path.name}"
+        self.push_screen(
+            Confirm(title, "Its code and data are brought along.", command_of("submit", str(path))),
+            answered,
+        )
+
+    async def _hand_in(self, path: Path) -> None:
+        if self._submit is None:
+            return
+        self.say(f"{path.name} is being submitted")
+        try:
+            receipt = await self._submit(path)
+        except MeshtrainError as error:
+            self.push_screen(Notice(f"{path.name} was not accepted", str(error)))
+            return
+        self._undo.append(cancel_sweep(receipt.row()))
+        del self._undo[:-UNDO_MAX]
+        jobs = plural(receipt.jobs, "job")
+        self.say("\n".join((f"{receipt.sweep_id}: {jobs}, submitted", *receipt.notes)))
+        self.refresh_bindings()
+        self._refresh_tables()
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        # One more than is allowed: the parser tells that it is too large.
+        return file.read(FILE_SIZE_MAX_BYTES + 1)
+
+
+def known_keys() -> dict[str, KeyAction]:
+    """All actions whose keys can be changed, by name."""
+    owners: list[Any] = [Top, PageTable]
+    for make in [*(entry.make for entry in SCREENS)]:
+        owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]
+    bindings = [binding for owner in dict.fromkeys(owners) for binding in owner.BINDINGS]
+    return key_actions(bindings)

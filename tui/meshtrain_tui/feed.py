@@ -11,6 +11,7 @@ import msgspec
 from textual.message import Message
 
 from meshtrain.clock import lease_now_s, wall_now_s
+from meshtrain.core.pages import Page, PageQuery
 from meshtrain.core.view import MeshView
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import new_id
@@ -34,6 +35,9 @@ class Source(Protocol):
 
     def batches(self) -> AsyncIterator[FeedBatch]:
         """The news, already applied to `view`."""
+
+    async def page(self, query: PageQuery) -> Page:
+        """A page of a long list. Raises MeshtrainError when it can't be had."""
 
     def close(self) -> None:
         """End `batches`."""
@@ -66,6 +70,8 @@ class Picture(msgspec.Struct, frozen=True):
     link: Link
     wall_s: float
     """The moment that it shows: now, or when the master was last heard."""
+    news: int = 0
+    """Grows with every batch that changed something; lists are asked for again when it does."""
 
 
 class PictureChanged(Message):
@@ -128,6 +134,7 @@ class MeshFeed:
         self._view = source.view
         self._since_wall_s: float | None = None
         self._inbox = ""
+        self._news = 0
 
     async def run(self) -> None:
         """Follow the source until it is closed."""
@@ -136,6 +143,7 @@ class MeshFeed:
                 if self._since_wall_s is None:
                     self._since_wall_s = self._clocks.wall_now_s()
                 self._view = self._source.view
+            self._news += bool(batch.whole or batch.changes)
             self.look()
             if batch.whole and not self._inbox:
                 self._inbox = await self._ask_inbox()
@@ -149,7 +157,7 @@ class MeshFeed:
         wall_s = self._clocks.wall_now_s()
         if not link.live and link.heard_wall_s is not None:
             wall_s = link.heard_wall_s
-        self._post(PictureChanged(Picture(self._view, link, wall_s)))
+        self._post(PictureChanged(Picture(self._view, link, wall_s, self._news)))
 
     def close(self) -> None:
         """Let go of the source; `run` ends."""

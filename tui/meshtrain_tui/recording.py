@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from meshtrain.core.pages import Page, PageQuery, page_of
 from meshtrain.core.view import MeshView
 from meshtrain.errors import UserError
 from meshtrain.net.zmq_feed import FeedBatch
@@ -78,6 +79,9 @@ class Replay:
                 self.view.apply(change)
             yield moment.batch
             self._due.task_done()
+
+    async def page(self, query: PageQuery) -> Page:
+        return page_of(self.view, query)
 
     def close(self) -> None:
         self._due.put_nowait(None)
