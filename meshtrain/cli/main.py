@@ -50,6 +50,7 @@ COMMANDS: dict[str, _Entry] = {
     "logs": _Entry("Watch", "Print what a job wrote.", "logs"),
     "results": _Entry("Watch", "Merge a sweep's results into a table.", "results"),
     "top": _Entry("Watch", "Watch the mesh in a dashboard."),
+    "record": _Entry("Watch", "Record the mesh, to be played back in the dashboard.", "record"),
     "cancel": _Entry("Change", "Cancel jobs or whole sweeps.", "cancel"),
     "retry": _Entry("Change", "Run failed and cancelled jobs again.", "retry"),
     "priority": _Entry("Change", "Let jobs start before others.", "priority"),
