@@ -56,6 +56,8 @@ class BaseRow(msgspec.Struct, frozen=True, tag="base"):
     """Jobs that have yet to start from it or are running on it."""
     pinned: tuple[str, ...] = ()
     """The nodes that it stays on whatever comes; "" is all that hold it."""
+    parent: str | None = None
+    """The recipe hash of the base that it continues from."""
 
 
 class NodeRow(msgspec.Struct, frozen=True, tag="node"):
@@ -76,6 +78,8 @@ class NodeRow(msgspec.Struct, frozen=True, tag="node"):
     cache_budget_bytes: int = 0
     """0 is as much as the disk has, but for a reserve."""
     disk_free_bytes: int = 0
+    fetching: tuple[str, ...] = ()
+    """The artifacts that are on their way to it."""
 
 
 class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
@@ -88,6 +92,8 @@ class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
     label: str = ""
     bytes_reused: int = 0
     """What the node had of it in other artifacts."""
+    wall_s: float = 0.0
+    """When all of it was there; 0 where that isn't known."""
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):
