@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import msgspec
 import typer
 from textual.app import App
 from textual.binding import Binding, BindingType
@@ -18,14 +17,10 @@ from textual.screen import ModalScreen
 from meshtrain.core.pages import Page, PageQuery
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import new_id
-from meshtrain.net.address import split_address
 from meshtrain.net.curve import client_security
 from meshtrain.net.zmq_feed import FeedClient
-from meshtrain.security.loopback import permitted_address
-from meshtrain.security.way import find_way
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES
-from meshtrain.spec.settings import default_home
 from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 from meshtrain_tui.feed import (
     REDRAW_MIN_S,
@@ -38,6 +33,13 @@ from meshtrain_tui.feed import (
     no_inbox,
 )
 from meshtrain_tui.keymap import KeyAction, key_actions, keymap
+from meshtrain_tui.launch import (
+    draws_in_browser,
+    fleet_of,
+    serve_web,
+    session_arguments,
+    way_to,
+)
 from meshtrain_tui.palette import Palette
 from meshtrain_tui.screens.confirm import Confirm
 from meshtrain_tui.screens.help import Help, key_table
@@ -67,10 +69,11 @@ OPENED_MAX = 10
 
 def command(
     master: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             envvar="MESHTRAIN_MASTER",
-            help="Control address of the master; else of this host, or of the mesh joined.",
+            help="Control address of the master, or the folder that its mesh was joined in; "
+            "several show several meshes. Else the one of this host, or the mesh joined.",
         ),
     ] = None,
     home: Annotated[
@@ -87,6 +90,20 @@ def command(
     readonly: Annotated[
         bool, typer.Option("--readonly", help="Offer nothing that changes the mesh.")
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Play what `meshtrain record` wrote; ask no master."),
+    ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve it to browsers.")] = False,
+    web_host: Annotated[
+        str, typer.Option(help="Where to serve: only this host, unless another address is given.")
+    ] = "127.0.0.1",
+    web_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")
+    ] = 7480,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Close out who has the web token of before.")
+    ] = False,
 ) -> None:
     """Watch the mesh, and steer it: nodes, sweeps, jobs, what was saved, and what happens.
 
@@ -94,21 +111,44 @@ def command(
     Examples:
       meshtrain top --master 127.0.0.1:7470
       meshtrain top --readonly
+      meshtrain top --master gpu1:7470 --master 10.0.1.2:7470
+      meshtrain top --replay monday.mesh
+      meshtrain top --web
     """
-    way = find_way(master, home or default_home())
-    security = client_security(way.standing)
-    host, _ = split_address(way.address)
-    permitted_address(host, "the dashboard", "connect to", with_keys=security is not None)
+    masters = master or []
+    ways = [way_to(one, home) for one in masters]
+    if not ways and replay is None:
+        ways = [way_to(None, home)]
     liked = read_settings(settings)
     if readonly:
         liked = liked.model_copy(update={"readonly": True})
     keys = keymap(liked.keys, known_keys(), settings or default_file())
     checked_theme(liked.theme)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if web:
+        serve_web(
+            session_arguments(masters, home, settings, replay, readonly=readonly),
+            host=web_host,
+            port=web_port,
+            home=home,
+            new_token=new_token,
+        )
+        return
+    if not draws_in_browser() and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
             "`meshtrain jobs` and `meshtrain nodes` for text"
         )
+    if replay is not None or len(ways) > 1:
+        from meshtrain_tui.fleet_app import FleetTop
+        from meshtrain_tui.replay_app import ReplayTop
+
+        if replay is not None:
+            ReplayTop.of(replay, settings=liked, keys=keys).run()
+        else:
+            FleetTop(fleet_of(masters, home), settings=liked, keys=keys).run()
+        return
+    (way,) = ways
+    security = client_security(way.standing)
     Top(
         way.address,
         partial(FeedClient, way.address, security=security),
