@@ -10,9 +10,9 @@ from meshtrain.core.changes import Note, SweepRow
 from meshtrain.core.job import JobState
 from meshtrain_tui.screens.choose import Choose
 from meshtrain_tui.screens.jobs import Jobs
+from meshtrain_tui.settings import Density
 from meshtrain_tui.widgets.columns import Column, fit
 from meshtrain_tui.widgets.table import PageTable
-from meshtrain_tui.settings import Density
 
 
 def mesh() -> FakeSource:
@@ -27,7 +27,8 @@ def table(shown: Dashboard) -> PageTable:
 
 def listed(shown: Dashboard) -> list[str]:
     """The first column of the rows on the screen."""
-    return [row[3:].split("  ")[0] for row in shown.rows[4:-1] if row[3:].strip()]
+    rows = [row for row in shown.rows[4:-1] if not row.startswith(" /")]
+    return [row[3:].split("  ")[0] for row in rows if row[3:].strip()]
 
 
 async def test_states_are_told_by_signs_and_words() -> None:
@@ -101,7 +102,11 @@ async def test_sorted_by_a_column_from_the_keyboard_and_the_other_way_round() ->
 
 @pytest.mark.parametrize(
     ("key", "columns"),
-    [("2", ["name", "state", "node", "took"]), ("6", ["name", "standing"]), ("7", ["time", "text"])],
+    [
+        ("2", ["name", "state", "node", "took"]),
+        ("6", ["name", "standing"]),
+        ("7", ["time", "text"]),
+    ],
 )
 async def test_every_column_sorts(key: str, columns: list[str]) -> None:
     async with dashboard(mesh(), size=(140, 30)) as shown:

@@ -14,9 +14,10 @@ from meshtrain.core.job import JobKind, JobState
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks
 from meshtrain_tui.recording import Moment, Replay, read_recording
-from meshtrain_tui.screens.help import Help
 
 RECORDING = Path(__file__).parent / "batch_composition.jsonl"
+
+
 def recorded_until(ended: int) -> Replay:
     """A replay that stands where that many jobs of the recorded sweep have ended."""
     replay = Replay(read_recording(RECORDING))

@@ -45,7 +45,7 @@ def mesh() -> FakeSource:
 
 def plain(message: msg.FromPerson) -> dict[str, object]:
     """A message without the id that is drawn for it."""
-    told = msgspec.to_builtins(message)
+    told = msgspec.json.decode(msgspec.json.encode(message))
     del told["request_id"]
     return dict(told)
 
@@ -354,7 +354,9 @@ async def test_a_job_file_is_submitted_by_the_command(tmp_path: Path) -> None:
 # --- the result folder -----------------------------------------------------------------------
 
 
-def test_a_folder_opens_only_before_a_desktop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_opens_only_before_a_desktop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "xdg-open"
     program.write_text("#!/bin/sh\nexit 0\n")
     program.chmod(0o755)
@@ -368,7 +370,7 @@ def test_a_folder_opens_only_before_a_desktop(tmp_path: Path, monkeypatch: pytes
 
 async def test_a_folder_is_shown_or_not(tmp_path: Path) -> None:
     program = tmp_path / "open"
-    program.write_text(f"#!/bin/sh\necho \"$1\" > {tmp_path}/opened\n")
+    program.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
     program.chmod(0o755)
     assert await show_folder(tmp_path, str(program))
     assert (await asyncio.to_thread((tmp_path / "opened").read_text)).strip() == str(tmp_path)

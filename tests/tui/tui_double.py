@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from meshtrain_tui.widgets.table import PageTable
 
 WALL_S = 1_700_000_000.0
 ADDRESS = "127.0.0.1:7470"
+UNTIL_S = 20.0
 
 
 @dataclass
@@ -135,9 +137,12 @@ class Dashboard:
         await self.pilot.pause()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Until it holds; a test that never comes there is ended by its time limit."""
+        """Until it holds; what was on the screen is told when it never does."""
+        deadline_s = time.monotonic() + UNTIL_S
         while not condition():
             await self.pilot.pause()
+            if time.monotonic() > deadline_s:
+                raise AssertionError(f"it never came to pass; on the screen:\n{self.text}")
 
     async def press(self, *keys: str) -> None:
         """Press keys, and wait until all that follows is drawn."""

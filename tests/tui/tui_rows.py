@@ -28,10 +28,10 @@ def node(node_id: str = "gpu1", **changed: object) -> NodeRow:
     return NodeRow(**(given | changed))  # type: ignore[arg-type]
 
 
-def job(name: str, state: JobState, **changed: object) -> JobRow:
+def job(job_id: str, state: JobState, **changed: object) -> JobRow:
     given: dict[str, object] = {
-        "job_id": name,
-        "name": f"sweep/{name}",
+        "job_id": job_id,
+        "name": f"sweep/{job_id}",
         "kind": JobKind.EXPERIMENT,
         "state": state,
         "sweep_id": "sweep",

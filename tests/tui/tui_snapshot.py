@@ -43,7 +43,9 @@ def check_snapshot(app: Top, name: str) -> None:
     assert path.exists(), f"no picture is kept as {path.name}: write it with {UPDATE}=1"
     kept = path.read_text()
     if seen != kept:
-        changed = list(difflib.unified_diff(_words(kept), _words(seen), "kept", "seen", lineterm=""))
+        changed = list(
+            difflib.unified_diff(_words(kept), _words(seen), "kept", "seen", lineterm="")
+        )
         pytest.fail(
             f"{path.name} shows something else now"
             + ("\n" + "\n".join(changed[:60]) if changed else ": the same words in other styles")

@@ -180,7 +180,6 @@ class Top(App[None]):
     TITLE = "meshtrain"
     DEFAULT_MODE = SCREENS[0].name
     COMMANDS: ClassVar[set[Any]] = {Palette}
-    COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
             Binding(
@@ -196,7 +195,7 @@ class Top(App[None]):
         Binding("i", "submit", "add a job file", id="app.submit"),
         Binding("u", "undo", "undo", id="app.undo"),
         Binding("dollar_sign", "command", "command", id="app.command"),
-        Binding("colon", "command_palette", "go to", id="app.palette"),
+        Binding("colon,ctrl+p", "command_palette", "go to", id="app.palette"),
         Binding("t", "theme", "theme", show=False, id="app.theme"),
         Binding("z", "density", "density", show=False, id="app.density"),
         Binding("q", "quit", "quit", id="app.quit"),
@@ -225,6 +224,7 @@ class Top(App[None]):
         self.readonly = liked.readonly or ask is None
         self._open_source = open_source
         self._clocks = clocks or Clocks()
+        self.now_s = self._clocks.now_s
         self._ask_inbox = ask_inbox
         self._redraw_min_s = redraw_min_s
         self._ask = ask

@@ -16,6 +16,7 @@ The app is the one that has it all; screens know it as this Protocol alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from textual.dom import DOMNode
@@ -47,6 +48,10 @@ class Desk(Protocol):
     @property
     def address(self) -> str:
         """The master's, as it is shown."""
+
+    @property
+    def now_s(self) -> Callable[[], float]:
+        """The clock that tells how long something is ago."""
 
     @property
     def filters(self) -> list[str]:

@@ -70,12 +70,12 @@ def keymap(
             problems.append(f"keys: no action is called {shown(name)}{close}")
             continue
         keys = tuple(_spelled(key) for key in _separate(written))
-        for key in keys or ("",):
-            if not is_key(key):
-                problems.append(
-                    f"keys: {name}: {shown(key)} is no key: write a character, or a name such "
-                    "as ctrl+k, f5, space, enter, pageup"
-                )
+        problems += [
+            f"keys: {name}: {shown(key)} is no key: write a character, or a name such "
+            "as ctrl+k, f5, space, enter, pageup"
+            for key in keys
+            if not is_key(key)
+        ]
         chosen[name] = keys
     if not problems:
         problems = _clashes(chosen, known)

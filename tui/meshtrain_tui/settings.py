@@ -17,7 +17,6 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -46,7 +45,7 @@ def _check_theme(value: object) -> str:
 
 def _check_density(value: object) -> Density:
     try:
-        return Density(value)
+        return Density(str(value))
     except ValueError:
         words = ", ".join(Density)
         raise ValueError(f"{shown(value)} is none of {words}{hint(str(value), Density)}") from None
@@ -64,7 +63,7 @@ def _check_keys(value: object) -> dict[str, str]:
     for action, keys in value.items():
         if not isinstance(action, str) or not isinstance(keys, str):
             raise ValueError(
-                f"{shown(action)}: {shown(keys)} is no key; write it in quotes, such as \"5\""
+                f'{shown(action)}: {shown(keys)} is no key; write it in quotes, such as "5"'
             )
     return dict(value)
 
@@ -77,9 +76,7 @@ class TopSettings(BaseModel):
     theme: Annotated[str, BeforeValidator(_check_theme)] = "dark"
     density: Annotated[Density, BeforeValidator(_check_density)] = Density.NORMAL
     readonly: Annotated[bool, BeforeValidator(_check_readonly)] = False
-    keys: Annotated[Mapping[str, str], BeforeValidator(_check_keys)] = Field(
-        default=MappingProxyType({})
-    )
+    keys: Annotated[Mapping[str, str], BeforeValidator(_check_keys)] = Field(default_factory=dict)
 
 
 def default_file() -> Path:

@@ -27,9 +27,7 @@ class Events(ListScreen):
     MARKS = False
     COLUMNS = (
         Column("time", "TIME", 8, lambda row, picture: clock(row.wall_s)),
-        Column(
-            "text", "WHAT", 30, lambda row, picture: " ".join(row.text.split()), flexible=True
-        ),
+        Column("text", "WHAT", 30, lambda row, picture: " ".join(row.text.split()), flexible=True),
     )
 
     async def fetch(self, query: PageQuery) -> Page:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -20,7 +20,7 @@ on a row opens it, a click on a key below presses it."""
 KEY_WIDTH = 14
 
 
-def key_table(screen: Screen[object]) -> list[tuple[str, str]]:
+def key_table(screen: Screen[Any]) -> list[tuple[str, str]]:
     """The keys that work on a screen, and what each does; several keys of one action together."""
     found: dict[str, tuple[list[str], str]] = {}
     for active in screen.active_bindings.values():

@@ -68,10 +68,10 @@ def detail(row: JobRow, picture: Picture) -> str:
 
 
 COLUMNS = (
-    Column("name", "JOB", 22, lambda row, picture: row.name, flexible=True, cut=tail),
-    Column("state", "STATE", 12, lambda row, picture: state_cell(row.state)),
-    Column("node", "NODE", 10, lambda row, picture: row.node_id or "", rank=1),
-    Column("took", "TIME", 11, _time, right=True, rank=1),
+    Column("name", "JOB", 20, lambda row, picture: row.name, flexible=True, cut=tail),
+    Column("state", "STATE", 11, lambda row, picture: state_cell(row.state)),
+    Column("node", "NODE", 8, lambda row, picture: row.node_id or "", rank=1),
+    Column("took", "TIME", 10, _time, right=True, rank=1),
     Column("retries", "RUN", 4, lambda row, picture: str(row.retries + 1), right=True, rank=4),
     Column("priority", "PRIO", 5, lambda row, picture: str(row.priority), right=True, rank=5),
     Column(
@@ -199,8 +199,9 @@ class Jobs(ListScreen):
                 return
             action = prioritise(rows, priority, view)
             if action is None:
-                self.desk.say("Only jobs that have not ended have a priority; a base has that of "
-                              "its jobs.")
+                self.desk.say(
+                    "Only jobs that have not ended have a priority; a base has that of its jobs."
+                )
             else:
                 self.desk.steer(action)
 

@@ -100,6 +100,7 @@ class ListScreen(MeshScreen):
             empty=self.empty,
             opens=self.OPENS,
             marks=self.MARKS,
+            now_s=self.desk.now_s,
         )
         yield Filter(self.desk.filters)
 
@@ -113,7 +114,9 @@ class ListScreen(MeshScreen):
         if table.marked:
             parts.append(f"{len(table.marked):,} marked")
         if query.filter:
-            parts.append(f"/{query.filter}/" if query.filter[0] != "!" else f"not /{query.filter[1:]}/")
+            parts.append(
+                f"/{query.filter}/" if query.filter[0] != "!" else f"not /{query.filter[1:]}/"
+            )
         if query.sort:
             parts.append(f"by {query.sort} {'↓' if query.descending else '↑'}")
         elif query.descending:

@@ -81,7 +81,7 @@ class Nodes(ListScreen):
         Column("name", "NODE", 12, lambda row, picture: row.node_id, flexible=True),
         Column("standing", "STATE", 9, lambda row, picture: standing_cell(row)),
         Column("gpus_used", "USED", 18, _slots),
-        Column("gpus", "GPUS", 14, _models, rank=3),
+        Column("gpus", "GPUS", 16, _models, rank=3),
         Column(
             "memory",
             "MEMORY",

@@ -24,8 +24,8 @@ class Overview(MeshScreen):
 
     TITLE_WORDS = "Overview"
     HELP = (
-        "Nodes: what of each is used, and the jobs on it; \"gets ready\" is a job whose needs "
-        "are being fetched, \"sends result\" one whose result is on the way to the master. "
+        'Nodes: what of each is used, and the jobs on it; "gets ready" is a job whose needs '
+        'are being fetched, "sends result" one whose result is on the way to the master. '
         "Sweeps: jobs that ended, of all; the time left is the mean of the jobs so far, on as "
         "many slots as run now. Saved: base trainings that jobs did not have to repeat, and "
         "the bytes that went between hosts."

@@ -128,9 +128,7 @@ def retry_sweep(sweep: SweepRow) -> Action:
 
 def prioritise(rows: Sequence[JobRow], priority: int, view: MeshView) -> Action | None:
     """Let these go before those of lower priority; None when none of them can change."""
-    open_rows = [
-        row for row in rows if not row.state.is_terminal and row.kind is not JobKind.BASE
-    ]
+    open_rows = [row for row in rows if not row.state.is_terminal and row.kind is not JobKind.BASE]
     if not open_rows:
         return None
     before: dict[int, list[str]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from textual.binding import ActiveBinding
 from textual.content import Content
@@ -12,6 +12,9 @@ from textual.widget import Widget
 
 LAST = ("app.help",)
 """Bindings that are shown in any case, at the end of the line."""
+
+RANKS = {"screen": 1, "table": 1, "app": 2}
+"""What only the present screen has comes first, what all have last."""
 
 
 class KeyHint(NamedTuple):
@@ -27,7 +30,7 @@ class KeyHint(NamedTuple):
         return len(self.shown) + len(self.words) + 3
 
 
-def hints_of(bindings: dict[str, ActiveBinding], screen: Screen[object]) -> list[KeyHint]:
+def hints_of(bindings: dict[str, ActiveBinding], screen: Screen[Any]) -> list[KeyHint]:
     """The keys to show, one an action, the screen's own first."""
     found: dict[str, tuple[int, KeyHint]] = {}
     for active in bindings.values():
@@ -35,9 +38,9 @@ def hints_of(bindings: dict[str, ActiveBinding], screen: Screen[object]) -> list
         if not binding.show or not active.enabled or binding.action in found:
             continue
         shown = screen.app.get_key_display(binding)
-        rank = 1 if active.node is screen.app else 0
+        rank = RANKS.get((binding.id or "").partition(".")[0], 0)
         if binding.id in LAST:
-            rank = 2
+            rank = max(RANKS.values()) + 1
         found[binding.action] = (rank, KeyHint(binding.key, shown, binding.description))
     return [hint for _, hint in sorted(found.values(), key=lambda ranked: ranked[0])]
 
@@ -53,7 +56,7 @@ class KeyLine(Widget):
         self.screen.bindings_updated_signal.subscribe(self, self._changed)
         self._changed(self.screen)
 
-    def _changed(self, screen: Screen[object]) -> None:
+    def _changed(self, screen: Screen[Any]) -> None:
         if screen is self.screen:
             hints = hints_of(screen.active_bindings, screen)
             if hints != self._hints:

@@ -15,9 +15,10 @@ from meshtrain_tui.words import duration
 WINDOW_S = 600.0
 """Of the past, that the throughput is of."""
 SAMPLE_EVERY_S = 5.0
+WIDE_FROM = 110
 SIGNS = (
     (JobState.RUNNING, "▶", "running", "$text-primary"),
-    (JobState.ASSIGNED, "○", "getting ready", "$text-accent"),
+    (JobState.ASSIGNED, "○", "assigned", "$text-accent"),
     (JobState.WAITING, "·", "waiting", ""),
     (JobState.SUCCEEDED, "✓", "succeeded", "$text-success"),
     (JobState.FAILED, "✗", "failed", "$text-error"),
@@ -93,4 +94,4 @@ class TallyLine(Panel):
         if per_hour:
             seen = duration(self._throughput.seen_s)
             parts.append(Content.styled(f"{per_hour:,.0f}/h ended in {seen}", "$foreground-muted"))
-        return [Content("  ").join(parts)]
+        return [Content("   " if width > WIDE_FROM else "  ").join(parts)]
