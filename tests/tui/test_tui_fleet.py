@@ -85,7 +85,7 @@ async def test_each_mesh_has_its_line_and_one_is_shown() -> None:
         assert "[lab:7470 ● " in shown.text
         assert "✗1" in shown.text, "what failed is told of each"
         assert "lab news" in shown.text and "site news" not in shown.text
-        await shown.press("tab")
+        await shown.press("backslash")
         await shown.until(lambda: "site news" in shown.text)
         assert "lab news" not in shown.text
         assert "[site:7470 ● " in shown.text
@@ -95,7 +95,7 @@ async def test_each_mesh_has_its_line_and_one_is_shown() -> None:
         shown.sources[0].tell([Note(2.0, "unseen")])
         await shown.settle()
         assert "unseen" not in shown.text
-        await shown.press("tab")
+        await shown.press("backslash")
         await shown.until(lambda: "unseen" in shown.text)
 
 
@@ -119,7 +119,7 @@ async def test_what_is_done_and_asked_goes_to_the_mesh_that_is_shown(tmp_path: P
         for source in shown.sources:
             source.tell(small_mesh(), whole=True)
         await shown.settle()
-        await shown.press("tab")
+        await shown.press("backslash")
         await shown.until(lambda: shown.app.address == "site:7470")
         await shown.app.ask(Drain("d", "gpu1", True))
         assert [len(master.acts()) for master in shown.masters] == [0, 1]
@@ -133,11 +133,11 @@ async def test_a_screen_of_one_mesh_shows_no_row_of_another() -> None:
         shown.sources[1].tell([node("far1")], whole=True)
         await shown.press("2")
         await shown.until(lambda: "fold=0" in shown.text)
-        await shown.press("1", "tab", "2")
+        await shown.press("1", "backslash", "2")
         await shown.until(lambda: isinstance(shown.app.screen, Jobs))
         await shown.until(lambda: "[site:7470" in shown.text)
         assert "fold=0" not in shown.text
-        await shown.press("tab")
+        await shown.press("backslash")
         await shown.until(lambda: "fold=0" in shown.text)
 
 

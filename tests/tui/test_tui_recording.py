@@ -10,7 +10,7 @@ import pytest
 from recorded_double import WALL_S, Told, a_day, job, recorded, rows_of
 
 from meshtrain.core.job import JobState
-from meshtrain.core.pages import Page, PageQuery
+from meshtrain.core.pages import PageQuery
 from meshtrain.core.view import MeshView
 from meshtrain.errors import NotFoundError, UserError
 from meshtrain.net.zmq_feed import FeedBatch
@@ -165,14 +165,14 @@ async def test_silence_is_played_as_silence(tmp_path: Path) -> None:
     with RecordingFile(path) as file:
         recorder = Recorder(source, file, address="a", bytes_max=1 << 20, now_wall_s=lambda: wall_s)
         batches = source.batches()
-        await recorder._take(await anext(batches))
+        recorder._take(await anext(batches))
         wall_s += 10
         source.trouble = "nothing heard for 5 s"
         recorder._look()
         recorder._look()
         wall_s += 10
         source.trouble = ""
-        await recorder._take(await anext(batches))
+        recorder._take(await anext(batches))
     player = Player(Recording(path), real_now_s=Clock(), playing=False)
     player.jump(WALL_S + 5)
     assert player.trouble == "" and player.last_heard_s == WALL_S + 5
@@ -312,27 +312,6 @@ async def test_whole_pictures_stand_among_the_changes(
     assert rows_of(player.view) == rows_of(source.view)
     player.jump(WALL_S + 30)
     assert player.view.jobs["a"].retries == 24
-
-
-async def test_jobs_that_a_picture_leaves_out_are_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "a.mesh"
-    every = [job(f"j{index:04}", JobState.SUCCEEDED) for index in range(2500)]
-
-    async def page(query: PageQuery) -> Page:
-        rows = every[query.offset : query.offset + query.limit]
-        return Page(tuple(rows), len(every), len(every))
-
-    source = Told(a_day(), lambda index: None)
-    with RecordingFile(path) as file:
-        recorder = Recorder(
-            source, file, address="a", page=page, bytes_max=1 << 30, now_wall_s=lambda: WALL_S
-        )
-        await recorder.run()
-    player = Player(Recording(path), real_now_s=Clock(), playing=False)
-    player.step(99)
-    there = await player.page(PageQuery("jobs", filter="j24..", limit=1000))
-    assert there.matched == 100
-    assert there.total == 2503
 
 
 async def test_it_ends_by_itself_when_the_file_is_large_enough(tmp_path: Path) -> None:

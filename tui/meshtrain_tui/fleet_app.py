@@ -11,7 +11,7 @@ from meshtrain_tui.app import Top
 from meshtrain_tui.feed import REDRAW_MIN_S, Clocks
 from meshtrain_tui.fleet import Fleet
 from meshtrain_tui.screens.meshes import Meshes
-from meshtrain_tui.screens.registry import SCREENS
+from meshtrain_tui.screens.registry import SCREENS, Entry
 from meshtrain_tui.settings import TopSettings
 from meshtrain_tui.widgets.docked import dock
 from meshtrain_tui.widgets.meshes_line import MeshesLine
@@ -22,7 +22,7 @@ class FleetTop(Top):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("M", "meshes", "meshes", id="app.meshes"),
-        Binding("tab", "next_mesh", "next mesh", show=False, id="app.next_mesh"),
+        Binding("backslash", "next_mesh", "next mesh", show=False, id="app.next_mesh"),
     ]
 
     def __init__(
@@ -48,7 +48,6 @@ class FleetTop(Top):
         )
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.screen_change_signal.subscribe(self, self._changed)
         self.call_after_refresh(self._changed, self.screen)
 
@@ -69,15 +68,23 @@ class FleetTop(Top):
 
     async def _begin_anew(self) -> None:
         """Every screen says whose it is, so each is made anew."""
+        here = self.current_mode
+        aside = next(entry.name for entry in SCREENS if entry.name != here)
+        # A mode is made anew only while another one is shown.
+        await self.switch_mode(aside)
         for entry in SCREENS:
-            if entry.name != self.current_mode:
-                await self.remove_mode(entry.name)
-                self.add_mode(entry.name, entry.make)
-        while len(self.screen_stack) > 1:
-            await self.pop_screen()
-        await self.screen.recompose()
+            if entry.name != aside:
+                await self._remake(entry)
+        await self.switch_mode(here)
+        for entry in SCREENS:
+            if entry.name == aside:
+                await self._remake(entry)
         self._changed(self.screen)
         self.look()
+
+    async def _remake(self, entry: Entry) -> None:
+        await self.remove_mode(entry.name)
+        self.add_mode(entry.name, entry.make)
 
     def action_meshes(self) -> None:
         def take(place: int | None) -> None:

@@ -97,7 +97,7 @@ def serve_web(
         from meshtrain_tui.web import serve, session_command
     except ImportError as error:
         raise MissingExtraError(
-            "the dashboard in a browser needs textual-serve: pip install 'meshtrain[web]'"
+            "the dashboard in a browser needs textual-serve: pip install 'meshtrain[tui]'"
         ) from error
     from meshtrain_tui.web_guard import web_token
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import msgspec
 
 import meshtrain
 from meshtrain.clock import wall_now_s
-from meshtrain.core.changes import JobRow
-from meshtrain.core.pages import Page, PageQuery
 from meshtrain.core.view import MeshView
 from meshtrain.errors import MeshtrainError
 from meshtrain.net.zmq_feed import FeedBatch
@@ -34,11 +32,10 @@ LOOK_EVERY_S = 1.0
 ASK_EVERY_S = 10.0
 ASK_SHARE_MAX = 0.05
 """Questions may take this share of the time: the master has other things to do."""
-PAGE_ROWS = 1000
 
 
 class Recorded(Protocol):
-    """What is recorded; a FeedClient is one."""
+    """What is recorded: a feed that tells of all jobs; a FeedClient is one."""
 
     @property
     def view(self) -> MeshView: ...
@@ -51,9 +48,6 @@ class Recorded(Protocol):
     def close(self) -> None: ...
 
 
-AskPage = Callable[[PageQuery], Awaitable[Page]]
-
-
 class Recorder:
     """Writes what a source tells into a file, until the source ends or the file is large enough.
 
@@ -61,7 +55,6 @@ class Recorder:
         source: the mesh's feed; closed at the end.
         address: the master's, as it is shown.
         ask: answers what the screens ask beside the feed; None records the feed alone.
-        page: gives the jobs that the picture leaves out; None where it leaves out none.
         bytes_max: size at which it ends by itself.
     """
 
@@ -72,7 +65,6 @@ class Recorder:
         *,
         address: str,
         ask: Ask | None = None,
-        page: AskPage | None = None,
         bytes_max: int,
         now_wall_s: Callable[[], float] = wall_now_s,
     ) -> None:
@@ -80,10 +72,8 @@ class Recorder:
         self._file = file
         self._address = address
         self._ask = ask
-        self._page = page
         self._bytes_max = bytes_max
         self._now_wall_s = now_wall_s
-        self._jobs: dict[str, JobRow] = {}
         self._since_picture = 0
         self._trouble = ""
         self._asked: dict[tuple[str, tuple[str, ...]], bytes] = {}
@@ -114,53 +104,25 @@ class Recorder:
     async def _follow(self) -> None:
         async for batch in self._source.batches():
             self._look()
-            await self._take(batch)
+            self._take(batch)
             if self._file.size_bytes >= self._bytes_max:
                 self.is_full = True
                 return
 
-    async def _take(self, batch: FeedBatch) -> None:
+    def _take(self, batch: FeedBatch) -> None:
         wall_s = self._now_wall_s()
+        self._file.write(Moment(wall_s, batch))
         self.moments += 1
-        self._since_picture += len(batch.changes)
         if batch.whole:
-            self._jobs = await self._all_jobs()
-        self._jobs.update((row.job_id, row) for row in batch.changes if isinstance(row, JobRow))
-        if batch.whole:
-            self._file.write(Moment(wall_s, batch, jobs=self._jobs_beside(batch)))
             self._since_picture = 0
             return
-        self._file.write(Moment(wall_s, batch))
+        self._since_picture += len(batch.changes)
         view = self._source.view
-        rows = len(self._jobs) + len(view.nodes) + len(view.bases) + len(view.transfers)
+        rows = len(view.jobs) + len(view.nodes) + len(view.bases) + len(view.transfers)
         if self._since_picture >= max(PICTURE_CHANGES_MIN, PICTURE_SHARE * rows):
             whole = msgspec.structs.replace(batch, changes=picture_of(view), whole=True)
-            self._file.write(Moment(wall_s, whole, jobs=self._jobs_beside(whole)))
+            self._file.write(Moment(wall_s, whole))
             self._since_picture = 0
-
-    def _jobs_beside(self, batch: FeedBatch) -> tuple[JobRow, ...] | None:
-        """The jobs known that a whole picture leaves out."""
-        inside = {row.job_id for row in batch.changes if isinstance(row, JobRow)}
-        return tuple(row for row in self._jobs.values() if row.job_id not in inside) or None
-
-    async def _all_jobs(self) -> dict[str, JobRow]:
-        """Every job, where the picture leaves some out."""
-        jobs: dict[str, JobRow] = {}
-        if self._page is None:
-            return jobs
-        offset = 0
-        while True:
-            # Oldest first, so that jobs that come meanwhile push none over an edge.
-            query = PageQuery("jobs", descending=True, offset=offset, limit=PAGE_ROWS)
-            try:
-                page = await self._page(query)
-            except MeshtrainError as error:
-                self._note_trouble(str(error))
-                return jobs
-            jobs.update((row.job_id, row) for row in page.rows if isinstance(row, JobRow))
-            offset += len(page.rows)
-            if not page.rows or offset >= page.matched:
-                return jobs
 
     # --- the link -------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Self
 
 import msgspec
 
-from meshtrain.core.changes import Change, JobRow
+from meshtrain.core.changes import Change
 from meshtrain.core.pages import Page, PageQuery, page_of
 from meshtrain.core.view import MeshView
 from meshtrain.errors import UserError
@@ -61,8 +61,6 @@ class Moment(msgspec.Struct, frozen=True, omit_defaults=True):
     batch: FeedBatch | None = None
     answered: Answered | None = None
     trouble: str | None = None
-    jobs: tuple[JobRow, ...] | None = None
-    """With a whole picture: the jobs that are not in it, because it keeps only those that run."""
 
 
 def picture_of(view: MeshView) -> tuple[Change, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 
 import msgspec
 
 from meshtrain.clock import lease_now_s
-from meshtrain.core.changes import BaseRow, Change, JobRow, NodeRow, Note, TransferRow
+from meshtrain.core.changes import Change
 from meshtrain.core.pages import Page, PageQuery, page_of
 from meshtrain.core.view import MeshView
 from meshtrain.errors import NotFoundError, UserError
@@ -69,7 +69,6 @@ class Player:
         self._playing = playing
         self._speed = 1.0
         self._played = 0
-        self._jobs: dict[str, JobRow] = {}
         self._heard_s: float | None = None
         #: the clock: it showed `_from_wall_s` when the real one showed `_from_real_s`
         self._from_wall_s = recording.begins_wall_s
@@ -162,7 +161,7 @@ class Player:
 
     async def page(self, query: PageQuery) -> Page:
         """A page of the rows known at this time of the recording."""
-        return page_of(_Rows(self.view, {**self._jobs, **self.view.jobs}), query)
+        return page_of(self.view, query)
 
     async def ask(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
         """What the master had answered last when the recording was here.
@@ -214,7 +213,7 @@ class Player:
         """Stand where `count` moments have been played."""
         start = self._played
         if count < start:
-            self.view, self._jobs = MeshView(), {}
+            self.view = MeshView()
             self.trouble, self._heard_s = "", None
             start = 0
         # What stands before a whole picture makes no difference after it.
@@ -236,21 +235,8 @@ class Player:
         self.trouble = ""
         if batch.whole:
             self.view = MeshView()
-            self._jobs = {row.job_id: row for row in moment.jobs or ()}
-        self._jobs.update((row.job_id, row) for row in batch.changes if isinstance(row, JobRow))
         apply_all(self.view, batch.changes)
         return batch
-
-
-class _Rows:
-    """The rows of a view, with all jobs that were heard of."""
-
-    def __init__(self, view: MeshView, jobs: dict[str, JobRow]) -> None:
-        self.jobs = jobs
-        self.nodes: dict[str, NodeRow] = view.nodes
-        self.bases: dict[str, BaseRow] = view.bases
-        self.notes: Sequence[Note] = view.notes
-        self.transfers: Sequence[TransferRow] = view.transfers
 
 
 # --- times ---------------------------------------------------------------------------

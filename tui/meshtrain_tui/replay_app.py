@@ -68,7 +68,6 @@ class ReplayTop(Top):
         return cls(Player(recording), f"{file.name}{of_mesh}", settings=settings, keys=keys)
 
     def on_mount(self) -> None:
-        super().on_mount()
         self.screen_change_signal.subscribe(self, self._changed)
         self.call_after_refresh(self._changed, self.screen)
 
