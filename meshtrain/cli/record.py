@@ -73,7 +73,7 @@ def command(
         return
     full = " It is as large as it may be." if recorder.is_full else ""
     say(
-        f"{file}: {words.count(recorder.moments, 'batch')} of news, {words.size(size_bytes)}.{full}"
+        f"{file}: {words.count(recorder.moments, 'piece')} of news, {words.size(size_bytes)}.{full}"
     )
     say(f"play  meshtrain top --replay {file}")
 

@@ -13,7 +13,7 @@ from meshtrain.core.job import JobState
 from meshtrain.core.pages import PageQuery
 from meshtrain.core.view import MeshView
 from meshtrain.errors import NotFoundError, UserError
-from meshtrain.net.zmq_feed import FeedBatch
+from meshtrain.net.zmq_feed import FeedBatch, FeedClient
 from meshtrain.wire.messages import Answer, Cancel, Query
 from meshtrain_tui import recorder as recorder_module
 from meshtrain_tui.recorder import Recorder
@@ -182,6 +182,31 @@ async def test_silence_is_played_as_silence(tmp_path: Path) -> None:
     player.jump(WALL_S + 20)
     assert player.trouble == ""
     assert len(Recording(path)) == 3, "the same trouble is written once"
+
+
+async def test_a_master_s_real_feed_is_recorded_and_played(tmp_path: Path) -> None:
+    from test_tui_feed import IMPATIENT, LIMITS, Master, sweep
+
+    master = Master([sweep("first")])
+    client = FeedClient(master.address, settings=IMPATIENT, limits=LIMITS)
+    path = tmp_path / "a.mesh"
+    with RecordingFile(path) as file:
+        recorder = Recorder(client, file, address=master.address, bytes_max=1 << 20)
+        running = asyncio.create_task(recorder.run())
+        try:
+            while not recorder.moments:
+                await asyncio.sleep(0.001)
+            for index in range(20):
+                master.tell(*a_day()[index % 5 + 1].changes)
+            while len(client.view.transfers) < 4 or len(client.view.notes) < 8:
+                await asyncio.sleep(0.001)
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            master.sockets.close()
+    player = Player(Recording(path), real_now_s=Clock(), playing=False)
+    player.step(1 << 20)
+    assert rows_of(player.view) == rows_of(client.view)
 
 
 # --- a file that anything may happen to ------------------------------------------------

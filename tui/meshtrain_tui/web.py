@@ -20,7 +20,8 @@ from typing import Any
 
 import aiohttp_jinja2
 import jinja2
-from aiohttp import web
+from aiohttp import WSCloseCode, web
+from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
 from meshtrain.errors import SettingsError
@@ -34,6 +35,8 @@ SESSIONS_MAX = 16
 MESSAGE_BYTES_MAX = 1 << 16
 """Of what a browser sends at once: keys, and what is pasted."""
 STOP_S = 2.0
+HEARTBEAT_S = 15.0
+SIZE_MAX = 1000
 PAGE = Path(str(files("meshtrain_tui"))) / "web_page"
 _FONT_SIZES = (6, 40)
 
@@ -148,9 +151,56 @@ class WebView(Server):
             )
         self._sessions += 1
         try:
-            return await super().handle_websocket(request)
+            socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MESSAGE_BYTES_MAX)
+            await socket.prepare(request)
+
+            async def close() -> None:
+                await socket.close()
+
+            session = Session(
+                self.command,
+                write_bytes=socket.send_bytes,
+                write_str=socket.send_str,
+                close=close,
+                download_manager=self.download_manager,
+            )
+            await session.start(_size(request, "width", 80), _size(request, "height", 24))
+            try:
+                await self._process_messages(socket, session)
+            except _NONSENSE:
+                # What no page of ours sends.
+                await socket.close(code=WSCloseCode.UNSUPPORTED_DATA)
+            finally:
+                await session.stop()
+            return socket
         finally:
             self._sessions -= 1
+
+
+_NONSENSE = (ValueError, TypeError, LookupError, AssertionError, AttributeError)
+
+
+def _size(request: web.Request, name: str, otherwise: int) -> int:
+    """Columns or lines of a browser's window, as far as they make sense."""
+    text = request.query.get(name, "")
+    return min(max(int(text), 1), SIZE_MAX) if text.isascii() and text.isdigit() else otherwise
+
+
+class Session(AppService):
+    """One browser's dashboard, a process that ends with it."""
+
+    async def stop(self) -> None:
+        """Have the process end; in the worst case end it."""
+        process = self._process
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(super().stop(), STOP_S)
+        if process is None:
+            return
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
 
 
 def serve(
