@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -22,10 +23,10 @@ import msgspec
 
 from meshtrain.core.changes import BaseRow, JobRow, NodeRow, Note, TransferRow
 from meshtrain.core.job import BaseState, JobState
+from meshtrain.core.row_filter import pattern_of
 from meshtrain.errors import UserError
 
-FILTER_CHARS_MAX = 200
-WORDS_CHARS_MAX = 600
+WORDS_CHARS_MAX = 400
 """Of a row, that a filter looks at: enough for a name and how it failed."""
 PAGE_ROWS_MAX = 1000
 
@@ -40,7 +41,8 @@ class PageQuery(msgspec.Struct, frozen=True):
     kind: str
     """jobs, nodes, bases, events or transfers."""
     filter: str = ""
-    """A regular expression, case-insensitive, over the row's words; "!" in front inverts."""
+    """A regular expression, case-insensitive, over the row's words; "!" in front inverts. ^ and $
+    are the ends of each word, where a name is one."""
     sort: str = ""
     """A column's name, see `COLUMNS`, or of jobs also `metrics.NAME`; "" is the natural order:
     newest first, nodes by name."""
@@ -117,9 +119,22 @@ def in_natural_order(rows: Rows, kind: str) -> list[Row]:
         "events": rows.notes,
         "transfers": rows.transfers,
     }
-    if kind in NATURAL:
-        return sorted(there[kind], key=NATURAL[kind])
-    return list(there[kind])[::-1]
+    keyed = [(natural_key(kind, row, place), row) for place, row in enumerate(there[kind])]
+    return [row for _, row in sorted(keyed, key=lambda each: each[0])]
+
+
+def natural_key(kind: str, row: Any, position: int) -> tuple[Any, ...]:
+    """What the natural order goes by; no two rows of a kind have the same.
+
+    Args:
+        position: how many of its kind came before it.
+    """
+    if kind == "jobs":
+        # The newest submission first, and each in the order of its file.
+        return (-row.submitted_wall_s, position)
+    if kind == "nodes":
+        return (in_words(row.node_id), position)
+    return (-position,)
 
 
 # --- what a query may ask ----------------------------------------------------------
@@ -161,26 +176,11 @@ def selection(query: PageQuery) -> Callable[[Row], bool]:
     return lets_through
 
 
-def pattern_of(filter: str) -> re.Pattern[str] | None:
-    """The filter's regular expression; None for one that lets all through.
-
-    Raises UserError when it is too long or is none.
-    """
-    text = filter.removeprefix("!")
-    if not text:
-        return None
-    if len(text) > FILTER_CHARS_MAX:
-        raise UserError(f"a filter has at most {FILTER_CHARS_MAX} characters, not {len(text)}")
-    try:
-        return re.compile(text, re.IGNORECASE)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise UserError(
-            f"the filter {text!r} is not a regular expression: {error}; "
-            "put a backslash before a character that stands for itself"
-        ) from error
-
-
 # --- the words of a row -------------------------------------------------------------
+
+
+def _lines(words: Iterable[str]) -> str:
+    return "\n".join(filter(None, words))[:WORDS_CHARS_MAX]
 
 
 def _job_words(row: Any) -> str:
@@ -188,13 +188,13 @@ def _job_words(row: Any) -> str:
         row.name,
         row.state,
         row.node_id or "",
-        row.failure,
-        row.reason,
+        row.job_id,
         row.kind,
         row.recipe_hash or "",
-        row.job_id,
+        row.reason,
+        row.failure,
     )
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 def standing(row: NodeRow) -> str:
@@ -208,12 +208,12 @@ def standing(row: NodeRow) -> str:
 
 def _node_words(row: Any) -> str:
     told = (row.node_id, standing(row), row.note, row.version, *row.gpus)
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 def _base_words(row: Any) -> str:
     told = (row.label, row.state, row.node_id or "", row.recipe_hash, row.artifact_id or "")
-    return " ".join((*told, *row.holders))[:WORDS_CHARS_MAX]
+    return _lines((*told, *row.holders))
 
 
 def _note_words(row: Any) -> str:
@@ -223,7 +223,7 @@ def _note_words(row: Any) -> str:
 
 def _transfer_words(row: Any) -> str:
     told = (row.label, row.to_node, *row.bytes_by_node, row.artifact_id)
-    return " ".join(told)[:WORDS_CHARS_MAX]
+    return _lines(told)
 
 
 WORDS: Mapping[str, Callable[[Row], str]] = MappingProxyType(
@@ -244,6 +244,12 @@ NUMBER = re.compile(r"(?<![\d.])\d+")
 
 def in_words(text: str) -> str:
     """Text as people sort it: gpu2 before gpu10, capitals like small letters."""
+    return ",".join(map(_piece_in_words, text.split(",")))
+
+
+@lru_cache(maxsize=20_000)
+def _piece_in_words(text: str) -> str:
+    # The names of a sweep's jobs are made of the same few pairs again and again.
     return NUMBER.sub(lambda found: found[0].zfill(12), text).casefold()
 
 
@@ -261,6 +267,12 @@ def _took_s(row: Any) -> float | None:
         return None
     took_s: float = max(0.0, row.ended_wall_s - row.started_wall_s)
     return took_s
+
+
+def _most(row: Any, figure: str) -> float | None:
+    """The highest of a node's GPUs."""
+    told = () if row.use is None else (getattr(gpu, figure) for gpu in row.use.gpus)
+    return max((value for value in told if value is not None), default=None)
 
 
 _Key = Callable[[Any], SortKey | None]
@@ -294,6 +306,11 @@ COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
             "holds": lambda row: row.holds,
             "cache": lambda row: row.cache_used_bytes,
             "disk_free": lambda row: row.disk_free_bytes,
+            "cpu_use": lambda row: None if row.use is None else row.use.cpu,
+            "memory_used": lambda row: None if row.use is None else row.use.memory_used_bytes,
+            "gpu_use": lambda row: _most(row, "used"),
+            "gpu_memory_used": lambda row: _most(row, "memory_used_bytes"),
+            "temperature": lambda row: _most(row, "temperature_c"),
             "version": lambda row: row.version or None,
             "note": lambda row: row.note or None,
         },
@@ -323,14 +340,6 @@ COLUMNS: Mapping[str, Mapping[str, _Key]] = MappingProxyType(
         },
     }
 )
-NATURAL: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        # Those of one submission in the order of its file.
-        "jobs": lambda row: -row.submitted_wall_s,
-        "nodes": lambda row: (in_words(row.node_id), row.node_id),
-    }
-)
-"""What the natural order goes by; of other kinds it is the last one first."""
 METRIC_PREFIX = "metrics."
 
 
@@ -358,5 +367,6 @@ def column(kind: str, name: str) -> _Key:
 
 def column_names(kind: str, rows: Iterable[Row] = ()) -> list[str]:
     """The columns of a kind, and of jobs the metrics that `rows` have."""
-    metrics = {name for row in rows if isinstance(row, JobRow) for name in row.metrics}
+    jobs = (row for row in rows if kind == "jobs" and isinstance(row, JobRow))
+    metrics = {name for row in jobs for name in row.metrics}
     return [*COLUMNS[kind], *(METRIC_PREFIX + name for name in sorted(metrics))]

@@ -4,7 +4,7 @@ Three sockets carry them:
 
     control   ROUTER on the master ← DEALER of nodes and of people's commands
     bulk      ROUTER on the master ← DEALER of nodes: the bytes of logs and metrics
-    feed      XPUB on the master → SUB of dashboards
+    feed      XPUB on the master → SUB of dashboards, which take it whole or in brief
 
 A message is a MessagePack map whose `type` names its class. One multipart
 carries one or more of them, a frame each.
@@ -22,7 +22,8 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
 from meshtrain.core.member import MemberKind, Members
-from meshtrain.core.node import NodeSpec
+from meshtrain.core.node import HostUse, NodeSpec
+from meshtrain.core.pages import Page, PageQuery
 from meshtrain.spec.jobs import CodeDigests, InputData
 
 PROTOCOL_VERSION = 1
@@ -80,6 +81,8 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     cache: CacheUse = CacheUse()
     room: RoomWanted | None = None
     """What has to go, where more lies there than should, and what could."""
+    use: HostUse | None = None
+    """How busy the host is; None: as it was told last."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -340,6 +343,13 @@ class Query(msgspec.Struct, frozen=True, tag="query"):
     limit: Count = 1000
 
 
+class AskPage(msgspec.Struct, frozen=True, tag="ask_page"):
+    """Ask for a page of a long list, filtered and sorted by the master."""
+
+    request_id: str
+    query: PageQuery
+
+
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The answer to a request that acts. `error` is empty when it was done."""
 
@@ -358,8 +368,20 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     total: Count = 0
 
 
+class PageGiven(msgspec.Struct, frozen=True, tag="page"):
+    """The answer to AskPage. It may have fewer rows than were asked for, so that it stays small."""
+
+    request_id: str
+    error: str = ""
+    page: Page | None = None
+
+
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
-    """The whole picture at a number of the feed; several parts, the last one marked."""
+    """The whole picture at a number of the feed; several parts, the last one marked.
+
+    It was asked for by the query `snapshot`; where that named `brief`, the number is
+    of the feed in brief, and of the jobs only those that run are there.
+    """
 
     request_id: str
     incarnation: Count
@@ -373,6 +395,14 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
 
 class Feed(msgspec.Struct, frozen=True, tag="feed"):
     """Changes number `seq` of this incarnation; an empty one is a beat."""
+
+    incarnation: Count
+    seq: Count
+    changes: tuple[Change, ...] = ()
+
+
+class Brief(msgspec.Struct, frozen=True, tag="brief"):
+    """The same without jobs that don't run, gathered for a moment; with numbers of its own."""
 
     incarnation: Count
     seq: Count
@@ -397,10 +427,21 @@ FromPerson = (
     | Evict
     | Warm
     | Query
+    | AskPage
 )
-ToPerson = Done | Answer | Snapshot | Refused
+ToPerson = Done | Answer | PageGiven | Snapshot | Refused
 BulkToMaster = StreamBytes | StreamHole
 BulkToNode = StreamStored | Refused
 
 ToMaster = FromNode | FromPerson
-Message = FromNode | ToNode | FromPerson | ToPerson | StreamBytes | StreamHole | StreamStored | Feed
+ToDashboard = Feed | Brief
+Message = (
+    FromNode
+    | ToNode
+    | FromPerson
+    | ToPerson
+    | StreamBytes
+    | StreamHole
+    | StreamStored
+    | ToDashboard
+)

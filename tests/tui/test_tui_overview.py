@@ -14,6 +14,7 @@ from meshtrain.core.job import JobKind, JobState
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks
 from meshtrain_tui.recording import Moment, Replay, read_recording
+from meshtrain_tui.screens.overview import Overview
 
 RECORDING = Path(__file__).parent / "batch_composition.jsonl"
 
@@ -56,15 +57,16 @@ async def test_a_recorded_run_in_the_middle(size: tuple[int, int]) -> None:
     assert all(len(row) == size[0] for row in rows)
     assert "● live" in rows[0]
     assert "3 nodes" in rows[0]
-    for title in ("Nodes", "Sweeps", "Saved", "Last events"):
+    for title in ("Nodes", "Saved", "Last events"):
         assert f"─{title}─" in text
+    assert "━Sweeps━" in text, "the arrow keys move there"
     assert " 14/24 " in text
     assert "s left" in text
     assert "base 2cc7…21c trained on node-1 in 15.9 s" in text
     assert "base 2cc7…21c trained on node-1" in text
     assert "moved from the master" in text
     assert "121 kB" in next(row for row in rows if "moved between nodes" in row)
-    for key in ("enter its jobs", "c cancel sweep", "? help"):
+    for key in ("⏎ its jobs", "o results", "? help"):
         assert key in rows[-1]
 
 
@@ -215,14 +217,16 @@ async def test_a_burst_is_drawn_once() -> None:
     source = FakeSource()
     async with dashboard(source) as shown:
         drawn = 0
-        show = shown.app._overview.show
+        screen = shown.app.screen
+        assert isinstance(screen, Overview)
+        show = screen.show
 
         def count(picture: object) -> None:
             nonlocal drawn
             drawn += 1
             show(picture)  # type: ignore[arg-type]
 
-        shown.app._overview.show = count  # type: ignore[method-assign, assignment]
+        screen.show = count  # type: ignore[method-assign, assignment]
         for _ in range(100):
             shown.app.look()
         await shown.pilot.pause()

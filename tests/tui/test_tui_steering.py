@@ -121,7 +121,7 @@ async def test_priority_and_back() -> None:
         await shown.press("x", "enter")
         assert "is no whole number from" in shown.text
         await shown.press("backspace", "backspace", *"-7", "enter")
-        assert "$ meshtrain priority -- -7 sweep/fold=1" in shown.text
+        assert "$ meshtrain priority sweep/fold=1 -- -7" in shown.text
         await shown.press("y")
         await shown.until(shown.master.acts)
         await shown.settle()
@@ -171,7 +171,7 @@ async def test_a_sweep_is_cancelled_and_retried_from_the_overview() -> None:
         ]
         await shown.press("enter")
         assert shown.rows[2].strip().startswith("Overview › other")
-        assert "other/one" in shown.text
+        assert "▶  one " in shown.text, "the sweep's name stands above"
 
 
 async def test_the_master_s_no_is_told_in_its_words() -> None:
@@ -263,7 +263,9 @@ def test_each_job_gets_its_own_priority_back() -> None:
     assert undo is not None
     told = {(m.names, m.priority) for m in undo.messages}  # type: ignore[union-attr]
     assert told == {(("a", "c"), 1), (("b",), 2)}
-    assert undo.command == "meshtrain priority 1 a c; meshtrain priority 2 b"
+    assert undo.command == (
+        "meshtrain priority a 1; meshtrain priority c 1; meshtrain priority b 2"
+    )
     assert prioritise(rows[3:], 9, view_of()) is None
 
 

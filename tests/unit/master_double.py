@@ -18,6 +18,8 @@ from meshtrain.core.changes import Change
 from meshtrain.core.job import Attempt, Failure, FailureClass, Job, JobKind, Sweep
 from meshtrain.core.member import Member
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
+from meshtrain.core.pages import Page, PageQuery
+from meshtrain.core.row_book import RowBook
 from meshtrain.core.rows import snapshot
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
@@ -188,6 +190,9 @@ class MasterDouble:
         self.close()
 
     def close(self) -> None: ...
+
+    def page(self, query: PageQuery) -> Page:
+        return RowBook(snapshot(self.state)).page(query)
 
     def snapshot(self) -> tuple[int, int, list[Change]]:
         return self.state.incarnation, 0, list(snapshot(self.state))

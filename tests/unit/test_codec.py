@@ -16,9 +16,11 @@ from meshtrain.core.changes import (
     BaseRow,
     Change,
     JobRow,
+    Lists,
     Moved,
     NodeRow,
     Note,
+    SweepProgress,
     SweepRow,
     TransferRow,
 )
@@ -40,7 +42,8 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.inventory import CacheUse, Holding, InventoryChange, RoomWanted
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.member import Member, MemberKind, Members
-from meshtrain.core.node import Gpu, NodeSpec
+from meshtrain.core.node import Gpu, GpuUse, HostUse, NodeSpec
+from meshtrain.core.pages import Page, PageQuery
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CodeDigests, CommandWork, InputData, TrainingWork
 from meshtrain.wire import messages as wire
@@ -67,6 +70,13 @@ CHANGES: tuple[Change, ...] = (
     TransferRow("cd" * 16, "gpu2", {"gpu1": 1 << 20}, 0.5),
     Note(1.0, "base 7f3a…c21 is on 3 nodes"),
     Moved(1.0, 3, 2, 1),
+    Lists(100_000),
+)
+USE = HostUse(0.25, 3 << 30, (GpuUse(0, 0.97, 21 << 30, 80 << 30, 71),))
+BRIEF_CHANGES: tuple[Change, ...] = (
+    SweepRow("sweep-1", "s", 15, 1, 0, progress=SweepProgress({"running": 2}, ran=1, ran_s=2.5)),
+    BaseRow("ab" * 16, "cnn · p01", BaseState.NEEDED, started=3),
+    NodeRow("gpu1", True, False, True, 4, 1, ("A100",), (0,), 1 << 36, 3, use=USE),
 )
 TRAINING = TrainingWork(
     {"recipe": {"lr": 0.001, "participants": ["p01"]}, "fold": 0, "device": None}
@@ -116,6 +126,7 @@ SAMPLES: dict[str, wire.Message] = {
         cache=CacheUse(1 << 30, 1 << 29, 1 << 35, 0),
         room=RoomWanted(1 << 29, ("aa" * 16,)),
     ),
+    "beat.use": wire.Beat("5f0c93a1/1", 9, 14.5, 3, 4, (), use=USE),
     "started": wire.Started("5f0c93a1/1", "job-1.5", 5),
     "ended": wire.Ended(
         "5f0c93a1/1", "job-1.5", 5, artifact_id="aa" * 16, metrics={"accuracy": 0.91}, run_s=2.5
@@ -185,6 +196,11 @@ SAMPLES: dict[str, wire.Message] = {
     "answer": wire.Answer("request-7", rows=[{"job": "job-1", "n": 1, "x": None}], total=1),
     "snapshot": wire.Snapshot("request-8", 1, 42, CHANGES),
     "feed": wire.Feed(1, 43, CHANGES),
+    "brief": wire.Brief(1, 7, BRIEF_CHANGES),
+    "ask_page": wire.AskPage(
+        "request-13", PageQuery("jobs", "!fold=1", "metrics.accuracy", True, 100, 50, "sweep-1")
+    ),
+    "page": wire.PageGiven("request-13", page=Page((CHANGES[0], CHANGES[3]), 100, 2)),
 }
 
 ANY: Decoder[wire.Message] = Decoder(wire.Message, 1 << 20)

@@ -19,8 +19,6 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import new_id
 from meshtrain.net.curve import client_security
 from meshtrain.net.zmq_feed import FeedClient
-from meshtrain.spec.jobfile import parse_job_file
-from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES
 from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 from meshtrain_tui.feed import (
     REDRAW_MIN_S,
@@ -41,28 +39,25 @@ from meshtrain_tui.launch import (
     way_to,
 )
 from meshtrain_tui.palette import Palette
-from meshtrain_tui.screens.confirm import Confirm
 from meshtrain_tui.screens.help import Help, key_table
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
-from meshtrain_tui.screens.pick_file import PickFile
 from meshtrain_tui.screens.registry import OPENED, SCREENS
 from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
-from meshtrain_tui.steering.action import Action, cancel_sweep, command_of
+from meshtrain_tui.steering.action import Action, command_of
 from meshtrain_tui.steering.master_line import MasterLine
 from meshtrain_tui.steering.result_folder import opener, show_folder
+from meshtrain_tui.steering.steerer import Steerer
 from meshtrain_tui.steering.submission import Receipt, Submitter
 from meshtrain_tui.themes import OURS, checked_theme, next_theme
 from meshtrain_tui.widgets.crumbs import CrumbsLine
 from meshtrain_tui.widgets.table import PageTable
 from meshtrain_tui.widgets.tabs import Tab, TabLine
-from meshtrain_tui.words import plural
 
 LOOK_EVERY_S = 0.5
 """Between looks at what time alone changes: the clock, durations, and whether all is fresh."""
 SAID_S, SAID_BAD_S = 4.0, 12.0
 """How long a line for people stays."""
-UNDO_MAX = 20
 OPENED_MAX = 10
 """Screens that lie over one another."""
 
@@ -151,7 +146,7 @@ def command(
     security = client_security(way.standing)
     Top(
         way.address,
-        partial(FeedClient, way.address, security=security),
+        partial(FeedClient, way.address, brief=True, security=security),
         ask_inbox=inbox_of(way.address, security),
         ask=MasterLine(way.address, security).ask,
         submit=Submitter(way.address, home).submit,
@@ -228,10 +223,10 @@ class Top(App[None]):
         self._ask_inbox = ask_inbox
         self._redraw_min_s = redraw_min_s
         self._ask = ask
-        self._submit = submit
         self._feed: MeshFeed | None = None
         self._source: Source | None = None
         self._undo: list[Action] = []
+        self._steerer = Steerer(self, submit, self._undo)
         for theme in OURS:
             self.register_theme(theme)
         self.theme = liked.theme
@@ -280,13 +275,15 @@ class Top(App[None]):
 
     def _show_tabs(self, screen: MeshScreen) -> None:
         tabs = tuple(
-            Tab(self._key_of(entry.name, entry.key), entry.name, entry.title) for entry in SCREENS
+            Tab(self.key_of(f"app.show_{entry.name}", entry.key), entry.name, entry.title)
+            for entry in SCREENS
         )
         for line in screen.query(TabLine):
             line.tell(tabs, self.current_mode)
 
-    def _key_of(self, name: str, default: str) -> str:
-        keys = self._keymap.get(f"app.show_{name}", default)
+    def key_of(self, name: str, default: str) -> str:
+        """The key of an action of the app, as it is shown; the first where there are several."""
+        keys = self._keymap.get(name, default)
         return self.get_key_display(Binding(keys.partition(",")[0], ""))
 
     # --- what screens ask (desk.Desk) ---------------------------------------------------------
@@ -343,40 +340,12 @@ class Top(App[None]):
     def steer(self, action: Action) -> None:
         if self.readonly:
             self.say("Nothing is changed from here: the dashboard is read-only.", bad=True)
-            return
+        else:
+            self._steerer.steer(action)
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.run_worker(self._carry_out(action), name="action")
-
-        self.push_screen(Confirm(action.title, action.consequence, action.command), answered)
-
-    async def _carry_out(self, action: Action) -> None:
-        answers: list[Done] = []
-        try:
-            for message in action.messages:
-                answer = await self.ask(message)
-                if not isinstance(answer, Done):
-                    raise UserError("the master answered a request as if it were a query")
-                answers.append(answer)
-        except MeshtrainError as error:
-            self.say(f"{action.title}: {error}", bad=True)
-            # What was done before the one that failed can still be taken back.
-            if not answers:
-                return
-        told = action.told(answers)
-        undo = action.undo(answers)
-        if undo is not None:
-            self._undo.append(undo)
-            del self._undo[:-UNDO_MAX]
-            key = self._keymap.get("app.undo", "u").partition(",")[0]
-            told = f"{told}\n{self.get_key_display(Binding(key, ''))} undo: {undo.title}"
-        self.say(told)
+    def changed(self) -> None:
+        """Something was changed from here: it is to be seen at once, and can be undone."""
         self.refresh_bindings()
-        self._refresh_tables()
-
-    def _refresh_tables(self) -> None:
-        """What was changed is to be seen at once."""
         screen = self._shown_screen()
         if screen is not None:
             for table in screen.query(PageTable):
@@ -386,9 +355,9 @@ class Top(App[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "undo":
-            return bool(self._undo) and not self.readonly
+            return bool(self._steerer.undoes) and not self.readonly
         if action == "submit":
-            return self._submit is not None and not self.readonly
+            return self._steerer.submits and not self.readonly
         return super().check_action(action, parameters)
 
     async def action_show(self, name: str) -> None:
@@ -444,60 +413,11 @@ class Top(App[None]):
                 screen.fit_density()
         self.look()
 
-    async def action_undo(self) -> None:
-        if self._undo:
-            self.run_worker(self._carry_out(self._undo.pop()), name="undo")
+    def action_undo(self) -> None:
+        self._steerer.undo()
 
     def action_submit(self) -> None:
-        if self._submit is None:
-            return
-
-        def picked(path: Path | None) -> None:
-            if path is not None:
-                self.run_worker(self._look_into(path), name="submit")
-
-        self.push_screen(PickFile(Path.cwd()), picked)
-
-    async def _look_into(self, path: Path) -> None:
-        """Say what is wrong with a job file, or ask whether to submit it."""
-        try:
-            data = await asyncio.to_thread(_read, path)
-            job_file = parse_job_file(data, path.name)
-        except (OSError, MeshtrainError) as error:
-            self.push_screen(Notice(f"{path.name} can't be submitted", str(error)))
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.run_worker(self._hand_in(path), name="submit")
-
-        title = f"Submit {job_file.name} from {path.name}"
-        self.push_screen(
-            Confirm(title, "Its code and data are brought along.", command_of("submit", str(path))),
-            answered,
-        )
-
-    async def _hand_in(self, path: Path) -> None:
-        if self._submit is None:
-            return
-        self.say(f"{path.name} is being submitted")
-        try:
-            receipt = await self._submit(path)
-        except MeshtrainError as error:
-            self.push_screen(Notice(f"{path.name} was not accepted", str(error)))
-            return
-        self._undo.append(cancel_sweep(receipt.row()))
-        del self._undo[:-UNDO_MAX]
-        jobs = plural(receipt.jobs, "job")
-        self.say("\n".join((f"{receipt.sweep_id}: {jobs}, submitted", *receipt.notes)))
-        self.refresh_bindings()
-        self._refresh_tables()
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        # One more than is allowed: the parser tells that it is too large.
-        return file.read(FILE_SIZE_MAX_BYTES + 1)
+        self._steerer.submit()
 
 
 def known_keys() -> dict[str, KeyAction]:

@@ -56,7 +56,7 @@ def fleet_of(masters: Sequence[str], home: Path | None) -> Fleet:
         meshes.append(
             Mesh(
                 way.address,
-                partial(FeedClient, way.address, security=security),
+                partial(FeedClient, way.address, brief=True, security=security),
                 ask=MasterLine(way.address, security).ask,
                 ask_inbox=inbox_of(way.address, security),
                 submit=Submitter(way.address, of_folder).submit,

@@ -57,7 +57,7 @@ class Palette(Provider):
             key = top.get_key_display(binding)
             yield PaletteLine(binding.description, f"key {key}", run)
         if isinstance(screen, ListScreen):
-            for column in screen.COLUMNS:
+            for column in screen.columns():
                 if column.name:
                     words = f"sort by {column.title.lower() or column.name}"
                     yield PaletteLine(

@@ -357,6 +357,7 @@ class Replay:
             self._due.task_done()
 
     async def page(self, query: PageQuery) -> Page:
+        """A page of the rows that were recorded; raises as `page_of` does."""
         return page_of(self.view, query)
 
     def close(self) -> None:

@@ -13,18 +13,16 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core.changes import Change, Moved, Note, TransferRow
+from meshtrain.core.changes import Change, Note, TransferRow
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.rows import base_arrival
 from meshtrain.core.state import MeshState
-from meshtrain.core.view import MeshView
 from meshtrain.errors import ArtifactError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import numbered
-
-CHANGES_PER_FEED_MAX = 500
 
 
 class Hands:
@@ -44,6 +42,7 @@ class Hands:
         artifacts: ArtifactStore,
         fetcher: Fetcher,
         reporter: Reporter,
+        feeds: Feeds,
         incarnation: int,
         lease_s: float,
         heartbeat_s: float,
@@ -58,6 +57,7 @@ class Hands:
         self._artifacts = artifacts
         self._fetcher = fetcher
         self._reporter = reporter
+        self._feeds = feeds
         self._incarnation = incarnation
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s
@@ -73,10 +73,6 @@ class Hands:
         self._collecting: set[str] = set()
         #: brings a lost base back from the archive
         self.restore: Callable[[str], None] = lambda artifact_id: None
-        self.feed_seq = 0
-        #: what happened, for those who look later: the last notes and transfers, and sums
-        self.history = MeshView()
-        self.history.apply(Moved(since_wall_s=wall_now_s()))
 
     def expect_reply(self, request_id: str, take: Callable[[fx.Reply], None]) -> None:
         """Have `take` called with the scheduler's reply to a request."""
@@ -122,14 +118,7 @@ class Hands:
         for change in changes:
             if isinstance(change, Note):
                 self._say(change.text)
-                self.history.apply(change)
-            elif isinstance(change, TransferRow):
-                self.history.apply(change)
-        for start in range(0, max(1, len(changes)), CHANGES_PER_FEED_MAX):
-            self.feed_seq += 1
-            if self._sockets.subscribers:
-                part = tuple(changes[start : start + CHANGES_PER_FEED_MAX])
-                self._sockets.publish(msg.Feed(self._incarnation, self.feed_seq, part))
+        self._feeds.publish(changes)
 
     def note(self, text: str) -> None:
         """Show a line to everybody who looks."""

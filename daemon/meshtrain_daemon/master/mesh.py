@@ -32,6 +32,7 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.bulk import BulkIntake
+from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
@@ -136,12 +137,14 @@ class Master:
                 store=self.store,
                 say=self._say,
             )
+            self._feeds = Feeds(self._sockets, self.scheduler.state, self._incarnation)
             self._hands = Hands(
                 sockets=self._sockets,
                 state=self.scheduler.state,
                 artifacts=self.artifacts,
                 fetcher=fetcher,
                 reporter=self.reporter,
+                feeds=self._feeds,
                 incarnation=self._incarnation,
                 lease_s=settings.lease_s,
                 heartbeat_s=settings.heartbeat_s,
@@ -194,12 +197,12 @@ class Master:
                 ports=self.ports,
                 decisions=self._decisions,
                 hands=self._hands,
+                feeds=self._feeds,
                 reporter=self.reporter,
                 artifacts=self.artifacts,
                 logbook=self.logbook,
                 store=self.store,
                 archiving=archiving,
-                incarnation=self._incarnation,
                 spawn=self._spawn,
                 membership=membership,
                 enrol_port=int((server.enrol_url or http_url).rsplit(":", 1)[1]),
@@ -223,6 +226,7 @@ class Master:
                     self._decisions.tick(settings.tick_s),
                     self._bulk.run(),
                     self._beat_feed(),
+                    self._feeds.tell_in_brief(),
                     self.reporter.run(),
                     self.reporter.plot(),
                     archiving.run(),
@@ -355,6 +359,8 @@ class Master:
             self.logbook.expect(message.attempt_id, message.stream_bytes)
         if isinstance(message, msg.Hello | msg.Beat) and self._news is not None:
             self._news.heard(node_id, peer, message.members_version)
+        if isinstance(message, msg.Beat) and message.use is not None:
+            self._feeds.note_use(node_id, message.use)
         self._post(event_of(node_id, message))
 
     def _runs(self, node_id: str, attempt_id: str) -> bool:

@@ -11,7 +11,6 @@ from meshtrain import failpoints
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core import rows
 from meshtrain.core.job import Attempt, Job, Sweep
 from meshtrain.core.member import Member
 from meshtrain.core.node import MASTER_NODE_ID
@@ -20,7 +19,7 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import short
 from meshtrain.net.base import MasterTransport
 from meshtrain.net.curve import person_of
-from meshtrain.net.zmq_client import Ports
+from meshtrain.net.zmq_client import BRIEF_SNAPSHOT, SNAPSHOT_QUERY, Ports
 from meshtrain.results.metrics import Metrics
 from meshtrain.spec.expand import needed
 from meshtrain.spec.jobfile import parse_job_file
@@ -31,6 +30,7 @@ from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.inputs import (
     checked_name,
@@ -49,9 +49,6 @@ from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import cache_event
 
-SNAPSHOT_PART = 1000
-"""Rows in one part of a snapshot."""
-
 
 class _Open(NamedTuple):
     """A request that the scheduler has not replied to."""
@@ -66,7 +63,6 @@ class People:
     """Serves commands, dashboards and the inbox.
 
     Args:
-        incarnation: of this start of the master, as the feed tells it.
         spawn: runs something beside.
         membership: who belongs to the mesh; None where anybody on this host may ask.
         enrol_port: the port that new members join at.
@@ -81,12 +77,12 @@ class People:
         ports: Ports,
         decisions: Decisions,
         hands: Hands,
+        feeds: Feeds,
         reporter: Reporter,
         artifacts: ArtifactStore,
         logbook: Logbook,
         store: ReadableStore,
         archiving: Archiving,
-        incarnation: int,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         membership: Membership | None,
         enrol_port: int,
@@ -99,12 +95,12 @@ class People:
         self._sockets = sockets
         self._decisions = decisions
         self._hands = hands
+        self._feeds = feeds
         self._reporter = reporter
         self._artifacts = artifacts
         self._logbook = logbook
         self._store = store
         self.archiving = archiving
-        self._incarnation = incarnation
         self._spawn = spawn
         self._request_count = 0
         #: our id of each request that waits for the scheduler's reply
@@ -118,6 +114,8 @@ class People:
             match message:
                 case msg.Query():
                     self._decisions.afterwards(lambda: self._answer(peer, message))
+                case msg.AskPage():
+                    self._decisions.afterwards(lambda: self._answer_page(peer, message))
                 case msg.Submit():
                     self._spawn(self._submit_sent(peer, message))
                 case msg.PublishInput():
@@ -382,32 +380,21 @@ class People:
     # --- questions --------------------------------------------------------------------------
 
     def _answer(self, peer: bytes, query: msg.Query) -> None:
-        if query.what == "snapshot":
-            self._send_snapshot(peer, query.request_id)
+        if query.what == SNAPSHOT_QUERY:
+            brief = BRIEF_SNAPSHOT in query.names
+            self._sockets.send_control(peer, self._feeds.snapshot(query.request_id, brief=brief))
             return
         self._sockets.send_control(peer, [answer(self._state, query, self)])
 
-    def _send_snapshot(self, peer: bytes, request_id: str) -> None:
-        """The whole picture, in parts that travel together: all arrive, or none."""
-        history = self._hands.history
-        changes = [
-            *rows.snapshot(self._state),
-            *history.transfers,
-            *history.notes,
-            history.moved,
-        ]
-        starts = range(0, len(changes), SNAPSHOT_PART)
-        parts = [
-            msg.Snapshot(
-                request_id=request_id,
-                incarnation=self._incarnation,
-                seq=self._hands.feed_seq,
-                changes=tuple(changes[start : start + SNAPSHOT_PART]),
-                last=start == starts[-1],
-            )
-            for start in starts
-        ]
-        self._sockets.send_control(peer, parts)
+    def _answer_page(self, peer: bytes, asked: msg.AskPage) -> None:
+        self._spawn(self._give_page(peer, asked))
+
+    async def _give_page(self, peer: bytes, asked: msg.AskPage) -> None:
+        try:
+            given = msg.PageGiven(asked.request_id, page=await self._feeds.page(asked.query))
+        except MeshtrainError as error:
+            given = msg.PageGiven(asked.request_id, error=str(error))
+        self._sockets.send_control(peer, [given])
 
     @property
     def https(self) -> bool:

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-from meshtrain_tui.widgets.key_line import KeyLine
+from meshtrain_tui.widgets.key_line import RANKS, KeyLine
 
 SIGNS = """\
 Nothing heard for 3 s: all is dimmed, and the top line says since when. It connects \
@@ -21,7 +21,7 @@ KEY_WIDTH = 14
 
 
 def key_table(screen: Screen[Any]) -> list[tuple[str, str]]:
-    """The keys that work on a screen, and what each does; several keys of one action together."""
+    """The keys that work on a screen, and what each does; the screen's own first."""
     found: dict[str, tuple[list[str], str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
@@ -32,7 +32,8 @@ def key_table(screen: Screen[Any]) -> list[tuple[str, str]]:
         shown = screen.app.get_key_display(binding)
         if shown not in keys:
             keys.append(shown)
-    return [(" ".join(keys), words) for keys, words in found.values()]
+    ranked = sorted(found.items(), key=lambda item: RANKS.get(item[0].partition(".")[0], 0))
+    return [(" ".join(keys), words) for _, (keys, words) in ranked]
 
 
 class Help(ModalScreen[None]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -82,7 +83,7 @@ COLUMNS = (
         rank=6,
         wide=True,
     ),
-    Column("reason", "", 16, detail, flexible=True, rank=2),
+    Column("reason", "DETAIL", 16, detail, flexible=True, rank=2),
 )
 
 
@@ -130,6 +131,13 @@ class Jobs(ListScreen):
         picture = self.desk.picture
         sweep = picture.view.sweeps.get(self._words) if picture else None
         return f"{sweep.name if sweep else self._words}"
+
+    def columns(self) -> Sequence[Column]:
+        if not self._base.sweep:
+            return self.COLUMNS
+        # Of one sweep: its name stands in the breadcrumbs already.
+        first, *others = self.COLUMNS
+        return (replace(first, cell=lambda row, picture: row.name.partition("/")[2]), *others)
 
     def row_id(self, row: JobRow) -> str:
         return row.job_id

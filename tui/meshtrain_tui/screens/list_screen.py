@@ -54,6 +54,10 @@ class ListScreen(MeshScreen):
         """What tells one row from another, also after a restart."""
         raise NotImplementedError
 
+    def columns(self) -> Sequence[Column]:
+        """The columns, where one list's are not always the same."""
+        return self.COLUMNS
+
     def empty(self, picture: Picture) -> str:
         """What to do when there is no row at all."""
         raise NotImplementedError
@@ -95,7 +99,7 @@ class ListScreen(MeshScreen):
         yield PageTable(
             self._base,
             self.fetch,
-            self.COLUMNS,
+            self.columns(),
             row_id=self.row_id,
             empty=self.empty,
             opens=self.OPENS,
@@ -149,7 +153,7 @@ class ListScreen(MeshScreen):
         query = self.table.query_now
         choices = [
             Choice(column.name, column.title or column.name)
-            for column in self.COLUMNS
+            for column in self.columns()
             if column.name
         ]
 

@@ -15,6 +15,7 @@ from meshtrain_tui.screens.list_screen import ListScreen
 from meshtrain_tui.steering.action import command_of, drain
 from meshtrain_tui.widgets.columns import Column
 from meshtrain_tui.widgets.status import slots_of
+from meshtrain_tui.widgets.use import load_of, memory_words, spark_cell, temperature_cell
 from meshtrain_tui.words import bar, plural, size, tail
 
 STANDING_SIGNS = {
@@ -39,6 +40,21 @@ def _slots(row: NodeRow, picture: Picture) -> Content:
     kind = "gpu" if row.gpus else "cpu"
     share = used / there if there else 0.0
     return Content.assemble((bar(share, BAR_WIDTH), "$text-primary"), f" {used}/{there} {kind}")
+
+
+def _load(row: NodeRow, picture: Picture) -> Content:
+    load = load_of(picture.view, row)
+    return spark_cell(load) if load is not None else Content("")
+
+
+def _memory(row: NodeRow, picture: Picture) -> str:
+    load = load_of(picture.view, row)
+    return memory_words(load.used_bytes, load.memory_bytes) if load is not None else ""
+
+
+def _temperature(row: NodeRow, picture: Picture) -> Content:
+    load = load_of(picture.view, row)
+    return temperature_cell(load) if load is not None else Content("")
 
 
 def _models(row: NodeRow, picture: Picture) -> str:
@@ -81,14 +97,17 @@ class Nodes(ListScreen):
         Column("name", "NODE", 12, lambda row, picture: row.node_id, flexible=True),
         Column("standing", "STATE", 9, lambda row, picture: standing_cell(row)),
         Column("gpus_used", "USED", 18, _slots),
-        Column("gpus", "GPUS", 16, _models, rank=3),
+        Column("", "LOAD", 13, _load, rank=2),
+        Column("", "IN USE", 11, _memory, right=True, rank=3),
+        Column("", "TEMP", 7, _temperature, right=True, rank=4),
+        Column("gpus", "GPUS", 16, _models, rank=5),
         Column(
             "memory",
             "MEMORY",
             7,
             lambda row, picture: size(row.memory_bytes) if row.memory_bytes else "",
             right=True,
-            rank=2,
+            rank=5,
         ),
         Column("cache", "CACHE", 16, _cache, right=True, rank=4, wide=True),
         Column(

@@ -165,7 +165,7 @@ def prioritise(rows: Sequence[JobRow], priority: int, view: MeshView) -> Action 
 def priority_command(priority: int, names: Sequence[str]) -> str:
     """The command that gives jobs a priority; a number below 0 must not look like a flag."""
     dashes = ("--",) if priority < 0 else ()
-    return command_of("priority", *dashes, str(priority), *names)
+    return "; ".join(command_of("priority", name, *dashes, str(priority)) for name in names)
 
 
 def _run_again(answers: Sequence[Done]) -> Action | None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textual.content import Content
+from rich.cells import cell_len
+from textual.content import Content, Span
 
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.settings import Density
@@ -21,6 +22,7 @@ from meshtrain_tui.words import head
 
 BETWEEN = 2
 """Blank cells between two columns."""
+_BLANK = " " * BETWEEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,23 @@ class Column:
     """Only where the dashboard is to show much."""
     cut: Callable[[str, int], str] = head
 
-    def content(self, row: Any, picture: Picture, width: int) -> Content:
-        """The cell of a row, exactly `width` cells wide."""
+    def text(self, row: Any, picture: Picture, width: int) -> tuple[str, Sequence[Span]]:
+        """The cell of a row, exactly `width` cells wide, and how its parts are styled."""
         told = self.cell(row, picture)
-        content = Content(self.cut(told, width)) if isinstance(told, str) else told
-        content = content.truncate(width, ellipsis=True)
-        blank = " " * (width - content.cell_length)
-        return Content(blank).append(content) if self.right else content.append(blank)
+        spans: Sequence[Span]
+        if isinstance(told, str):
+            text, spans = self.cut(told, width), ()
+        else:
+            text, spans = told.plain, told.spans
+        used = cell_len(text)
+        if used > width:
+            content = Content(text, list(spans)).truncate(width, ellipsis=True)
+            text, spans = content.plain, content.spans
+            used = content.cell_length
+        blank = " " * (width - used)
+        if self.right:
+            return blank + text, _shifted(spans, len(blank))
+        return text + blank, spans
 
 
 Fitted = tuple[tuple[Column, int], ...]
@@ -82,3 +94,20 @@ COMPACT_RANK = 3
 
 def _needed(columns: Sequence[Column]) -> int:
     return sum(column.width for column in columns) + BETWEEN * max(0, len(columns) - 1)
+
+
+def line_of(gutter: str, fitted: Fitted, row: Any, picture: Picture) -> Content:
+    """The whole line of a row, put together once: a table draws many of them."""
+    parts = [gutter]
+    spans: list[Span] = []
+    at = len(gutter)
+    for column, width in fitted:
+        text, styled = column.text(row, picture, width)
+        spans += _shifted(styled, at)
+        parts += [text, _BLANK]
+        at += len(text) + BETWEEN
+    return Content("".join(parts), spans)
+
+
+def _shifted(spans: Sequence[Span], by: int) -> list[Span]:
+    return [Span(span.start + by, span.end + by, span.style) for span in spans]

@@ -15,7 +15,7 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input, Static
 
-from meshtrain.core.pages import FILTER_CHARS_MAX, pattern_of
+from meshtrain.core.row_filter import FILTER_CHARS_MAX, pattern_of
 from meshtrain.errors import UserError
 
 REMEMBERED_MAX = 50

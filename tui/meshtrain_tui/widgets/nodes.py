@@ -11,6 +11,7 @@ from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.widgets.panel import Panel, wrapped
 from meshtrain_tui.widgets.status import slots_of
+from meshtrain_tui.widgets.use import load_of, use_cell
 from meshtrain_tui.words import duration, head, plural, tail
 
 NAME_WIDTH_MAX = 16
@@ -63,7 +64,7 @@ def _node_lines(
     view: MeshView, node: NodeRow, wall_s: float, name_width: int, width: int, each_job: bool
 ) -> list[Content]:
     jobs = view.running_on(node.node_id)
-    label = _label(node, name_width)
+    label = _label(view, node, name_width)
     room = width - label.cell_length
     state = _state_words(node)
     if not jobs:
@@ -76,17 +77,21 @@ def _node_lines(
     return [first, *(blank.append(_job(view, job, wall_s, room)) for job in jobs[1:])]
 
 
-def _label(node: NodeRow, name_width: int) -> Content:
+def _label(view: MeshView, node: NodeRow, name_width: int) -> Content:
     used, there = slots_of(node)
+    load = load_of(view, node) if node.connected else None
     kind = "gpu" if node.gpus else "cpu"
     squares = ""
     if there <= SQUARES_MAX:
         squares = "■" * used + "□" * max(0, there - used)
+    elif load is not None:
+        squares = f"{used}/{there}"
     return Content.assemble(
         (f"{head(node.node_id, name_width):<{name_width}}", "bold" if node.connected else "dim"),
         f"  {kind} ",
         (f"{squares:<4}", "$text-success" if used else "$foreground-muted"),
-        f" {used} used {max(0, there - used)} free  ",
+        f" {used} used {max(0, there - used)} free  " if load is None else " ",
+        use_cell(load) if load is not None else "",
     )
 
 

@@ -34,13 +34,15 @@ from meshtrain.core.pages import Page, PageQuery, Row
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.pager import Pager
 from meshtrain_tui.settings import Density
-from meshtrain_tui.widgets.columns import BETWEEN, Column, Fitted, fit
+from meshtrain_tui.widgets.columns import BETWEEN, Column, Fitted, fit, line_of
 
 GUTTER = 3
 """Cells for the cursor's and the mark's signs."""
 HEADING_ROWS = 1
 MARKS_MAX = 5000
 CURSOR_SIGN, MARK_SIGN = "▶", "✓"
+WAITS = f"{'…':>{GUTTER + 1}}"
+"""A row that is on its way."""
 
 
 class PageTable(ScrollView, can_focus=True):
@@ -98,6 +100,12 @@ class PageTable(ScrollView, can_focus=True):
         self._cursor = 0
         self._cursor_id = ""
         self._marked: dict[str, Row] = {}
+        self._changes = 0
+        """How often rows have come."""
+        self._strips: dict[tuple[int, bool, bool], Strip] = {}
+        """Lines as they were drawn: row, whether the cursor is there, whether it is marked."""
+        self._drawn_for: tuple[object, ...] = ()
+        """What the lines depend on otherwise."""
 
     # --- what others ask ------------------------------------------------------------
 
@@ -138,7 +146,7 @@ class PageTable(ScrollView, can_focus=True):
         """Draw with this picture's time; ask for rows anew when it brought news."""
         self._picture = picture
         self._density = density
-        self._pager.tick(picture.news)
+        self._pager.tick(picture.revisions.get(self._pager.query.kind, 0))
         self.refresh()
 
     def restart(self, query: PageQuery) -> None:
@@ -272,6 +280,7 @@ class PageTable(ScrollView, can_focus=True):
 
     def _came(self) -> None:
         """Rows have come: the cursor stays on the row that it is on, where that is near."""
+        self._changes += 1
         if self._cursor_id:
             row = self.current
             if row is None or self._row_id(row) != self._cursor_id:
@@ -298,14 +307,40 @@ class PageTable(ScrollView, can_focus=True):
 
     def render_lines(self, crop: Any) -> list[Strip]:
         # Once a repaint, not once a line: the same for all of them.
-        self._fitted = fit(self._columns, max(1, self.size.width - GUTTER), self._density)
+        drawn_for = (
+            self.size.width,
+            self._density,
+            id(self._picture),
+            self._changes,
+            self.has_focus,
+            self.visual_style,
+        )
+        if drawn_for != self._drawn_for:
+            self._drawn_for = drawn_for
+            self._strips.clear()
+            self._fitted = fit(self._columns, max(1, self.size.width - GUTTER), self._density)
         top = round(self.scroll_y)
         self._pager.want(top, top + self._rows_seen)
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
+        if y < HEADING_ROWS:
+            return self._drawn(self._heading())
+        index = round(self.scroll_y) + y - HEADING_ROWS
+        row = self._pager.row(index) if index < self._pager.matched else None
+        if row is None or self._picture is None:
+            if index < self._pager.matched:
+                return self._drawn(Content.styled(WAITS, "$foreground-muted"))
+            return self._drawn(self._beyond(y))
+        here, marked = index == self._cursor, self._row_id(row) in self._marked
+        # A key moves the cursor past lines that are as they were.
+        key = (id(row), here, marked)
+        if key not in self._strips:
+            self._strips[key] = self._drawn(self._line(row, self._picture, here, marked))
+        return self._strips[key]
+
+    def _drawn(self, content: Content) -> Strip:
         width = self.size.width
-        content = self._heading() if y < HEADING_ROWS else self._line(y)
         strips = Visual.to_strips(self, content.truncate(width), width, 1, self.visual_style)
         strip = strips[0] if strips else Strip.blank(width)
         return strip.adjust_cell_length(width, self.rich_style)
@@ -323,19 +358,9 @@ class PageTable(ScrollView, can_focus=True):
             parts.append(Content.styled(text, style))
         return Content(" " * GUTTER).append(Content(" " * BETWEEN).join(parts))
 
-    def _line(self, y: int) -> Content:
-        index = round(self.scroll_y) + y - HEADING_ROWS
-        pager, picture = self._pager, self._picture
-        if picture is None or index >= pager.matched:
-            return self._beyond(y)
-        row = pager.row(index)
-        if row is None:
-            return Content.styled(f"{'…':>{GUTTER + 1}}", "$foreground-muted")
-        marked = self._row_id(row) in self._marked
-        here = index == self._cursor
+    def _line(self, row: Row, picture: Picture, here: bool, marked: bool) -> Content:
         gutter = f"{CURSOR_SIGN if here else ' '}{MARK_SIGN if marked else ' '} "
-        cells = [column.content(row, picture, width) for column, width in self._fitted]
-        line = Content(gutter).append(Content(" " * BETWEEN).join(cells))
+        line = line_of(gutter, self._fitted, row, picture)
         if not here:
             return line.stylize("bold") if marked else line
         line = line.append(" " * max(0, self.size.width - line.cell_length))
