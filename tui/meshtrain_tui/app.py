@@ -39,6 +39,7 @@ from meshtrain_tui.launch import (
     way_to,
 )
 from meshtrain_tui.palette import Palette
+from meshtrain_tui.screens.bases import BaseTree
 from meshtrain_tui.screens.help import Help, key_table
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
@@ -51,6 +52,7 @@ from meshtrain_tui.steering.steerer import Steerer
 from meshtrain_tui.steering.submission import Receipt, Submitter
 from meshtrain_tui.themes import OURS, checked_theme, next_theme
 from meshtrain_tui.widgets.crumbs import CrumbsLine
+from meshtrain_tui.widgets.heat import HeatMap
 from meshtrain_tui.widgets.table import PageTable
 from meshtrain_tui.widgets.tabs import Tab, TabLine
 
@@ -422,7 +424,7 @@ class Top(App[None]):
 
 def known_keys() -> dict[str, KeyAction]:
     """All actions whose keys can be changed, by name."""
-    owners: list[Any] = [Top, PageTable]
+    owners: list[Any] = [Top, PageTable, HeatMap, BaseTree]
     for make in [*(entry.make for entry in SCREENS)]:
         owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]
     bindings = [binding for owner in dict.fromkeys(owners) for binding in owner.BINDINGS]

@@ -83,7 +83,8 @@ class MeshScreen(Screen[None]):
 
     def show(self, picture: Picture) -> None:
         """Draw this picture; dimmed when it may be old."""
-        if not self.is_mounted:
+        if not self.is_mounted or not self.query(CrumbsLine):
+            # It is only just being made.
             return
         self.query_one("#body").set_class(not picture.link.live, "stale")
         for panel in self.query(Panel):
