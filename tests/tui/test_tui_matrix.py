@@ -262,7 +262,7 @@ async def test_r_asks_and_then_runs_again_what_failed() -> None:
     async with dashboard(FakeSource(), size=(100, 30)) as shown:
         await open_matrix(shown)
         await shown.press("r")
-        assert "Run again what failed of few_shot" in shown.text
+        await shown.until(lambda: "Run again what failed of few_shot" in shown.text)
         assert "meshtrain retry s1" in shown.text
         assert not shown.master.acts()
         await shown.press("y")
@@ -283,7 +283,7 @@ async def test_r_of_a_cell_names_its_jobs_alone() -> None:
         screen._reshape(Shape("backbone", ("dataset",)))
         await shown.until(lambda: screen._grid.shape.x == ("dataset",))
         await shown.press("home", "right", "R")
-        assert "Run 8 jobs again" in shown.text
+        await shown.until(lambda: "Run 8 jobs again" in shown.text)
         await shown.press("y")
         await shown.until(shown.master.acts)
         (act,) = shown.master.acts()
@@ -294,7 +294,7 @@ async def test_r_of_a_cell_names_its_jobs_alone() -> None:
             if cell["cell"]["dataset"] == "coco20i" and cell["cell"]["backbone"] == "resnet50"
         }
         await shown.press("home", "R")
-        assert "Nothing to run again" in shown.said
+        await shown.until(lambda: "Nothing to run again" in shown.said)
 
 
 async def test_axes_and_metric_are_chosen() -> None:

@@ -83,8 +83,8 @@ class MeshScreen(Screen[None]):
 
     def show(self, picture: Picture) -> None:
         """Draw this picture; dimmed when it may be old."""
-        if not self.is_mounted or not self.query(CrumbsLine):
-            # It is only just being made.
+        if not self.is_mounted or not self.query("#body"):
+            # It is being put together; on_mount shows the picture then.
             return
         self.query_one("#body").set_class(not picture.link.live, "stale")
         for panel in self.query(Panel):
@@ -101,7 +101,7 @@ class MeshScreen(Screen[None]):
         line.tell(Crumbs(tuple(path), "" if picture is None else self.note(picture)))
 
     def on_mount(self) -> None:
-        self.fit_density()
+        self.call_after_refresh(self.on_screen_resume)
 
     def on_screen_resume(self) -> None:
         self.fit_density()
