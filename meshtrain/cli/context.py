@@ -30,6 +30,10 @@ class Link(Protocol):
 
     def __exit__(self, *exc: Any) -> None: ...
 
+    def close(self) -> None:
+        """Let go of the line; harmless when done."""
+        ...
+
     def request(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
         """The answer to one message; raises MasterAwayError when none comes in time."""
         ...

@@ -77,6 +77,8 @@ class BaseRow(msgspec.Struct, frozen=True, tag="base"):
     """The nodes that it stays on whatever comes; "" is all that hold it."""
     started: int | None = None
     """Experiments that have started from it; told where jobs that don't run aren't."""
+    parent: str | None = None
+    """The recipe hash of the base that it continues from."""
 
 
 class NodeRow(msgspec.Struct, frozen=True, tag="node"):
@@ -99,6 +101,8 @@ class NodeRow(msgspec.Struct, frozen=True, tag="node"):
     disk_free_bytes: int = 0
     use: HostUse | None = None
     """How busy its host is; None while it is away, or hasn't told."""
+    fetching: tuple[str, ...] = ()
+    """The artifacts that are on their way to it."""
 
 
 class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
@@ -111,6 +115,8 @@ class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
     label: str = ""
     bytes_reused: int = 0
     """What the node had of it in other artifacts."""
+    wall_s: float = 0.0
+    """When all of it was there; 0 where that isn't known."""
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):

@@ -88,6 +88,7 @@ def base_row(state: MeshState, recipe_hash: str) -> BaseRow:
         holders=tuple(state.holders(base.artifact_id)) if base.artifact_id else (),
         waiting=len(state.waiters.get(recipe_hash, ())),
         pinned=state.copies.pinned_at(recipe_hash),
+        parent=None if base.spec.parent is None else base.spec.parent.recipe_hash,
     )
 
 
@@ -110,6 +111,7 @@ def node_row(state: MeshState, node_id: str) -> NodeRow:
         cache_used_bytes=node.cache.used_bytes,
         cache_budget_bytes=node.cache.budget_bytes,
         disk_free_bytes=node.cache.free_bytes,
+        fetching=tuple(sorted(node.fetching)),
     )
 
 

@@ -12,10 +12,11 @@ import pytest
 from mesh import Mesh, NewMesh
 from textual.pilot import Pilot
 
+from meshtrain.net.zmq_client import MasterClient
 from meshtrain.net.zmq_feed import FeedClient
 from meshtrain_tui.app import Top
 from meshtrain_tui.screens.confirm import Confirm
-from meshtrain_tui.steering.master_line import MasterLine
+from meshtrain_tui.standing_line import StandingLine
 from meshtrain_tui.steering.submission import Submitter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e_bad_peers")]
@@ -65,12 +66,17 @@ class Shown:
 
 
 async def drive(mesh: Mesh) -> None:
-    app = Top(
-        mesh.address,
-        partial(FeedClient, mesh.address, brief=True, security=mesh.keys),
-        ask=MasterLine(mesh.address, mesh.keys).ask,
-        submit=Submitter(mesh.address, mesh.home).submit,
-    )
+    with StandingLine(partial(MasterClient, mesh.address, security=mesh.keys)) as line:
+        app = Top(
+            mesh.address,
+            partial(FeedClient, mesh.address, brief=True, security=mesh.keys),
+            ask=line.ask,
+            submit=Submitter(mesh.address, mesh.home).submit,
+        )
+        await steer_all(app)
+
+
+async def steer_all(app: Top) -> None:
     async with app.run_test(size=(120, 30)) as pilot:
         shown = Shown(app, pilot)
         await shown.sees("● live")

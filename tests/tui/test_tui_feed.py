@@ -176,13 +176,13 @@ async def test_an_inbox_that_nobody_tells_is_unknown() -> None:
 
 def test_without_a_terminal_it_says_what_to_use_instead() -> None:
     with pytest.raises(UserError, match="meshtrain jobs"):
-        command("127.0.0.1:7470")
+        command(["127.0.0.1:7470"])
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:0", "192.0.2.1:7470"])
 def test_bad_addresses_are_refused_before_the_screen_is_taken(address: str) -> None:
     with pytest.raises(UserError, match=r"address|loopback"):
-        command(address)
+        command([address])
 
 
 def test_the_flags_have_their_environment_variable() -> None:

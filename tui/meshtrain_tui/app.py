@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,13 +17,6 @@ from textual.screen import ModalScreen
 from meshtrain.core.pages import Page, PageQuery
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import new_id
-from meshtrain.net.address import split_address
-from meshtrain.net.curve import client_security
-from meshtrain.net.zmq_client import MasterClient
-from meshtrain.net.zmq_feed import FeedClient
-from meshtrain.security.loopback import permitted_address
-from meshtrain.security.way import find_way
-from meshtrain.spec.settings import default_home
 from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 from meshtrain_tui.feed import (
     REDRAW_MIN_S,
@@ -32,25 +25,33 @@ from meshtrain_tui.feed import (
     Picture,
     PictureChanged,
     Source,
-    inbox_of,
     no_inbox,
 )
+from meshtrain_tui.fleet import Fleet
 from meshtrain_tui.keymap import KeyAction, key_actions, keymap
+from meshtrain_tui.launch import (
+    draws_in_browser,
+    mesh_at,
+    serve_web,
+    session_arguments,
+    way_to,
+)
 from meshtrain_tui.palette import Palette
+from meshtrain_tui.screens.bases import BaseTree
 from meshtrain_tui.screens.help import Help, key_table
 from meshtrain_tui.screens.job import Job
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.screens.notice import Notice
 from meshtrain_tui.screens.registry import OPENED, SCREENS
 from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
-from meshtrain_tui.standing_line import StandingLine
 from meshtrain_tui.steering.action import Action, command_of
 from meshtrain_tui.steering.result_folder import opener, show_folder
 from meshtrain_tui.steering.steerer import Steerer
-from meshtrain_tui.steering.submission import Receipt, Submitter
+from meshtrain_tui.steering.submission import Receipt
 from meshtrain_tui.themes import OURS, checked_theme, next_theme
 from meshtrain_tui.widgets.crumbs import CrumbsLine
 from meshtrain_tui.widgets.curves import CurveField
+from meshtrain_tui.widgets.heat import HeatMap
 from meshtrain_tui.widgets.job_body import JobBody
 from meshtrain_tui.widgets.log_pane import LogPane
 from meshtrain_tui.widgets.log_view import LogView
@@ -67,10 +68,11 @@ OPENED_MAX = 10
 
 def command(
     master: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             envvar="MESHTRAIN_MASTER",
-            help="Control address of the master; else of this host, or of the mesh joined.",
+            help="Control address of the master, or the folder that its mesh was joined in; "
+            "several show several meshes. Else the one of this host, or the mesh joined.",
         ),
     ] = None,
     home: Annotated[
@@ -87,6 +89,20 @@ def command(
     readonly: Annotated[
         bool, typer.Option("--readonly", help="Offer nothing that changes the mesh.")
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Play what `meshtrain record` wrote; ask no master."),
+    ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve it to browsers.")] = False,
+    web_host: Annotated[
+        str, typer.Option(help="Where to serve: only this host, unless another address is given.")
+    ] = "127.0.0.1",
+    web_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")
+    ] = 7480,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Close out who has the web token of before.")
+    ] = False,
 ) -> None:
     """Watch the mesh, and steer it: nodes, sweeps, jobs, what was saved, and what happens.
 
@@ -94,28 +110,53 @@ def command(
     Examples:
       meshtrain top --master 127.0.0.1:7470
       meshtrain top --readonly
+      meshtrain top --master gpu1:7470 --master 10.0.1.2:7470
+      meshtrain top --replay monday.mesh
+      meshtrain top --web
     """
-    way = find_way(master, home or default_home())
-    security = client_security(way.standing)
-    host, _ = split_address(way.address)
-    permitted_address(host, "the dashboard", "connect to", with_keys=security is not None)
+    masters: list[str] = master or []
+    named: list[str | None] = [*masters] or [None]
+    if replay is None:
+        for one in named:
+            way_to(one, home)
     liked = read_settings(settings)
     if readonly:
         liked = liked.model_copy(update={"readonly": True})
     keys = keymap(liked.keys, known_keys(), settings or default_file())
     checked_theme(liked.theme)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if web:
+        serve_web(
+            session_arguments(masters, home, settings, replay, readonly=readonly),
+            host=web_host,
+            port=web_port,
+            home=home,
+            new_token=new_token,
+        )
+        return
+    if not draws_in_browser() and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
             "`meshtrain jobs` and `meshtrain nodes` for text"
         )
-    with StandingLine(partial(MasterClient, way.address, security=security)) as line:
+    if replay is not None:
+        from meshtrain_tui.replay_app import ReplayTop
+
+        ReplayTop.of(replay, settings=liked, keys=keys).run()
+        return
+    with ExitStack() as lines:
+        meshes = [mesh_at(one, home, lines) for one in named]
+        if len(meshes) > 1:
+            from meshtrain_tui.fleet_app import FleetTop
+
+            FleetTop(Fleet(meshes), settings=liked, keys=keys).run()
+            return
+        (mesh,) = meshes
         Top(
-            way.address,
-            partial(FeedClient, way.address, brief=True, security=security),
-            ask_inbox=inbox_of(way.address, security),
-            ask=line.ask,
-            submit=Submitter(way.address, home).submit,
+            mesh.address,
+            mesh.open_source,
+            ask_inbox=mesh.ask_inbox,
+            ask=mesh.ask,
+            submit=mesh.submit,
             settings=liked,
             keys=keys,
         ).run()
@@ -388,7 +429,8 @@ class Top(App[None]):
 
 def known_keys() -> dict[str, KeyAction]:
     """All actions whose keys can be changed, by name."""
-    owners: list[Any] = [Top, PageTable, Job, JobBody, LogPane, LogView, CurveField]
+    owners: list[Any] = [Top, PageTable, HeatMap, BaseTree]
+    owners += [Job, JobBody, LogPane, LogView, CurveField]
     for make in [*(entry.make for entry in SCREENS)]:
         owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]
     bindings = [binding for owner in dict.fromkeys(owners) for binding in owner.BINDINGS]

@@ -41,9 +41,17 @@ REDRAW_MIN_S = 0.1
 class Source(Protocol):
     """Where a picture comes from: a FeedClient, or a recording."""
 
-    view: MeshView
-    trouble: str
-    last_heard_s: float | None
+    @property
+    def view(self) -> MeshView:
+        """The picture; another object after a whole batch."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the picture isn't live; "" when it is."""
+
+    @property
+    def last_heard_s(self) -> float | None:
+        """When the master was last heard, on the lease clock; None: never."""
 
     def batches(self) -> AsyncIterator[FeedBatch]:
         """The news, already applied to `view`."""

@@ -200,6 +200,7 @@ class Hands:
             bytes_by_node=bytes_by_node,
             duration_s=duration_s,
             bytes_reused=bytes_reused,
+            wall_s=wall_now_s(),
         )
         told = base_arrival(self._state, transfer)
         notes = (Note(wall_now_s(), told),) if told else ()

@@ -94,7 +94,8 @@ class MeshScreen(Screen[None]):
     @property
     def is_whole(self) -> bool:
         """Whether all its parts are there: not while it is put together, nor taken apart."""
-        return self.is_mounted and self.is_attached and bool(self.display)
+        has_body = any(child.id == "body" for child in self.children)
+        return has_body and self.is_mounted and self.is_attached and bool(self.display)
 
     def show_crumbs(self) -> None:
         """Draw the breadcrumbs anew: something of the screen has changed."""
@@ -107,7 +108,7 @@ class MeshScreen(Screen[None]):
         line.tell(Crumbs(tuple(path), "" if picture is None else self.note(picture)))
 
     def on_mount(self) -> None:
-        self.fit_density()
+        self.call_after_refresh(self.on_screen_resume)
 
     def on_screen_resume(self) -> None:
         self.fit_density()
