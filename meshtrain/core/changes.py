@@ -39,6 +39,19 @@ class SweepRow(msgspec.Struct, frozen=True, tag="sweep"):
     """Of its bases, those that were there, or in training, when it came."""
     submitted_wall_s: float = 0.0
     cancelled: bool = False
+    gpu_hours: float = 0.0
+    """What its attempts that have ended used of the GPUs."""
+    money: float = 0.0
+    """What that cost."""
+    gpu_hours_max: float | None = None
+    """Its budget; None is no limit."""
+    money_max: float | None = None
+    budget_spent: bool = False
+    """Nothing more of it is started."""
+    ends_wall_s: float | None = None
+    """When it is likely to end; and the range that this falls into in 8 cases of 10."""
+    ends_low_wall_s: float | None = None
+    ends_high_wall_s: float | None = None
 
 
 class BaseRow(msgspec.Struct, frozen=True, tag="base"):

@@ -29,8 +29,10 @@ from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.base import ReadableStore
 from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master import steering
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.estimator import Estimator
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.inputs import (
     checked_name,
@@ -44,7 +46,7 @@ from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
 from meshtrain_daemon.master.membership import Membership
-from meshtrain_daemon.master.names import resolve, resolve_base
+from meshtrain_daemon.master.names import resolve_base
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import cache_event
@@ -86,6 +88,7 @@ class People:
         logbook: Logbook,
         store: ReadableStore,
         archiving: Archiving,
+        estimator: Estimator,
         incarnation: int,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         membership: Membership | None,
@@ -104,6 +107,7 @@ class People:
         self._logbook = logbook
         self._store = store
         self.archiving = archiving
+        self._estimator = estimator
         self._incarnation = incarnation
         self._spawn = spawn
         self._request_count = 0
@@ -122,26 +126,9 @@ class People:
                     self._spawn(self._submit_sent(peer, message))
                 case msg.PublishInput():
                     self._spawn(self._publish(peer, message))
-                case msg.Cancel():
-                    found = resolve(self._state, message.names)
-                    self._request(
-                        peer,
-                        message.request_id,
-                        lambda r: ev.CancelRequested(r, found.job_ids, found.sweep_ids),
-                    )
-                case msg.Retry():
-                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
-                    self._request(
-                        peer, message.request_id, lambda r: ev.RetryRequested(r, tuple(jobs))
-                    )
-                case msg.Reprioritise():
-                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
-                    priority = message.priority
-                    self._request(
-                        peer,
-                        message.request_id,
-                        lambda r: ev.PriorityRequested(r, tuple(jobs), priority),
-                    )
+                case msg.Cancel() | msg.Retry() | msg.Reprioritise() | msg.SetBudget():
+                    event = steering.event_of(self._state, message)
+                    self._request(peer, message.request_id, event)
                 case msg.Drain():
                     self._request(
                         peer,
@@ -385,7 +372,13 @@ class People:
         if query.what == "snapshot":
             self._send_snapshot(peer, query.request_id)
             return
+        if query.what == "why":
+            self._spawn(self._explain(peer, query))
+            return
         self._sockets.send_control(peer, [answer(self._state, query, self)])
+
+    async def _explain(self, peer: bytes, query: msg.Query) -> None:
+        self._sockets.send_control(peer, [await self._estimator.why(query)])
 
     def _send_snapshot(self, peer: bytes, request_id: str) -> None:
         """The whole picture, in parts that travel together: all arrive, or none."""
