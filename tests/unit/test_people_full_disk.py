@@ -47,6 +47,7 @@ class Around:
             logbook=around,
             store=around,
             archiving=around,
+            estimator=around,
             incarnation=1,
             spawn=around,
             membership=None,
