@@ -138,7 +138,7 @@ def make(state: MeshState, job_id: str, change: Change) -> None:
         state.nodes[change.released].gpus_out = set()
     if change.more_budget:
         known = state.spending[change.more_budget]
-        more = budget.more_of(budget.spent(state, change.more_budget))
+        more = budget.more_of(state, change.more_budget)
         state.spending[change.more_budget] = msgspec.structs.replace(
             known, gpu_hours_max=more.gpu_hours_max, money_max=more.money_max
         )
@@ -180,7 +180,7 @@ def _of_budget(state: MeshState, job: Job) -> Iterator[Change]:
     for sweep_id in budget.payers(state, job):
         if sweep_id in state.spent:
             name = state.sweeps[sweep_id].name
-            command = budget.more_command(budget.spent(state, sweep_id), sweep_id)
+            command = budget.more_command(state, sweep_id)
             yield Change(f"with more budget for {name}", command, more_budget=sweep_id)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WALL_KNOWN_S = 1e9
 """What was given out before the master's first tick bears no time of day, only that of its host."""
+RISE_MIN = 1.2
+"""A budget that is raised leaves this much beyond what is used, or expected."""
 REBUILD = "rebuild"
 """Stands among a base's requesters while somebody's request to train it anew is open."""
 
@@ -169,32 +171,36 @@ def is_blocked(state: MeshState, purse: str | None) -> bool:
 
 def spent_text(state: MeshState, sweep_id: str) -> str:
     """That a budget is spent, and what lets the sweep go on."""
-    spending = spent(state, sweep_id)
+    told = limits_text(spent(state, sweep_id))
     return (
-        f"its budget is spent ({limits_text(spending)}), so nothing more of it is started; "
-        f"to go on: {more_command(spending, state.sweeps[sweep_id].name)}"
+        f"its budget is spent ({told}), so nothing more of it is started; "
+        f"to go on: {more_command(state, sweep_id)}"
     )
 
 
-def more_command(spending: Spending, name: str) -> str:
-    """The command that lets a sweep whose budget is spent go on: half as much again."""
-    more = more_of(spending)
+def more_command(state: MeshState, sweep_id: str) -> str:
+    """The command that lets a sweep whose budget is spent go on to its end."""
+    known, more = state.spending[sweep_id], more_of(state, sweep_id)
     flags = ""
-    if more.gpu_hours_max is not None and more.gpu_hours_max != spending.gpu_hours_max:
+    if more.gpu_hours_max is not None and more.gpu_hours_max != known.gpu_hours_max:
         flags += f" --gpu-hours {more.gpu_hours_max:g}"
-    if more.money_max is not None and more.money_max != spending.money_max:
+    if more.money_max is not None and more.money_max != known.money_max:
         flags += f" --money {more.money_max:g}"
-    return f"meshtrain budget {name}{flags}"
+    return f"meshtrain budget {sweep_id}{flags}"
 
 
-def more_of(spending: Spending) -> Spending:
-    """The limits that are reached, raised by half of what is used."""
+def more_of(state: MeshState, sweep_id: str) -> Spending:
+    """The limits that are reached, raised to what all of the sweep comes to if it goes on so."""
+    spending = spent(state, sweep_id)
+    jobs = len(state.sweeps[sweep_id].job_ids)
+    ended = jobs - state.sweep_open.get(sweep_id, 0)
+    rise = max(RISE_MIN, RISE_MIN * jobs / ended if ended else 0.0)
     hours, money = spending.gpu_s / 3600, spending.money
     hours_max, money_max = spending.gpu_hours_max, spending.money_max
     if hours_max is not None and hours >= hours_max:
-        hours_max = _rounded_up(1.5 * hours)
+        hours_max = _rounded_up(rise * hours)
     if money_max is not None and money >= money_max:
-        money_max = _rounded_up(1.5 * money)
+        money_max = _rounded_up(rise * money)
     return msgspec.structs.replace(spending, gpu_hours_max=hours_max, money_max=money_max)
 
 

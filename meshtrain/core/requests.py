@@ -119,6 +119,7 @@ def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
         _raise_base(state, base.recipe_hash)
     for job in jobs:
         state.enqueue(job)
+    budget.check(state)
     state.out.append(
         fx.Reply(
             event.request_id,
@@ -283,6 +284,7 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
         if not state.is_wanted(recipe_hash):
             # Asked for by itself: nobody who waits on it would keep it alive.
             state.requesters.setdefault(recipe_hash, set()).add(bases.REBUILD)
+    budget.check(state)
     shown = tuple(notes[:NOTES_MAX])
     if len(notes) > NOTES_MAX:
         shown += (f"… and {len(notes) - NOTES_MAX} more",)
