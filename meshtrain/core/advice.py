@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from meshtrain.core import budget
-from meshtrain.core.estimate import CUT_MIN, REPLICAS_MIN, Try, estimate_start, steps_max
+from meshtrain.core.estimate import REPLICAS_MIN, Try, estimate_start, steps_max
 from meshtrain.core.job import Job, JobKind, Placement
 from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.placement import gpus_needed, why_never
@@ -77,7 +77,7 @@ def advise(
         else:
             at_once.append(Advice(change.words, change.command, now=True, node_id=node_id))
     found = at_once[:ADVICE_MAX]
-    steps = max(CUT_MIN, steps_max(state) // (FORECAST_MAX * REPLICAS_MIN))
+    steps = steps_max(state) // FORECAST_MAX
     for change in slower[:FORECAST_MAX]:
         if len(found) >= ADVICE_MAX:
             break
@@ -87,7 +87,7 @@ def advise(
             job_id,
             change=_maker(job_id, change),
             replicas_max=REPLICAS_MIN,
-            budget_steps=steps * REPLICAS_MIN,
+            budget_steps=steps,
         )
         if then.span is None or then.is_rough or not _is_sooner(state, then.span, starts):
             continue

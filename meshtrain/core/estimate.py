@@ -15,12 +15,11 @@ from meshtrain.core.what_if import copy_of
 REPLICAS_MAX = 15
 REPLICAS_MIN = 3
 """Forecasts with other run times; fewer where each is long."""
-STEPS_MAX = 20_000
-"""Jobs placed in all forecasts of one question together."""
-WORK_MAX = 20_000_000
-"""The same, times the nodes that are looked at for each."""
-CUT_MIN = 50
-"""A forecast that was cut short is drawn out only from so many jobs on."""
+STEPS_MAX = 6_000
+"""Jobs placed in all forecasts of one question together: about a second's work."""
+STEPS_MIN = 90
+WORK_MAX = 150_000
+"""The same, times the nodes that may be looked at for each."""
 
 
 class StartEstimate(msgspec.Struct, frozen=True):
@@ -47,7 +46,7 @@ def nothing(state: MeshState) -> None:
 
 def steps_max(state: MeshState) -> int:
     """How many jobs the forecasts of one question may place together."""
-    return max(500, min(STEPS_MAX, WORK_MAX // max(1, 10 * len(state.nodes))))
+    return max(STEPS_MIN, min(STEPS_MAX, WORK_MAX // max(1, len(state.nodes))))
 
 
 def estimate_start(
@@ -76,18 +75,17 @@ def estimate_start(
     while replica < replicas:
         copied = copy_of(state)
         change(copied)
-        each = steps // REPLICAS_MIN if replica == MIDDLE else max(1, steps // replicas)
-        forecast = Forecast(copied, times, replica=replica, steps_max=max(each, CUT_MIN))
+        each = steps // (REPLICAS_MIN if replica == MIDDLE else replicas)
+        forecast = Forecast(copied, times, replica=replica, steps_max=each)
         forecast.run(lambda played: job_id in played.starts)
         untimed.update(forecast.unknown)
         start = forecast.starts.get(job_id)
         if start is not None:
             found.append(start.at_s)
             nodes.append(start.node_id)
-        elif forecast.is_cut and forecast.given >= CUT_MIN:
+        elif forecast.is_cut and (at_s := forecast.after(ahead + 1 - forecast.given)) is not None:
             is_rough = True
-            passed_s = forecast.now_s - state.now_s
-            found.append(state.now_s + passed_s * (ahead + 1) / forecast.given)
+            found.append(at_s)
         else:
             return StartEstimate(unknown=_why_unknown(state, forecast))
         if replica == MIDDLE:
@@ -115,12 +113,12 @@ def estimate_ends(state: MeshState, times: RunTimes) -> dict[str, Span]:
     found: dict[str, list[float]] = {}
     replica, replicas = MIDDLE, REPLICAS_MAX
     while replica < replicas:
-        each = steps // REPLICAS_MIN if replica == MIDDLE else max(1, steps // replicas)
-        forecast = Forecast(copy_of(state), times, replica=replica, steps_max=max(each, CUT_MIN))
+        each = steps // (REPLICAS_MIN if replica == MIDDLE else replicas)
+        forecast = Forecast(copy_of(state), times, replica=replica, steps_max=each)
         forecast.run()
         for sweep_id, at_s in forecast.sweep_ends.items():
             found.setdefault(sweep_id, []).append(at_s)
-        if forecast.is_cut and forecast.given >= CUT_MIN:
+        if forecast.is_cut:
             _draw_out(state, forecast, found)
         if replica == MIDDLE:
             replicas = max(REPLICAS_MIN, min(REPLICAS_MAX, steps // max(1, forecast.given)))
@@ -138,13 +136,12 @@ def _draw_out(state: MeshState, forecast: Forecast, found: dict[str, list[float]
     """Of sweeps that a forecast didn't come to: all that waits goes on as it went so far."""
     if forecast.unknown:
         return
-    a_job_s = (forecast.now_s - state.now_s) / forecast.given
     ranks: dict[str, int] = {}
     for place, job_id in enumerate(state.queue.ordered(), start=1):
         sweep_id = state.jobs[job_id].sweep_id
         if sweep_id is not None:
             ranks[sweep_id] = place
     for sweep_id, rank in ranks.items():
-        if sweep_id not in forecast.sweep_ends:
-            end_s = max(forecast.now_s, state.now_s + rank * a_job_s)
-            found.setdefault(sweep_id, []).append(end_s)
+        end_s = forecast.after(rank - forecast.given)
+        if sweep_id not in forecast.sweep_ends and end_s is not None:
+            found.setdefault(sweep_id, []).append(end_s + forecast.mean_run_s)

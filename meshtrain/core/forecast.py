@@ -74,6 +74,9 @@ class Forecast:
         #: Jobs whose run time nobody knows: they never end here.
         self.unknown: list[str] = []
         self.is_cut = False
+        #: Of the runs that are known: how many, and what they take together.
+        self._runs = 0
+        self._runs_s = 0.0
 
     def run(self, until: Callable[[Forecast], bool] = lambda forecast: False) -> None:
         """Play on until there is nothing more to happen, or `until` says so."""
@@ -125,7 +128,9 @@ class Forecast:
             self.unknown.append(job.job_id)
             return
         so_far_s = elapsed_s(attempt, self._state.wall_s)
-        left_s = known.left(so_far_s, drawn(self._replica, job.job_id))
+        share = drawn(self._replica, job.job_id)
+        self._count_run(known.at(share))
+        left_s = known.left(so_far_s, share)
         self._push(self._from_s + left_s, attempt_id, job, placement)
 
     def _give(self, job: Job, placement: Placement) -> None:
@@ -150,7 +155,27 @@ class Forecast:
             self.unknown.append(job.job_id)
             return
         run_s = known.at(drawn(self._replica, job.job_id))
+        self._count_run(start_s - state.now_s + run_s)
         self._push(start_s + run_s, attempt_id, job, placement)
+
+    def _count_run(self, run_s: float) -> None:
+        self._runs += 1
+        self._runs_s += run_s
+
+    def after(self, jobs: int) -> float | None:
+        """When so many more jobs have got their places, where it was cut short.
+
+        As many are under way at a time as now, and take what they took so far (J. D. C.
+        Little, A proof for the queuing formula L = λW, 1961). None where none is known.
+        """
+        if not self._ends or not self._runs:
+            return None
+        return self.now_s + max(0, jobs) * self.mean_run_s / len(self._ends)
+
+    @property
+    def mean_run_s(self) -> float:
+        """What the runs took that it came to, each with its way to the start."""
+        return self._runs_s / max(1, self._runs)
 
     def _push(self, at_s: float, attempt_id: str, job: Job, placement: Placement | None) -> None:
         self._count += 1
@@ -209,7 +234,10 @@ class Forecast:
 
     def _place(self) -> None:
         state = self._state
-        PlacePass(state, self._give).run()
+        left = self._steps_max - self.given
+        if left <= 0:
+            return
+        PlacePass(state, self._give).run(left)
         after_s = state.config.reserve_after_s
         for since_s, _ in state.passed_over.values():
             self._wake(since_s + after_s)

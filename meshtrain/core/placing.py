@@ -37,9 +37,10 @@ class PlacePass:
         #: node → the shape that had better wait for another one than go there
         self.put_off: dict[str, Shape] = {}
 
-    def run(self) -> None:
-        """Give out what can be given out."""
+    def run(self, most: int | None = None) -> None:
+        """Give out what can be given out, at most so much."""
         state = self._state
+        given = 0
         if not len(state.queue):
             return
         ahead = bool(state.short_sweeps)
@@ -92,6 +93,9 @@ class PlacePass:
                 turn.give_to(kin[0])
                 job, placement = state.jobs[kin[0]], kin[1]
             self._give(job, placement)
+            given += 1
+            if given == most:
+                return
             node = state.nodes[placement.node_id]
             if not (node.takes_jobs and node.has_room(ahead=ahead)):
                 del free[node.node_id]

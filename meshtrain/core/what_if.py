@@ -70,7 +70,9 @@ def copy_of(state: MeshState) -> MeshState:
 
 def copy_of_node(node: Node) -> Node:
     """The same node; what is taken of it may change."""
-    twin = copy.copy(node)
+    twin = Node.__new__(Node)
+    for name in Node.__slots__:
+        setattr(twin, name, getattr(node, name))
     twin.live = set(node.live)
     twin.gpus_used = set(node.gpus_used)
     twin.gpus_out = set(node.gpus_out)
