@@ -23,7 +23,8 @@ def gpu_sweep(name: str = "mix", **changes: object) -> SweepSpec:
     sweep = small_sweep(name)
     needs = Resources(gpus=1, gpu_memory_bytes=12 << 30)
     jobs = tuple(replace(job, recipe_hash=None, resources=needs) for job in sweep.jobs)
-    return replace(sweep, jobs=jobs, bases=(), **changes)
+    changed: SweepSpec = replace(sweep, jobs=jobs, bases=(), **changes)
+    return changed
 
 
 @pytest.fixture
@@ -150,6 +151,27 @@ async def test_ends_of_sweeps_are_kept_up_to_date_and_shown(master: MasterDouble
     end_s = WALL_S + master.now_s + 180
     assert master.state.sweep_ends["mix-00000001"] == Span(end_s, end_s, end_s)
     assert "mix-00000001" in master.state.touched_sweeps
+
+
+async def test_a_defect_of_an_estimate_is_told_and_takes_nothing_down(
+    master: MasterDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("by hand")
+
+    master.submit(gpu_sweep())
+    monkeypatch.setattr("meshtrain_daemon.master.estimator.estimate_ends", broken)
+    monkeypatch.setattr("meshtrain_daemon.master.estimator.explain", broken)
+    told: list[str] = []
+    estimator = Estimator(master.state, told.append)
+    answer = await estimator.why(msg.Query("q", "why", ("mix/share=0.5,fold=1",)))
+    assert "by hand" in answer.error
+    running = asyncio.create_task(estimator.run())
+    while not told:
+        await asyncio.sleep(0.01)
+    assert not running.done()
+    running.cancel()
+    assert "by hand" in told[0]
 
 
 def test_jobs_tell_when_a_sweep_ends(master: MasterDouble, monkeypatch: pytest.MonkeyPatch) -> None:

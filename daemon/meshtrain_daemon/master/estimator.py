@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,14 +28,23 @@ CHANGE_SHARE_MIN = 0.05
 """An end that moves by less is not told anew."""
 
 
+_Told = TypeVar("_Told")
+
+
 class Estimator:
     """Answers `why`, and keeps the ends of sweeps up to date in the scheduler's state.
 
-    One question is worked on at a time; its thread looks at a copy alone.
+    One question is worked on at a time; its thread looks at a copy alone. No decision
+    hangs on it, so a defect here is told, and takes no master down with it.
+
+    Args:
+        note: tells people a line.
     """
 
-    def __init__(self, state: MeshState) -> None:
+    def __init__(self, state: MeshState, note: Callable[[str], None] = lambda text: None) -> None:
         self._state = state
+        self._tell = note
+        self._told = ""
         self._times = RunTimes()
         self._turn = asyncio.Lock()
 
@@ -45,7 +56,7 @@ class Estimator:
             async with self._turn:
                 job_id = resolve_job(self._state, query.names[0])
                 copied = copy_of(self._state)
-                told = await asyncio.to_thread(self._explain, copied, job_id)
+                told = await _beside(self._explain, copied, job_id)
         except MeshtrainError as error:
             return Answer(query.request_id, error=str(error))
         return Answer(query.request_id, rows=[msgspec.to_builtins(told)], total=1)
@@ -62,12 +73,19 @@ class Estimator:
                 async with self._turn:
                     copied = copy_of(self._state)
                     began_s = lease_now_s()
-                    ends = await asyncio.to_thread(self._ends, copied)
+                    try:
+                        self._note(await _beside(self._ends, copied))
+                    except MeshtrainError as error:
+                        self._tell_once(str(error))
                     took_s = lease_now_s() - began_s
-                self._note(ends)
             elif self._state.sweep_ends:
                 self._note({})
             await asyncio.sleep(max(ENDS_EVERY_S, took_s / SHARE_MAX))
+
+    def _tell_once(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            self._tell(text)
 
     def _ends(self, copied: MeshState) -> dict[str, Span]:
         learn_from(self._times, copied)
@@ -86,6 +104,23 @@ class Estimator:
             elif _differs(shown.get(sweep_id), span, state.wall_s):
                 shown[sweep_id] = span
                 state.touched_sweeps[sweep_id] = None
+
+
+async def _beside(work: Callable[..., _Told], *arguments: Any) -> _Told:
+    """What some work in a thread comes to; raises MeshtrainError where it fails."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except Exception as error:
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        at = (
+            "" if where is None else f" (line {where.tb_lineno} of {where.tb_frame.f_code.co_name})"
+        )
+        raise MeshtrainError(
+            f"the estimate failed by a defect of meshtrain: {error!r}{at}; "
+            "all else goes on. Please report it"
+        ) from error
 
 
 def _differs(shown: Span | None, span: Span, now_wall_s: float) -> bool:

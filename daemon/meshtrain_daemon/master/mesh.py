@@ -189,7 +189,7 @@ class Master:
                 # A master that died just after it revoked them has given nobody their jobs yet.
                 for node_id in sorted(self._news.revoked_nodes & self._nodes_with_jobs()):
                     self._post(ev.NodeRevoked(node_id))
-            estimator = Estimator(self.scheduler.state)
+            estimator = Estimator(self.scheduler.state, self._hands.note)
             self._people = People(
                 settings=settings,
                 state=self.scheduler.state,
