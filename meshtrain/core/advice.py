@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 
 import msgspec
 
@@ -262,7 +263,7 @@ def called(state: MeshState, job: Job) -> str:
         return job.name
     for other in reversed(state.sweeps.values()):
         if other.name == sweep.name:
-            return job.name if other.sweep_id == sweep.sweep_id else job.job_id
+            return quote(job.name) if other.sweep_id == sweep.sweep_id else job.job_id
     return job.name
 
 
