@@ -14,14 +14,14 @@ from why_mesh import WALL_S, WhyMesh, meshes
 
 from meshtrain.core import events as ev
 from meshtrain.core.estimate import estimate_ends
-from meshtrain.core.job import JobState
+from meshtrain.core.job import Failure, FailureClass, JobState
 from meshtrain.core.node import Gpu, NodeSpec
 from meshtrain.core.refusal import Because
 from meshtrain.core.run_times import times_of
 from meshtrain.core.what_if import copy_of
 from meshtrain.core.why import explain
 from meshtrain.core.why_lines import why_lines
-from meshtrain.spec.jobs import Resources
+from meshtrain.spec.jobs import CommandWork, InputData, Resources
 
 WIDTH = 80
 
@@ -211,3 +211,49 @@ def test_a_job_behind_a_known_run_is_told_when_that_leaves_its_gpu() -> None:
         "",
         "  starts  about +600 on gpu1",
     ]
+
+
+def test_a_base_that_is_sooner_on_a_busy_node_is_not_fetched_by_a_free_one() -> None:
+    mesh = WhyMesh(run_s={"s": 20.0})
+    gpu = (Gpu(0, "test", 8 * GIB),)
+    mesh.join(NodeSpec("holder", "http://holder", cpu_slots=1, gpus=gpu))
+    mesh.submit(sweep_of("s", ("r1",) * 4, resources=Resources(gpus=1)))
+    mesh.step()
+    (base,) = mesh.state.bases.values()
+    mesh.state.keep_base(base, size_bytes=100 * GIB)
+    mesh.step()
+    mesh.join(NodeSpec("free", "http://free", cpu_slots=1, gpus=gpu))
+    job_id = waiting(mesh)[-1]
+    why = explain(copy_of(mesh.state), times_of(mesh.state), job_id)
+    told = {node.node_id: node.because for node in why.nodes}
+    assert told == {"free": Because.ELSEWHERE, "holder": Because.GPUS_TAKEN}
+    assert why.base is not None
+    assert why.base.holders == ("holder", "master")
+    assert why.starts.node_id == "holder"
+
+
+def test_a_node_without_the_share_that_a_job_reads_says_so() -> None:
+    mesh = WhyMesh()
+    mesh.join(NodeSpec("bare", "http://bare", cpu_slots=2))
+    lacking = {"bare": (1e9, "/mnt/voc is not mounted on bare")}
+    mesh.state.lacking_shares[f"/mnt/voc {'d' * 32}"] = lacking
+    sweep = sweep_of("s", ("",))
+    data = InputData("/mnt/voc", "d" * 32, on_share=True)
+    work = CommandWork("true", inputs={"voc": data})
+    jobs = tuple(msgspec.structs.replace(job, work=work) for job in sweep.jobs)
+    mesh.submit(msgspec.structs.replace(sweep, jobs=jobs))
+    (job_id,) = waiting(mesh)
+    (node,) = explain(copy_of(mesh.state), times_of(mesh.state), job_id).nodes
+    assert node.because is Because.SHARE
+    assert node.text == "lacks what the job reads: /mnt/voc is not mounted on bare"
+
+
+def test_a_job_that_waits_out_a_delay_says_for_how_long() -> None:
+    mesh = WhyMesh()
+    mesh.join(NodeSpec("n", "http://n", cpu_slots=1))
+    mesh.submit(sweep_of("s", ("",)))
+    (_, _, node_id, attempt_id, epoch) = mesh.running.pop()
+    failure = Failure(FailureClass.NETWORK, "nobody gave it", node_id)
+    mesh.tell(ev.AttemptEnded(node_id, attempt_id, epoch, failure=failure))
+    why = explain(copy_of(mesh.state), times_of(mesh.state), "s-0")
+    assert why.headline == "runs again in 1 s, after network"
