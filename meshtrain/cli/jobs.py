@@ -124,7 +124,18 @@ def _head(sweep: dict[str, Any]) -> str:
     told = [f"{ended} of {words.count(sweep['jobs'], 'job')} ended"]
     order = ("running", "collecting", "assigned", "waiting", "failed", "cancelled")
     told += [f"{states[state]} {state}" for state in order if states.get(state)]
+    if sweep["budget_spent"]:
+        told.append("budget spent, nothing more is started")
+    elif sweep["ends_wall_s"] is not None:
+        told.append(_end_text(sweep))
     return f"{painted(sweep['sweep_id'], bold=True)}   {' · '.join(told)}"
+
+
+def _end_text(sweep: dict[str, Any]) -> str:
+    now_s = wall_now_s()
+    keys = ("ends_low_wall_s", "ends_wall_s", "ends_high_wall_s")
+    low, middle, high = (words.clock(sweep[key], now_s) for key in keys)
+    return f"ends about {middle}" if low == high else f"ends about {middle} ({low} to {high})"
 
 
 def _line(job: JobRow, prefix: str, metric: str | None) -> list[str]:

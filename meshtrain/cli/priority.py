@@ -1,4 +1,4 @@
-"""`meshtrain priority`: let jobs go before others, or after them."""
+"""`meshtrain priority`: let jobs run sooner, or later, than others."""
 
 from __future__ import annotations
 
@@ -12,37 +12,33 @@ from meshtrain.cli.output import print_json, say
 from meshtrain.ids import new_id
 from meshtrain.wire.messages import Reprioritise
 
+PRIORITY_MAX = (1 << 31) - 1
+
 
 def command(
     ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A sweep or a job.")],
     priority: Annotated[
         int,
-        typer.Argument(
-            metavar="N", min=-(1 << 31), max=(1 << 31) - 1, help="A higher one starts first."
-        ),
+        typer.Argument(metavar="N", min=-PRIORITY_MAX, max=PRIORITY_MAX, help="Higher is sooner."),
     ],
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Sweeps or jobs.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Give jobs, or all jobs of sweeps, a priority; 0 is the default.
+    """Give jobs another priority: of those that wait, the highest start first.
 
-    Waiting jobs of a higher priority start first, what runs goes on, and a base
-    has the highest priority of the jobs that wait on it. Write a number below 0
-    after two dashes.
+    What runs goes on. A base has the priority of the most urgent job that waits on it.
 
     \b
     Examples:
-      meshtrain priority 10 few_shot
-      meshtrain priority -- -5 'few_shot/*fold=3'
+      meshtrain priority few_shot 10
+      meshtrain priority 'few_shot/*fold=3' -- -5
     """
     with cli_of(ctx).link() as link:
-        done = act(link, Reprioritise(new_id("priority"), tuple(names), priority))
+        done = act(link, Reprioritise(new_id("priority"), (name,), priority))
     if as_json:
-        print_json({"changed": done.done, "priority": priority, "notes": done.notes})
+        print_json({"changed": done.done, "priority": priority})
         return
     if done.done:
-        say(f"{words.count(len(done.done), 'job')} with priority {priority}")
+        say(f"{words.count(len(done.done), 'job has', 'jobs have')} priority {priority} now")
     else:
-        say("Nothing changed: all of it has ended.")
-    for note in done.notes:
-        say(note)
+        say("Nothing to change: all of it has ended.")

@@ -58,6 +58,19 @@ class SweepRow(msgspec.Struct, frozen=True, tag="sweep"):
     cancelled: bool = False
     progress: SweepProgress | None = None
     """Told where jobs that don't run aren't; see `Lists`."""
+    gpu_hours: float = 0.0
+    """What its attempts that have ended used of the GPUs."""
+    money: float = 0.0
+    """What that cost."""
+    gpu_hours_max: float | None = None
+    """Its budget; None is no limit."""
+    money_max: float | None = None
+    budget_spent: bool = False
+    """Nothing more of it is started."""
+    ends_wall_s: float | None = None
+    """When it is likely to end; and the range that this falls into in 8 cases of 10."""
+    ends_low_wall_s: float | None = None
+    ends_high_wall_s: float | None = None
 
 
 class BaseRow(msgspec.Struct, frozen=True, tag="base"):

@@ -74,6 +74,8 @@ class NodeSpec(msgspec.Struct, frozen=True):
     version: str = ""
     trains: bool = True
     """Whether the built-in training is installed there."""
+    price_per_gpu_hour: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """What an hour of one of its GPUs costs; 0 where it doesn't say."""
 
     def __post_init__(self) -> None:
         # A GPU that is listed twice would be given out twice.

@@ -35,6 +35,8 @@ from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
 from meshtrain.core.rates import BYTES_PER_S_ASSUMED
 from meshtrain.core.session import split_session
+from meshtrain.core.span import Span
+from meshtrain.core.spending import Spending
 from meshtrain.core.spread import spread
 from meshtrain.core.work_inputs import read_by
 from meshtrain.spec.jobs import Resources
@@ -76,6 +78,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     """On how many nodes popular bases are placed before they are asked for."""
     prefetch: bool = True
     """Whether a busy node fetches what its next job will start from."""
+    prices: dict[str, float] = {}
+    """Label, or "default" → what an hour of one GPU costs on nodes that don't say it."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -92,6 +96,7 @@ class Loaded(msgspec.Struct, frozen=True):
     gpu_faults: tuple[GpuFaults, ...] = ()
     pins: tuple[Pin, ...] = ()
     named_inputs: tuple[NamedInput, ...] = ()
+    spending: tuple[Spending, ...] = ()
 
 
 class MeshState:
@@ -113,6 +118,14 @@ class MeshState:
         #: sweep → how long its jobs ran lately, in seconds; those whose jobs are over in no time
         self.run_s_mean: dict[str, float] = {}
         self.short_sweeps: set[str] = set()
+        #: sweep → what it used; those with a budget, and of them those that have spent it
+        self.spending: dict[str, Spending] = {}
+        self.limited: set[str] = set()
+        self.spent: set[str] = set()
+        #: recipe hashes of bases that only such sweeps wait on
+        self.unpaid: set[str] = set()
+        #: sweep → when it is over, as it was estimated last
+        self.sweep_ends: dict[str, Span] = {}
         #: recipe hash → jobs that have not ended and start from that base
         self.waiters: dict[str, set[str]] = {}
         #: recipe hash → sweeps that ask for the base itself
@@ -261,7 +274,7 @@ class MeshState:
                 job = self.change_job(job, priority=priority)
         self.queue.push(
             job.job_id,
-            self._shape(job),
+            self.shape_of(job),
             priority=priority,
             order=job.order,
             is_base=job.kind is JobKind.BASE,
@@ -271,7 +284,7 @@ class MeshState:
         node = self.nodes.get(node_id)
         return node is not None and node.connected
 
-    def _shape(self, job: Job) -> Shape:
+    def shape_of(self, job: Job) -> Shape:
         datasets, shares = read_by(job.spec.work)
         parent = self.parent_of(job)
         return Shape(
@@ -281,7 +294,15 @@ class MeshState:
             shares,
             parent=None if parent is None else parent.artifact_id,
             group=self.group_of(job),
+            purse=self._purse(job),
         )
+
+    def _purse(self, job: Job) -> str | None:
+        if not self.limited:
+            return None
+        if job.kind is JobKind.BASE:
+            return self.base_of_job[job.job_id]
+        return job.sweep_id if job.sweep_id in self.limited else None
 
     def group_of(self, job: Job) -> Group | None:
         """The jobs that it is best on one node with; None where its sweep has no affinity."""
@@ -305,8 +326,8 @@ class MeshState:
         )
 
     def needs(self, job: Job) -> Resources:
-        """What the job needs now: its spec's, with more room after it ran out of memory."""
-        needs = needs_of(job.spec.resources, job.spec.work)
+        """What the job needs now: as asked last, with more room after it ran out of memory."""
+        needs = needs_of(job.asked or job.spec.resources, job.spec.work)
         if job.gpu_memory_bytes > needs.gpu_memory_bytes:
             needs = msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
         return msgspec.structs.replace(needs, alone=True) if job.alone else needs

@@ -27,7 +27,7 @@ from meshtrain.spec.expansion import (
 from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
 from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
-from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
+from meshtrain.spec.jobs import BudgetSpec, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.matrix import point_name
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
 from meshtrain.spec.validate import Findings
@@ -109,6 +109,7 @@ def expand(
         bases=tuple(expansion.bases.values()),
         results=_results(form),
         source=job_file.text,
+        budget=_budget(form),
     )
 
 
@@ -167,6 +168,11 @@ def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_on
     if not isinstance(job_file.form, CommandSweep):
         content["trainer_version"] = TRAINER_VERSION
     return digest(canonical(content))
+
+
+def _budget(form: Any) -> BudgetSpec:
+    budget = form.budget if isinstance(form, SweepKeys) else None
+    return BudgetSpec() if budget is None else BudgetSpec(budget.gpu_hours, budget.money)
 
 
 def _results(form: Any) -> ResultsSpec:

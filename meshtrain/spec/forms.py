@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from meshtrain.spec import kinds, training_keys
 from meshtrain.spec.inputs import INPUTS, LINES
 from meshtrain.spec.kinds import Kind
+from meshtrain.spec.labels import WANTED
 from meshtrain.spec.problems import shown
 
 PARTICIPANTS_MAX = 10_000
@@ -67,6 +68,7 @@ PRIORITY = kinds.whole("whole number, -1000 to 1000", -1000, 1000)
 RETRIES = kinds.whole("whole number, 0 to 100", 0, 100)
 NONE_OR_MORE = kinds.whole("whole number, 0 or more", 0, 65_536)
 ONE_OR_MORE = kinds.whole("whole number, 1 or more", 1, 65_536)
+AMOUNT = kinds.number("number, above 0", 0, 1_000_000_000, above=True)
 
 Text = Annotated[str | None, kinds.FILLED_TEXT]
 Params = dict[Annotated[str, kinds.VARIABLE], Annotated[Any, kinds.SCALAR]]
@@ -92,6 +94,9 @@ class ResourcesSection(Section):
     )
     memory: Annotated[int | None, kinds.SIZE] = Field(None, description="Main memory.")
     nodes: Annotated[int, ONE_OR_MORE] = Field(1, description="How many nodes one job spans.")
+    labels: Annotated[tuple[tuple[str, str], ...], WANTED] = Field(
+        (), description="Labels that its node must have, as set in the worker's settings."
+    )
 
 
 class BaseRunKeys(Section):
@@ -220,6 +225,17 @@ class ResultsSection(Section):
     )
 
 
+class BudgetSection(Section):
+    """What a sweep may use; when one of these is spent, nothing more of it is started."""
+
+    gpu_hours: Annotated[float | None, AMOUNT] = Field(
+        None, description="Hours that GPUs may be held, summed over GPUs."
+    )
+    money: Annotated[float | None, AMOUNT] = Field(
+        None, description="What they may cost, by price_per_gpu_hour of the nodes or the master."
+    )
+
+
 class SweepKeys(Section):
     """Keys that both forms of a sweep have."""
 
@@ -233,6 +249,9 @@ class SweepKeys(Section):
     )
     resources: ResourcesSection | None = Field(None, description="What each job needs.")
     results: ResultsSection | None = Field(None, description="How results are merged.")
+    budget: BudgetSection | None = Field(
+        None, description="What the sweep may use; not given: no limit."
+    )
     retries: Annotated[int, RETRIES] = Field(
         2, description="Reruns after a failure that may pass (out of memory)."
     )

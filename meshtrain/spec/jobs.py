@@ -31,6 +31,8 @@ class Resources(msgspec.Struct, frozen=True):
     """Whether the built-in training must be installed on the node."""
     alone: bool = False
     """Whether nothing else may run on the node meanwhile."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Name and text of each label that the node must have."""
 
 
 class TrainingWork(msgspec.Struct, frozen=True, tag="training"):
@@ -138,6 +140,13 @@ class ResultsSpec(msgspec.Struct, frozen=True):
     file: str | None = None
 
 
+class BudgetSpec(msgspec.Struct, frozen=True):
+    """What a sweep may use; None is no limit."""
+
+    gpu_hours: float | None = None
+    money: float | None = None
+
+
 class SweepSpec(msgspec.Struct, frozen=True):
     """A whole submission."""
 
@@ -148,6 +157,7 @@ class SweepSpec(msgspec.Struct, frozen=True):
     results: ResultsSpec = ResultsSpec()
     source: str = ""
     """The text of the job file as it was submitted."""
+    budget: BudgetSpec = BudgetSpec()
 
 
 class CodeDigests(msgspec.Struct, frozen=True):

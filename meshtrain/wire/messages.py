@@ -22,6 +22,7 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
 from meshtrain.core.member import MemberKind, Members
+from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.node import HostUse, NodeSpec
 from meshtrain.core.pages import Page, PageQuery
 from meshtrain.spec.jobs import CodeDigests, InputData
@@ -255,14 +256,30 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class Retry(msgspec.Struct, frozen=True, tag="retry"):
+    """Run again what failed; with a change, also let waiting jobs need something else."""
+
     request_id: str
     names: tuple[str, ...]
+    change: NeedsChange = NeedsChange()
 
 
 class Reprioritise(msgspec.Struct, frozen=True, tag="reprioritise"):
     request_id: str
     names: tuple[str, ...]
     priority: Priority
+
+
+Amount = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+
+
+class SetBudget(msgspec.Struct, frozen=True, tag="set_budget"):
+    """Set what a sweep may use; see core.events.BudgetRequested."""
+
+    request_id: str
+    name: str
+    gpu_hours: Amount | None = None
+    money: Amount | None = None
+    unlimited: bool = False
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -417,6 +434,7 @@ FromPerson = (
     | Cancel
     | Retry
     | Reprioritise
+    | SetBudget
     | Drain
     | Release
     | IssueToken

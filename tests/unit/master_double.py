@@ -7,6 +7,7 @@ what it would show of a real mesh.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +34,13 @@ from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, Swe
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain_daemon.master import steering
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.estimator import Estimator
 from meshtrain_daemon.master.inputs import find_inputs
 from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import LogPiece
-from meshtrain_daemon.master.names import resolve, resolve_base
+from meshtrain_daemon.master.names import resolve_base
 from meshtrain_daemon.master.queries import Ports, answer
 from meshtrain_daemon.master.translate import cache_event
 
@@ -205,6 +208,8 @@ class MasterDouble:
         if self.script:
             self.script.pop(0)()
         self.requests.append(message)
+        if isinstance(message, msg.Query) and message.what == "why":
+            return over_the_wire(asyncio.run(Estimator(self.state).why(message)))
         if isinstance(message, msg.Query):
             return over_the_wire(answer(self.state, message, self))
         if isinstance(message, msg.IssueToken):
@@ -247,15 +252,8 @@ class MasterDouble:
                 return ev.InputPublished(
                     request_id, message.name, message.artifact_id, 1200, 3, "ada"
                 )
-            case msg.Cancel():
-                found = resolve(self.state, message.names)
-                return ev.CancelRequested(request_id, found.job_ids, found.sweep_ids)
-            case msg.Retry():
-                jobs = resolve(self.state, message.names).all_job_ids(self.state)
-                return ev.RetryRequested(request_id, jobs)
-            case msg.Reprioritise():
-                jobs = resolve(self.state, message.names).all_job_ids(self.state)
-                return ev.PriorityRequested(request_id, jobs, message.priority)
+            case msg.Cancel() | msg.Retry() | msg.Reprioritise() | msg.SetBudget():
+                return steering.event_of(self.state, message)(request_id)
             case msg.Drain():
                 return ev.DrainRequested(
                     request_id, message.node_id, message.drained, message.within_s

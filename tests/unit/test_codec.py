@@ -42,6 +42,7 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.inventory import CacheUse, Holding, InventoryChange, RoomWanted
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.member import Member, MemberKind, Members
+from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.node import Gpu, GpuUse, HostUse, NodeSpec
 from meshtrain.core.pages import Page, PageQuery
 from meshtrain.errors import ProtocolError
@@ -180,6 +181,12 @@ SAMPLES: dict[str, wire.Message] = {
     "publish_input": wire.PublishInput("request-12", "pascal5i", "ef" * 16),
     "cancel": wire.Cancel("request-2", ("s",)),
     "retry": wire.Retry("request-3", ("s/fold=0",)),
+    "retry.change": wire.Retry(
+        "request-3",
+        ("s",),
+        NeedsChange(gpus=1, gpu_memory_bytes=9_000_000_000, labels_dropped=("zone",)),
+    ),
+    "set_budget": wire.SetBudget("request-13", "s", 20.0, None, False),
     "reprioritise": wire.Reprioritise("request-4", ("s",), -5),
     "drain": wire.Drain("request-5", "gpu1", True),
     "drain.within": wire.Drain("request-5", "gpu1", True, 600.0),

@@ -48,6 +48,7 @@ class Around:
             logbook=around,
             store=around,
             archiving=around,
+            estimator=around,
             spawn=around,
             membership=None,
             enrol_port=0,

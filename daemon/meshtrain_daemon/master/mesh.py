@@ -32,6 +32,7 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.bulk import BulkIntake
+from meshtrain_daemon.master.estimator import Estimator
 from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
@@ -69,6 +70,7 @@ class Master:
             base_lost_s=2 * settings.lease_s,
             warm_copies=settings.warm_copies,
             prefetch=settings.prefetch,
+            prices=settings.price_per_gpu_hour,
         )
         self.scheduler = Scheduler(config, loaded, lease_now_s())
         self.logbook = Logbook(home / "logs", self.store.all_stream_sizes())
@@ -190,6 +192,7 @@ class Master:
                 # A master that died just after it revoked them has given nobody their jobs yet.
                 for node_id in sorted(self._news.revoked_nodes & self._nodes_with_jobs()):
                     self._post(ev.NodeRevoked(node_id))
+            estimator = Estimator(self.scheduler.state, self._hands.note)
             self._people = People(
                 settings=settings,
                 state=self.scheduler.state,
@@ -203,6 +206,7 @@ class Master:
                 logbook=self.logbook,
                 store=self.store,
                 archiving=archiving,
+                estimator=estimator,
                 spawn=self._spawn,
                 membership=membership,
                 enrol_port=int((server.enrol_url or http_url).rsplit(":", 1)[1]),
@@ -230,6 +234,7 @@ class Master:
                     self.reporter.run(),
                     self.reporter.plot(),
                     archiving.run(),
+                    estimator.run(),
                     inbox.watch(),
                     inbox.run(),
                 ]

@@ -29,8 +29,10 @@ from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.base import ReadableStore
 from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master import steering
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.estimator import Estimator
 from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.inputs import (
@@ -45,7 +47,7 @@ from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
 from meshtrain_daemon.master.membership import Membership
-from meshtrain_daemon.master.names import resolve, resolve_base
+from meshtrain_daemon.master.names import resolve_base
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import cache_event
@@ -84,6 +86,7 @@ class People:
         logbook: Logbook,
         store: ReadableStore,
         archiving: Archiving,
+        estimator: Estimator,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         membership: Membership | None,
         enrol_port: int,
@@ -102,6 +105,7 @@ class People:
         self._logbook = logbook
         self._store = store
         self.archiving = archiving
+        self._estimator = estimator
         self._spawn = spawn
         self._request_count = 0
         #: our id of each request that waits for the scheduler's reply
@@ -121,26 +125,9 @@ class People:
                     self._spawn(self._submit_sent(peer, message))
                 case msg.PublishInput():
                     self._spawn(self._publish(peer, message))
-                case msg.Cancel():
-                    found = resolve(self._state, message.names)
-                    self._request(
-                        peer,
-                        message.request_id,
-                        lambda r: ev.CancelRequested(r, found.job_ids, found.sweep_ids),
-                    )
-                case msg.Retry():
-                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
-                    self._request(
-                        peer, message.request_id, lambda r: ev.RetryRequested(r, tuple(jobs))
-                    )
-                case msg.Reprioritise():
-                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
-                    priority = message.priority
-                    self._request(
-                        peer,
-                        message.request_id,
-                        lambda r: ev.PriorityRequested(r, tuple(jobs), priority),
-                    )
+                case msg.Cancel() | msg.Retry() | msg.Reprioritise() | msg.SetBudget():
+                    event = steering.event_of(self._state, message)
+                    self._request(peer, message.request_id, event)
                 case msg.Drain():
                     self._request(
                         peer,
@@ -385,7 +372,13 @@ class People:
             brief = BRIEF_SNAPSHOT in query.names
             self._sockets.send_control(peer, self._feeds.snapshot(query.request_id, brief=brief))
             return
+        if query.what == "why":
+            self._spawn(self._explain(peer, query))
+            return
         self._sockets.send_control(peer, [answer(self._state, query, self)])
+
+    async def _explain(self, peer: bytes, query: msg.Query) -> None:
+        self._sockets.send_control(peer, [await self._estimator.why(query)])
 
     def _answer_page(self, peer: bytes, asked: msg.AskPage) -> None:
         self._spawn(self._give_page(peer, asked))

@@ -21,7 +21,8 @@
                                         offset, limit and total count cells
     archive   –                         how the archive stands; none where there is none
     recipes   bases; or all             the recipe of a base, and what it took; newest first
-    history   –                         how long attempts that ended well have taken
+    history   –                         how long attempts that ended well have taken, by node
+    why       one job                   core.why.Why; the estimator answers it, beside the loop
 
 `offset`, `limit` and `total` count rows unless it says otherwise. A page may
 end before `limit`, so that its message stays small: whoever wants all goes on
@@ -32,15 +33,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from meshtrain.clock import wall_now_s
+from meshtrain.core import budget
 from meshtrain.core.job import Base, BaseState, Job, JobKind, JobState, Sweep
 from meshtrain.core.plan import work_kind
 from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
+from meshtrain.core.run_times import kind_of, kind_of_node, took
 from meshtrain.core.state import MeshState
 from meshtrain.errors import MeshtrainError, NotFoundError, UserError
 from meshtrain.net.zmq_client import Ports as Ports
@@ -147,6 +151,7 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
         states = Counter(str(state.jobs[job_id].state) for job_id in sweep.job_ids)
         return {
             **_plain(sweep_row(state, sweep.sweep_id)),
+            **_used(state, sweep.sweep_id),
             "states": dict(states),
             "recipe_hashes": sweep.recipe_hashes,
             "reused_hashes": sweep.reused,
@@ -155,6 +160,12 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
         }
 
     return map(row, sweeps[query.offset :]), len(sweeps)
+
+
+def _used(state: MeshState, sweep_id: str) -> dict[str, float]:
+    """What a sweep has used up to now, by what runs too."""
+    spending = budget.spent(state, sweep_id)
+    return {"gpu_hours": spending.gpu_s / 3600, "money": spending.money}
 
 
 def _bases_asked(state: MeshState, query: Query) -> list[Base]:
@@ -308,25 +319,19 @@ def _recipes(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
 
 
 def _history(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    durations: dict[tuple[str | None, str | None, str, str], list[float]] = {}
+    durations: dict[tuple[str | None, str | None, str, str, str], list[float]] = {}
     for base in state.bases.values():
         if base.state is BaseState.COMMITTED and base.trained_s is not None:
-            of_base = (base.recipe_hash, None, str(JobKind.BASE), work_kind(base.spec.work))
+            kind = kind_of_node(state.nodes.get(base.node_id or ""))
+            of_base = (base.recipe_hash, None, str(JobKind.BASE), work_kind(base.spec.work), kind)
             durations.setdefault(of_base, []).append(base.trained_s)
     for job in state.jobs.values():
-        attempt = job.attempt
-        if (
-            job.kind is not JobKind.EXPERIMENT
-            or job.state is not JobState.SUCCEEDED
-            or job.sweep_id is None
-            or attempt is None
-            or attempt.started_wall_s is None
-            or attempt.ended_wall_s is None
-        ):
+        took_s = took(job)
+        if took_s is None or job.sweep_id is None or job.attempt is None:
             continue
         name = state.sweeps[job.sweep_id].name
-        key = (job.spec.recipe_hash, name, str(job.kind), work_kind(job.spec.work))
-        took_s = max(attempt.ended_wall_s - attempt.started_wall_s, 0.0)
+        kind = kind_of(job.attempt.placements[0], state.nodes)
+        key = (job.spec.recipe_hash, name, str(job.kind), work_kind(job.spec.work), kind)
         durations.setdefault(key, []).append(took_s)
     rows = [
         {
@@ -334,10 +339,12 @@ def _history(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
             "sweep": sweep,
             "kind": kind,
             "work": work,
-            "count": len(took),
-            "mean_s": sum(took) / len(took),
+            "node_kind": node_kind,
+            "count": len(took_s),
+            "mean_s": fmean(took_s),
+            "std_s": stdev(took_s) if len(took_s) > 1 else 0.0,
         }
-        for (recipe_hash, sweep, kind, work), took in durations.items()
+        for (recipe_hash, sweep, kind, work, node_kind), took_s in durations.items()
     ]
     return rows[query.offset :], len(rows)
 

@@ -271,6 +271,7 @@ class WorkerNode:
             labels=settings.labels,
             version=meshtrain.__version__,
             trains=importlib.util.find_spec("torch") is not None,
+            price_per_gpu_hour=settings.price_per_gpu_hour,
         )
 
     # --- the agent's loop --------------------------------------------------------------------

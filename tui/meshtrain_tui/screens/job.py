@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -9,6 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from meshtrain.core.changes import JobRow
+from meshtrain.core.why import Why
+from meshtrain.core.why_lines import why_lines
 from meshtrain_tui.asking import row_of
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.screens.confirm import AskPriority
@@ -22,6 +25,10 @@ from meshtrain_tui.steering.action import (
     typed_name,
 )
 from meshtrain_tui.widgets.job_body import JobBody
+from meshtrain_tui.words import duration, near_clock
+
+WHY_TIMEOUT_S = 30.0
+"""The master plays the queue through: of a very long one that takes some seconds."""
 
 
 class Job(MeshScreen):
@@ -47,7 +54,17 @@ class Job(MeshScreen):
         self._job_id = job_id
 
     def compose_body(self) -> ComposeResult:
-        yield JobBody(self._job_id, row_of(self.desk.ask))
+        yield JobBody(self._job_id, row_of(self.desk.ask), explain=self._why)
+
+    async def _why(self, job_id: str, width: int) -> list[str]:
+        """The lines of `meshtrain why`. Raises MeshtrainError when they can't be had."""
+        ask = row_of(partial(self.desk.ask, timeout_s=WHY_TIMEOUT_S))
+        told = msgspec.convert(await ask("why", (job_id,)), Why)
+
+        def at(wall_s: float) -> str:
+            return near_clock(wall_s, told.now_wall_s)
+
+        return why_lines(told, clock=at, duration=duration, width=width)
 
     def crumb(self) -> str:
         row = self._row()

@@ -167,10 +167,19 @@ def _end(sweep: SweepRow, tally: SweepTally, wall_s: float) -> tuple[str, str]:
         return (f"{failed} failed", "$text-error") if failed else ("done", "$text-success")
     if sweep.cancelled:
         return "stopping", "$text-warning"
-    left_s = tally.left_s(sweep.jobs, wall_s)
+    if sweep.budget_spent and not tally.running:
+        return "budget spent", "$text-warning"
+    left_s = _left_s(sweep, tally, wall_s)
     if left_s is not None:
         return f"~{duration(left_s)} left" if left_s < 3600 else f"~{duration(left_s)}", ""
     return ("running" if tally.running else "waiting"), "$foreground-muted"
+
+
+def _left_s(sweep: SweepRow, tally: SweepTally, wall_s: float) -> float | None:
+    """The master's estimate; between two of those, as long as the jobs took so far."""
+    if sweep.ends_wall_s is not None:
+        return max(0.0, sweep.ends_wall_s - wall_s)
+    return tally.left_s(sweep.jobs, wall_s)
 
 
 def _detail(view: MeshView, sweep: SweepRow) -> Content | None:
@@ -180,6 +189,8 @@ def _detail(view: MeshView, sweep: SweepRow) -> Content | None:
         why = ", ".join(name for name, _ in tally.failures.most_common(2) if name)
         parts.append(Content.styled(f"{failed} failed{f': {why}' if why else ''}", "$text-error"))
     if _is_open(view, sweep):
+        if sweep.budget_spent and tally.running:
+            parts.append(Content.styled("budget spent: nothing more starts", "$text-warning"))
         if tally.running:
             parts.append(Content(f"{tally.running} running"))
         if assigned := tally.states[JobState.ASSIGNED]:
