@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import math
@@ -12,6 +13,8 @@ from typing import Any
 import msgspec
 
 INT_MAX = 2**63 - 1
+KEYS_KEPT_MAX = 65_536
+"""Values whose keys are remembered: a sweep of many cells has few values on each axis."""
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -30,20 +33,34 @@ def axis_key(cell: Mapping[str, Any], axis: str) -> AxisKey:
     """The key of the cell's value on `axis`, or ABSENT."""
     if axis not in cell:
         return ABSENT
-    value = plain_value(cell[axis])
+    value = cell[axis]
+    if type(value) in _HASHABLE:
+        return _known_key(value)
+    return _made_key(value)
+
+
+_HASHABLE = frozenset({bool, int, float, str, type(None)})
+
+
+def _made_key(value: Any) -> AxisKey:
+    value = plain_value(value)
     if value is None:
         return AxisKey("none", "")
     if isinstance(value, bool):
         return AxisKey("bool", str(value))
     if isinstance(value, int | float):
-        number = float(value)
+        # A zero's sign goes: 0.0 and -0.0 are one value.
+        number = float(value) + 0.0
         return AxisKey("number", repr(number) if number == value else str(value))
     return AxisKey("text", value)
 
 
+_known_key = functools.lru_cache(KEYS_KEPT_MAX, typed=True)(_made_key)
+
+
 def plain_value(value: Any) -> bool | int | float | str | None:
     """`value` as a scalar that JSON can carry: what is none becomes its text."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, str) or value is True or value is False:
         return value
     if isinstance(value, int):
         return value if abs(value) <= INT_MAX else str(value)
@@ -101,11 +118,14 @@ def _in_sweep_order(cells: Sequence[Mapping[str, Any]], axis: str) -> list[AxisK
     rank: dict[AxisKey, int] = {}
     last_in_context: dict[Hashable, AxisKey] = {}
     followers: dict[AxisKey, set[AxisKey]] = {}
-    for cell in cells:
-        key = axis_key(cell, axis)
+    keys = [axis_key(cell, axis) for cell in cells]
+    if len(set(keys)) < 2:
+        return list(dict.fromkeys(keys))
+    others = [name for name in axis_names(cells) if name != axis]
+    for cell, key in zip(cells, keys, strict=True):
         rank.setdefault(key, len(rank))
         followers.setdefault(key, set())
-        context = tuple((name, axis_key(cell, name)) for name in sorted(cell) if name != axis)
+        context = tuple([axis_key(cell, name) for name in others])
         before = last_in_context.get(context)
         if before is not None and before != key:
             followers[before].add(key)

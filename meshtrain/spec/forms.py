@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshtrain.spec import kinds, training_keys
 from meshtrain.spec.inputs import INPUTS, LINES
+from meshtrain.spec.jobs import Better
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.problems import shown
 
@@ -56,6 +57,7 @@ def _check_mode(value: Any) -> Any:
 
 MODE = Kind(_WRITABLE_MODE.words, _check_mode, _WRITABLE_MODE.schema)
 REFERENCE = kinds.choice("", REFERENCES)
+BETTER = kinds.choice("", tuple(Better))
 LR = kinds.number("number, above 0", 0, 1000, above=True)
 WEIGHT_DECAY = kinds.number("number, 0 or more", 0, 1000)
 SEED = kinds.whole("whole number, 0 or more", 0, kinds.SEED_MAX)
@@ -217,6 +219,9 @@ class ResultsSection(Section):
     )
     file: Annotated[str | None, kinds.RELATIVE_PATH] = Field(
         None, description="File below {output} that holds the metrics; else metrics.json."
+    )
+    better: Annotated[str | None, BETTER] = Field(
+        None, description="Which way the metric is better; not given: what its name says."
     )
 
 

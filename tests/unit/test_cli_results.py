@@ -38,8 +38,8 @@ def master() -> MasterDouble:
 def test_the_table(master: MasterDouble) -> None:
     text = out(master, "results", "mix")
     lines = text.splitlines()
-    assert lines[0].split() == ["share", "accuracy", "n", "missing"]
-    assert lines[1].split() == ["0.1", "0.150", "±", "0.071", "2", "–"]
+    assert lines[0].split() == ["share", "accuracy", "95", "%", "interval", "n", "missing"]
+    assert lines[1].split() == ["0.1", "0.150", "±", "0.071", "-0.485", "to", "0.785", "2", "–"]
     assert "1 of 2" in lines[2]
     assert "fold=1 failed" in lines[2]
     assert "1 failed: user error: no GPU" in text
@@ -60,7 +60,7 @@ def test_other_groups_and_metrics(master: MasterDouble) -> None:
 
 
 def test_many_cells_come_in_pages(master: MasterDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshtrain.cli.results.PAGE_CELLS", 1)
+    monkeypatch.setattr("meshtrain.cli.results_sources.PAGE_CELLS", 1)
     table = json.loads(out(master, "results", "mix", "--json"))["table"]
     assert sum(row["expected"] for row in table["rows"]) == 4
 
@@ -69,7 +69,9 @@ def test_many_cells_come_in_pages(master: MasterDouble, monkeypatch: pytest.Monk
     ("arguments", "words"),
     [
         ((), "name a sweep"),
-        (("mix", "--folder", "x"), "not both"),
+        (("mix", "--folder", "x", "--from", "y"), "folders of two kinds"),
+        (("mix", "mix_b", "--from", "y"), "needs the sweep's job file"),
+        (tuple(f"s{n}" for n in range(21)), "too many to compare"),
         (("mix", "--by", "share", "--over", "fold"), "give one of them"),
         (("mix", "--csv", "--json"), "give one of them"),
         (("mix", "--by", "shots"), "its axes are share, fold"),
