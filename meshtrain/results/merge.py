@@ -17,11 +17,10 @@ import msgspec
 from meshtrain.errors import NotFoundError
 from meshtrain.results.axes import (
     ABSENT,
+    AxisColumns,
     AxisKey,
-    axis_key,
     axis_names,
     natural_key,
-    ordered_keys,
     plain_value,
 )
 from meshtrain.results.direction import Direction, direction_of, words_of
@@ -269,13 +268,14 @@ def _rows(
     cells: Sequence[CellResult], axes: Sequence[str], metric: str, why_no_metric: str
 ) -> tuple[MergedRow, ...]:
     indexed = all(cell.index is not None for cell in cells)
+    columns = AxisColumns([cell.cell for cell in cells])
     ranks: list[dict[AxisKey, int]] = []
     for axis in axes:
-        keys = ordered_keys([c.cell for c in cells], axis, in_sweep_order=indexed)
+        keys = columns.ordered(axis, in_sweep_order=indexed)
         ranks.append({key: rank for rank, key in enumerate(keys)})
     grouped: dict[tuple[AxisKey, ...], list[CellResult]] = {}
-    for cell in cells:
-        grouped.setdefault(tuple(axis_key(cell.cell, axis) for axis in axes), []).append(cell)
+    for cell, point in zip(cells, columns.points(axes), strict=True):
+        grouped.setdefault(point, []).append(cell)
     ordered = sorted(
         grouped, key=lambda keys: [rank[key] for rank, key in zip(ranks, keys, strict=True)]
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -83,7 +84,8 @@ def report(
 
     `together` is the table of all sweeps at once, for a picture; None draws none.
     """
-    names = " and ".join(plain_text(sweep.results.name) for sweep in sweeps)
+    *firsts, last = [plain_text(sweep.results.name) for sweep in sweeps]
+    names = f"{', '.join(firsts)} and {last}" if firsts else last
     total = saved([sweep.results for sweep in sweeps])
     body = [_head(sweeps, names, made), _tiles(sweeps, comparisons, total)]
     if together is not None:
@@ -146,7 +148,7 @@ def _tiles(sweeps: Sequence[Merged], comparisons: Sequence[Comparison], total: S
         style = NumberStyle([r.mean for r in table.rows if r.mean is not None])
         mean = style(row.mean) + ("" if row.std is None else f" ± {style(row.std)}")
         of = "" if len(sweeps) == 1 else f" of {sweep.results.name}"
-        tiles.append((mean, f"best{of}: {cell_text(row.axes) or 'all cells'}"))
+        tiles.append((mean, f"best{of}: {_point(row.axes) or 'all cells'}"))
     for comparison in comparisons:
         if comparison.overall is not None:
             text = difference_texts([comparison.overall])[0].strip()
@@ -163,6 +165,11 @@ def _tiles(sweeps: Sequence[Merged], comparisons: Sequence[Comparison], total: S
     return f'<ul class="tiles">{items}</ul>'
 
 
+def _point(cell: dict[str, Any]) -> str:
+    """A point of the matrix in running text, which may break between its parameters."""
+    return ", ".join(cell_text({axis: value}) for axis, value in cell.items())
+
+
 def _section(title: str, inner: str, anchor: str) -> str:
     return f'<h2 id="{anchor}">{escaped(plain_text(title))}</h2>\n{inner}' if inner else ""
 
@@ -176,7 +183,7 @@ def _sweep(sweep: Merged, place: int, *, alone: bool) -> str:
     if table.best_cell is not None and sum(row.n for row in table.rows) > len(table.rows):
         best = table.best_cell
         style = NumberStyle([row.mean for row in table.rows if row.mean is not None])
-        name = cell_text(best.cell) or best.name
+        name = _point(best.cell) or best.name
         parts.append(page.paragraph(f"Best single cell: {name}, {style(best.value)}."))
     if table.direction:
         parts.append(page.paragraph(f"{table.direction[0].upper()}{table.direction[1:]}.", "quiet"))
@@ -322,7 +329,7 @@ def _compared(
     word = "" if row.verdict is Verdict.UNCLEAR else str(row.verdict)
     left_out = row.one.left_out + row.other.left_out
     return [
-        label,
+        Cell(label, "nowrap"),
         *(Cell(side, "nowrap") for side in sides),
         number(difference.strip()),
         Cell(count_text(row), "nowrap"),

@@ -38,7 +38,7 @@ nav {{ margin: .8rem 0 0; font-size: .9rem; display: flex; flex-wrap: wrap; gap:
 .tiles b {{ display: block; font-size: 1.35rem; line-height: 1.3;
   font-variant-numeric: tabular-nums; }}
 .tiles span {{ color: var(--quiet); font-size: .87rem; }}
-.wide {{ overflow-x: auto; }}
+.wide {{ overflow-x: auto; }} .wide > svg {{ max-width: none; }}
 table {{ border-collapse: collapse; font-size: .92rem; margin: .6rem 0;
   font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--grid);
@@ -87,6 +87,7 @@ svg .span {{ stroke-width: 2; }} svg .run {{ opacity: .45; }}
 svg .mean {{ stroke-width: 1.6; }} svg .mean.hollow {{ fill: var(--page); }}
 svg .miss {{ fill: none; stroke-width: 2; }}
 svg .gap {{ fill: var(--card); stroke: var(--rule); stroke-dasharray: 3 2; }}
+svg .strike {{ stroke: var(--rule); }}
 svg .mean.quiet {{ fill: var(--quiet); stroke: var(--quiet); }}
 svg .mean.quiet.hollow {{ fill: var(--page); }}
 svg .miss.quiet, svg .span.quiet {{ stroke: var(--quiet); fill: none; }}
@@ -111,7 +112,8 @@ svg .d5 {{ stroke-dasharray: 4 2 1 2; }} svg .d6 {{ stroke-dasharray: 1 2; }}
   nav {{ display: none; }}
   figure, tr, .tiles li, ul.tree li {{ break-inside: avoid; }}
   h2, h3 {{ break-after: avoid; }}
-  .wide {{ overflow: visible; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+  .wide {{ overflow: visible; }} .wide > svg {{ max-width: 100%; }}
+  pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact; }}
 }}
 """

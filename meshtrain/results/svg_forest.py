@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshtrain.results.compare import Comparison, Verdict
-from meshtrain.results.compare_text import count_text, difference_texts, row_labels, verdict_text
+from meshtrain.results.compare_text import count_text, difference_texts, row_labels
 from meshtrain.results.formats import clip, clip_middle
 from meshtrain.results.svg import Scale, Svg, text_width, tick_texts, ticks
 
@@ -54,8 +54,11 @@ def forest(comparison: Comparison) -> str:
             svg.line(0, y - ROW_HEIGHT / 2, WIDTH, y - ROW_HEIGHT / 2, "axis")
         strong = "label strong" if is_overall else "label"
         svg.text(left - 10, y, labels[place], anchor="end", class_=strong)
+        told = count_text(row)
+        if row.verdict is not Verdict.UNCLEAR:
+            told = f"{row.verdict} · {told}"
         svg.text(right + 14, y, differences[place].strip(), class_=strong)
-        svg.text(WIDTH, y, f"{verdict_text(row)}  {count_text(row)}", anchor="end",
+        svg.text(WIDTH, y, told, anchor="end",
                  class_="small quiet")  # fmt: skip
         if row.difference is None:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from meshtrain.results.formats import NumberStyle, cell_text, clip_middle
 from meshtrain.results.merge import MergedRow
 from meshtrain.results.page import escaped
@@ -16,6 +18,8 @@ CELL_WIDTH_MAX = 108.0
 TEXT_WIDTH_MIN = 58.0
 LABEL_WIDTH_MAX = 210.0
 LABEL_LEN_MAX = 32
+TURNED_GAP = 16.0
+"""From one turned label to the next, at least."""
 TALL_ROWS_MAX = 30
 """More rows than this are drawn low, without numbers in them."""
 
@@ -24,7 +28,7 @@ _STOPS = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
 
 
 def draw_heat(data: PlotData, label: str) -> str:
-    """The first axis against all others; missing cells are hatched and say why."""
+    """The first axis against all others; missing cells are struck out and say why."""
     means = [row.mean for series in data.series for row in series.rows if row.mean is not None]
     low, high = (min(means), max(means)) if means else (0.0, 1.0)
     style = NumberStyle(means, decimals=data.decimals)
@@ -49,7 +53,7 @@ def draw_heat(data: PlotData, label: str) -> str:
         for place, row in zip(series.places, series.rows, strict=True):
             x = left + column_of[place] * cell_width
             _cell(svg, row, (x, y, cell_width, cell_height), (low, high), style, with_texts)
-    step = 1 if turned and cell_width > 12 else max(int((12 if turned else widest) / cell_width), 1)
+    step = max(math.ceil((TURNED_GAP if turned else widest + 6) / cell_width), 1)
     for column in range(0, columns, step):
         x = left + (column + 0.5) * cell_width
         if turned:
@@ -93,6 +97,7 @@ def _cell(
     if row.mean is None:
         state = row.missing[0].state if row.missing else "no value"
         _box(svg, box, title=f"{point}: {state}", class_="gap")
+        svg.line(x + 1, y + height - 1, x + width - 1, y + 1, "strike")
         if with_texts:
             svg.text(middle, centre, state, anchor="middle", class_="small quiet")
         return
@@ -105,10 +110,10 @@ def _cell(
         return
     ink = "ink-dark" if dark_ink else "ink-light"
     small = [f"± {style(row.std)}"] if row.std is not None else []
-    small += [f"{row.n} of {row.expected}"] if row.n < row.expected else []
+    small += [f"{row.n}/{row.expected}"] if row.n < row.expected else []
     svg.text(middle, centre - (7 if small else 0), style(row.mean), anchor="middle", class_=ink)
     if small:
-        svg.text(middle, centre + 8, "  ".join(small), anchor="middle", class_=f"small {ink}")
+        svg.text(middle, centre + 8, " · ".join(small), anchor="middle", class_=f"small {ink}")
 
 
 def _box(
@@ -141,7 +146,7 @@ def _meaning(data: PlotData, style: NumberStyle, low: float, high: float, any_: 
         parts.append(f'<li>{style(low)}<span class="scale">{bar}</span>{style(high)}</li>')
     rows = [row for series in data.series for row in series.rows]
     if any(row.mean is None for row in rows):
-        parts.append("<li>hatched: no value</li>")
+        parts.append("<li>struck out: no value</li>")
     if len(rows) < len(data.x_places) * len(data.series):
         parts.append("<li>blank: not in the sweep</li>")
     parts += [
