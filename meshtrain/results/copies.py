@@ -95,19 +95,22 @@ def union(one: Copies, other: Copies) -> Copies:
 
 def settle(copies: Copies) -> Settled:
     """One copy of each cell, in the sweep's order where the folders agree on one."""
-    kept: list[Copy] = []
-    twice: list[Twice] = []
-    for found in copies.values():
+    kept: list[tuple[CellKey, Copy]] = []
+    twice: dict[CellKey, Twice] = {}
+    for key, found in copies.items():
         if len(found) == 1:
-            kept += found.values()
+            kept += ((key, copy) for copy in found.values())
             continue
-        ordered = sorted(found.values(), key=_rank, reverse=True)
-        kept.append(ordered[0])
-        twice.append(Twice(ordered[0], tuple(ordered[1:]), _verdict(ordered)))
+        # Bytes decide between equals, so that it can't matter who came first.
+        ordered = [found[mark] for mark in sorted(found, reverse=True)]
+        ordered.sort(key=_rank, reverse=True)
+        kept.append((key, ordered[0]))
+        twice[key] = Twice(ordered[0], tuple(ordered[1:]), _verdict(ordered))
     numbered = _in_order(kept)
-    place = {cell_key(copy.cell): number for number, copy in enumerate(numbered)}
-    twice.sort(key=lambda one: place[cell_key(one.kept.cell)])
-    return Settled(tuple(numbered), tuple(twice))
+    return Settled(
+        tuple(copy for _, copy in numbered),
+        tuple(twice[key] for key, _ in numbered if key in twice),
+    )
 
 
 def _mark(copy: Copy) -> bytes:
@@ -118,8 +121,8 @@ def _mark(copy: Copy) -> bytes:
         return repr(copy).encode("utf-8", "backslashreplace")
 
 
-def _rank(copy: Copy) -> tuple[int, float, bytes]:
-    """Higher counts: what succeeded, then what is newest; bytes decide between equals."""
+def _rank(copy: Copy) -> tuple[int, float]:
+    """Higher counts: what succeeded, then what is newest."""
     state = copy.cell.state
     if state == CellState.SUCCEEDED:
         level = 3
@@ -128,7 +131,7 @@ def _rank(copy: Copy) -> tuple[int, float, bytes]:
     else:
         level = int(state == CellState.RUNNING)
     ended_s = copy.run.ended_s
-    return level, float("-inf") if ended_s is None else ended_s, _mark(copy)
+    return level, float("-inf") if ended_s is None else ended_s
 
 
 def _verdict(ordered: list[Copy]) -> Verdict:
@@ -137,7 +140,7 @@ def _verdict(ordered: list[Copy]) -> Verdict:
         return Verdict.SAME
     if (first.cell.state == CellState.SUCCEEDED) != (second.cell.state == CellState.SUCCEEDED):
         return Verdict.ONLY_ONE_SUCCEEDED
-    rivals = [copy for copy in ordered[1:] if _rank(copy)[:2] == _rank(first)[:2]]
+    rivals = [copy for copy in ordered[1:] if _rank(copy) == _rank(first)]
     if any(_result(copy) != _result(first) for copy in rivals):
         return Verdict.CONTRADICTION
     return Verdict.NEWER
@@ -151,24 +154,21 @@ def _says(copy: Copy) -> tuple[object, ...]:
     return (*_result(copy), copy.run.ended_s)
 
 
-def _in_order(kept: list[Copy]) -> list[Copy]:
+def _in_order(kept: list[tuple[CellKey, Copy]]) -> list[tuple[CellKey, Copy]]:
     """By the places in their sweeps where those don't clash, else by name; ids made unique."""
-    places = {copy.cell.index for copy in kept}
+    places = {copy.cell.index for _, copy in kept}
     agree = None not in places and len(places) == len(kept)
-    ordered = sorted(
-        kept,
-        key=lambda copy: (
-            copy.cell.index or 0 if agree else 0,
-            natural_key(copy.cell.name),
-            repr(cell_key(copy.cell)),
-        ),
-    )
+    if agree:
+        ordered = sorted(kept, key=lambda one: one[1].cell.index or 0)
+    else:
+        ordered = sorted(kept, key=lambda one: (natural_key(one[1].cell.name), repr(one[0])))
     ids: set[str] = set()
     result = []
-    for copy in ordered:
+    for key, copy in ordered:
         cell = copy.cell if agree else msgspec.structs.replace(copy.cell, index=None)
         while cell.job_id in ids:
             cell = msgspec.structs.replace(cell, job_id=f"{cell.job_id}+")
         ids.add(cell.job_id)
-        result.append(msgspec.structs.replace(copy, cell=cell))
+        numbered = copy if cell is copy.cell else msgspec.structs.replace(copy, cell=cell)
+        result.append((key, numbered))
     return result
