@@ -66,7 +66,7 @@ def command(
     ctx: typer.Context,
     sweeps: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SWEEP...", help="Sweeps; several are compared with the first one."),
+        typer.Argument(metavar="SWEEP", help="Sweeps; several are compared with the first one."),
     ] = None,
     by: Annotated[
         str | None,
@@ -117,7 +117,7 @@ def command(
       meshtrain results few_shot --by backbone,shots --metric miou
       meshtrain results few_shot few_shot_long --html few_shot.html
       meshtrain results --folder ./results/few_shot --plot few_shot.png
-      meshtrain results --folder lab/results/few_shot --folder cluster/results/few_shot
+      meshtrain results few_shot --folder lab/results --folder cluster/results
       meshtrain results few_shot.yaml --from gpu1/few_shot --from gpu2/few_shot
     """
     names = tuple(dict.fromkeys(sweeps or ()))
@@ -316,7 +316,8 @@ def _print_text(merged: Sequence[Merged], comparisons: Sequence[Comparison]) -> 
         if len(merged) > 1 and lines:
             say(one.results.name)
         for line in lines:
-            say(line)
+            # Names and reasons may hold what a terminal would obey.
+            say("".join(char if char.isprintable() else " " for char in line))
         if lines:
             say()
     for one in merged:

@@ -13,7 +13,7 @@ _LOWER_IS_BETTER = frozenset(
         *("loss", "losses", "err", "error", "errors", "mse", "rmse", "mae", "mape"),
         *("nll", "ppl", "perplexity", "entropy", "crossentropy", "brier", "ece"),
         *("cer", "wer", "ter", "eer", "fid", "kid", "hd95", "hausdorff", "regret"),
-        *("latency", "duration", "time", "runtime"),
+        *("latency", "duration", "time", "runtime", "seconds"),
     ]
 )
 _HIGHER_IS_BETTER = frozenset(

@@ -127,7 +127,7 @@ _BOOKKEEPING = frozenset(
     [
         *("epoch", "epochs", "step", "steps", "iteration", "iterations", "seed", "fold"),
         *("samples", "count", "n", "size", "bytes", "params", "parameters", "lr"),
-        *("duration", "time", "runtime", "started", "ended", "s"),
+        *("duration", "time", "runtime", "started", "ended", "s", "seconds", "minutes", "hours"),
     ]
 )
 """Last words of names that count or time; taken as the default metric only for want of others."""

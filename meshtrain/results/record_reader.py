@@ -74,6 +74,7 @@ class _Base(msgspec.Struct, frozen=True):
     generation: int = 1
     node: str | None = None
     duration_s: float | None = None
+    ended: str | None = None
     recipe: dict[str, Any] = {}
 
 
@@ -176,6 +177,7 @@ def _read(folder: Path) -> _Folder:
                 generation=base.generation,
                 node=base.node,
                 trained_s=base.duration_s,
+                ended_s=_seconds(base.ended),
                 recipe=base.recipe,
                 source=source,
             )

@@ -164,6 +164,14 @@ def about_machines(sweeps: Sequence[SweepResults]) -> str:
     runs: dict[str, int] = {}
     busy_s: dict[str, float] = {}
     spans: dict[tuple[str, float, str], Span] = {}
+    for base in (base for sweep in sweeps for base in sweep.bases):
+        if base.node and base.trained_s is not None and base.ended_s is not None:
+            started_s = base.ended_s - base.trained_s
+            name = f"base {plain_text(base.label) or short(base.recipe_hash)}"
+            if not base.reused:
+                spans[(base.node, started_s, name)] = Span(
+                    base.node, started_s, base.ended_s, name, "base"
+                )
     for sweep in sweeps:
         states = {cell.job_id: cell for cell in sweep.cells}
         for job_id, run in sweep.runs.items():
@@ -198,10 +206,10 @@ def about_machines(sweeps: Sequence[SweepResults]) -> str:
     told = page.table(titles, rows)
     drawing = timeline(list(spans.values()))
     if drawing:
-        failed = any(span.kind == "bad" for span in spans.values())
-        caption = "Each bar is the last attempt of one cell" + (
-            "; those that did not succeed are orange." if failed else "."
-        )
+        kinds = {span.kind for span in spans.values()}
+        caption = "Each bar is the last attempt of one cell"
+        caption += ", each ochre one the training of a base" if "base" in kinds else ""
+        caption += "; orange did not succeed." if "bad" in kinds else "."
         told += page.figure(drawing, caption)
     return told
 

@@ -45,6 +45,8 @@ class Base(msgspec.Struct, frozen=True):
     node: str | None = None
     """The node that trained it."""
     trained_s: float | None = None
+    ended_s: float | None = None
+    """When its training ended, in seconds since 1970."""
     recipe: dict[str, Any] = {}
     source: str = ""
     """The folder or master that tells of it."""

@@ -29,8 +29,11 @@ GAP = 3
 AXIS_WIDTH_MIN = 4
 MISSING_WIDTH_MIN = 9
 MISSING_WIDTH_USEFUL = 21
+MISSING_WIDTH_BESIDE = 14
+"""What missing names keep beside a column of intervals."""
 REASONS_SHOWN_MAX = 8
 NAMES_SHOWN_MAX = 12
+NAME_LINES_MAX = 4
 
 
 def render_text(
@@ -97,7 +100,7 @@ def _width_beside_values(
     axes = sum(max(map(cell_len, column)) + GAP for column in columns)
     label = max(map(cell_len, labels)) + GAP
     names = max(cell_len(", ".join(texts)) for texts in missing)
-    names = min(max(names, MISSING_WIDTH_MIN), MISSING_WIDTH_USEFUL)
+    names = min(max(names, MISSING_WIDTH_MIN), MISSING_WIDTH_BESIDE)
     return max(axes, label) + GAP + max(map(cell_len, counts)) + GAP + names
 
 
@@ -299,11 +302,16 @@ def _by_reason(table: MergedTable) -> list[tuple[tuple[str, str], list[MissingCe
 
 
 def _reason_lines(state: str, reason: str, cells: list[MissingCell], width: int) -> list[str]:
-    names = ", ".join(_cell_name(cell) for cell in cells[:NAMES_SHOWN_MAX])
-    if len(cells) > NAMES_SHOWN_MAX:
-        names += f" and {len(cells) - NAMES_SHOWN_MAX} more"
+    named = [_cell_name(cell) for cell in cells[:NAMES_SHOWN_MAX]]
+    while True:
+        more = len(cells) - len(named)
+        names = ", ".join(named) + (f" and {more:,} more" if more else "")
+        lines = wrapped("  ", names, width, lines_max=len(cells) + 2)
+        if len(lines) <= NAME_LINES_MAX or len(named) == 1:
+            break
+        named.pop()
     said = state if not reason or reason == state else f"{state}: {reason}"
-    return [*wrapped("", f"{len(cells)} {said}", width), *wrapped("  ", names, width)]
+    return [*wrapped("", f"{len(cells)} {said}", width), *lines[:NAME_LINES_MAX]]
 
 
 def _cell_name(cell: MissingCell) -> str:

@@ -58,7 +58,7 @@ def results(name: str = "mix", *, shift: float = 0.0, evil: str = "") -> SweepRe
         sweep_ids=(f"{name}-1",),
         runs=runs,
         bases=(Base("ab" * 16, f"cnn{evil}", "committed", False, "cd" * 16, 1, "gpu0", 3600.0,
-                    recipe),),
+                    recipe=recipe),),
         machines=(Machine(f"gpu0{evil}", "0.1.0", 16, ("A100", "A100"), 64 << 30),),
         job_file=f"name: mix\n# {evil}\n",
         notes=(f"a note {evil}",),
