@@ -137,7 +137,8 @@ def command(
     else:
         details = html is not None or parquet is not None
         with cli_of(ctx).link() as link:
-            gathered = [(from_master(link, name, details=details), ()) for name in names]
+            asked_for = [from_master(link, name, details=details) for name in names]
+        gathered = [(results, ()) for results in _told_apart(asked_for, names)]
     merged = [
         _merged(results, twice, asked, scripts=bool(brought), more=html is not None)
         for results, twice in gathered
@@ -209,6 +210,17 @@ def _refuse_unknown_metric(table: MergedTable, wanted: str | None) -> None:
     if wanted and table.metrics and table.metric not in table.metrics:
         reason = table.notes[-1] if table.notes else f"no {wanted}"
         raise UserError(f"{reason}; metrics: {', '.join(table.metrics)}")
+
+
+def _told_apart(sweeps: Sequence[SweepResults], names: Sequence[str]) -> list[SweepResults]:
+    """Sweeps of one name go by their ids, as does one that was asked for by its id."""
+    taken = [sweep.name for sweep in sweeps]
+    return [
+        sweep
+        if name == sweep.name and taken.count(sweep.name) == 1
+        else msgspec.structs.replace(sweep, name=sweep.sweep_ids[0])
+        for name, sweep in zip(names, sweeps, strict=True)
+    ]
 
 
 # --- a table alone -----------------------------------------------------------------------

@@ -35,7 +35,7 @@ def reruns(
     """What runs the missing cells of `table` again.
 
     Args:
-        sweep: its name.
+        sweep: its name; or its id, where a later sweep has its name.
         sources: cell name → the folder of the master that has it, where there are several.
         scripts: whether cells are run by scripts of `plan --split`, without a master.
     """
@@ -87,9 +87,13 @@ def _retries(sweep: str, cells: Sequence[MissingCell], sources: Mapping[str, str
 
 
 def _targets(sweep: str, cells: Sequence[MissingCell], elsewhere_too: bool) -> list[str]:
-    """A retry of a sweep takes just those of its jobs that failed or were cancelled."""
+    """A retry of a sweep takes just those of its jobs that failed or were cancelled.
+
+    A sweep that goes by its id has jobs whose names a later sweep may have taken over.
+    """
     named_max = NAMED_ELSEWHERE_MAX if elsewhere_too else NAMED_MAX
-    return [cell.name for cell in cells] if len(cells) <= named_max else [sweep]
+    by_name = all(cell.name.startswith(f"{sweep}/") for cell in cells)
+    return [cell.name for cell in cells] if by_name and len(cells) <= named_max else [sweep]
 
 
 def _by_script(cells: Sequence[MissingCell]) -> Rerun:

@@ -357,3 +357,58 @@ def test_lower_is_better_where_the_job_file_says_so(master: MasterDouble) -> Non
     assert "lower is better, as the job file says" in out(master, "results", "odd")
     other = json.loads(out(master, "results", "odd", "--metric", "loss", "--json"))["table"]
     assert other["direction"] == "lower is better, as its name says"
+
+
+def test_two_sweeps_of_one_name_go_by_their_ids(master: MasterDouble) -> None:
+    """A retry by name would take the newer one's job."""
+    first = "mix-00000001"
+    master.submit(small_sweep(sweep_id="mix-00000002"))
+    master.run_all()
+    document = json.loads(out(master, "results", first, "mix", "--json"))
+    assert [sweep["title"] for sweep in document["sweeps"]] == [first, "mix-00000002"]
+    (again,) = document["sweeps"][0]["rerun"]
+    assert again["command"] == f"meshtrain retry {first}"
+    (alone,) = json.loads(out(master, "results", first, "--json"))["rerun"]
+    assert alone["command"] == f"meshtrain retry {first}"
+
+
+def test_csv_has_the_ends_of_the_intervals(master: MasterDouble) -> None:
+    first, second = csv.DictReader(io.StringIO(out(master, "results", "mix", "--csv")))
+    # 0.1 and 0.2: 0.15 ± 12.706 · 0.0707 / √2.
+    assert float(first["ci_low"]) == pytest.approx(-0.4853, abs=1e-4)
+    assert float(first["ci_high"]) == pytest.approx(0.7853, abs=1e-4)
+    assert (second["n"], second["ci_low"], second["ci_high"]) == ("1", "", "")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"[]",
+        b'{"sweep": {}, "experiments": [{"job_id": 1}]}',
+        b'{"sweep": {"name": "mix"}, "experiments": [{"job_id": "a", "name": "b", "cell": {}, '
+        b'"state": "succeeded", "metrics": {"accuracy": "much"}}]}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_a_broken_record_is_a_clear_error(tmp_path: Path, broken: bytes) -> None:
+    """P11"""
+    folder = results_folder(tmp_path, record=True)
+    (tmp_path / EXPERIMENTS_FILE).write_bytes(broken)
+    result = run(None, "results", "--folder", folder)
+    assert result.exit_code == 2
+    assert "can't be read" in result.stderr
+    assert EXPERIMENTS_FILE in result.stderr
+
+
+def test_names_can_t_steer_a_terminal(tmp_path: Path) -> None:
+    """P11"""
+    cells = [
+        ExperimentRecord(f"{n}", f"mix/\x1b[2J{n}", {"x": f"\x1b]0;{n}"}, "command", "failed",
+                         reason="\x1b[31mred")
+        for n in range(3)
+    ]  # fmt: skip
+    write_records(tmp_path, sweep_id="\x1b[m", sweep_name="mix", bases=[], experiments=cells)
+    text = out(None, "results", "--folder", str(tmp_path))
+    assert "\x1b" not in text
+    assert "3 cells" in text
