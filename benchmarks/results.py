@@ -33,7 +33,8 @@ from meshtrain.core.state import Loaded, MeshState, SchedulerConfig
 from meshtrain.results.compare import compare
 from meshtrain.results.copies import Copy, copies_of, settle, union
 from meshtrain.results.merge import CellResult, CellState, MergedTable, merge
-from meshtrain.results.report import Made, Merged, report
+from meshtrain.results.merged import Merged
+from meshtrain.results.report import Made, report
 from meshtrain.results.rerun import reruns
 from meshtrain.results.sweep_results import Run, SweepResults
 from meshtrain.results.text import render_text

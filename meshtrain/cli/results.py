@@ -22,11 +22,11 @@ from meshtrain.results.compare import Comparison, compare
 from meshtrain.results.compare_text import comparisons_csv, render_comparison
 from meshtrain.results.copies import Twice
 from meshtrain.results.joined import joined
-from meshtrain.results.merge import CellState, MergedTable, is_bookkeeping, merge
+from meshtrain.results.merge import CellState, MergedTable, merge
+from meshtrain.results.merged import Merged, merge_sweep
 from meshtrain.results.record_reader import gather_folders
 from meshtrain.results.records import EXPERIMENTS_FILE
-from meshtrain.results.report import Made, Merged, report
-from meshtrain.results.rerun import reruns
+from meshtrain.results.report import Made, report
 from meshtrain.results.sweep_results import SweepResults
 from meshtrain.results.table import (
     TABLE_JSON,
@@ -41,9 +41,6 @@ from meshtrain.results.twice_text import twice_lines
 
 SWEEPS_MAX = 20
 """Sweeps that are compared at once."""
-MORE_METRICS_MAX = 4
-"""Other metrics that a report draws too."""
-MORE_METRICS_CELLS_MAX = 20_000
 
 
 class ComparisonDocument(msgspec.Struct, frozen=True):
@@ -140,9 +137,19 @@ def command(
             asked_for = [from_master(link, name, details=details) for name in names]
         gathered = [(results, ()) for results in _told_apart(asked_for, names)]
     merged = [
-        _merged(results, twice, asked, scripts=bool(brought), more=html is not None)
+        merge_sweep(
+            results,
+            twice,
+            by=asked.by,
+            over=asked.over,
+            metric=metric,
+            scripts=bool(brought),
+            more=html is not None,
+        )
         for results, twice in gathered
     ]
+    for one in merged:
+        _refuse_unknown_metric(one.table, metric)
     comparisons = tuple(
         compare(merged[0].results, other.results, by=asked.by, metric=metric)
         for other in merged[1:]
@@ -254,37 +261,6 @@ def _show_table_alone(
         say(f"\nresults  {folder}")
     if plot is not None:
         _draw(document.table, plot, title=document.title, header=document.header)
-
-
-# --- merging ----------------------------------------------------------------------------
-
-
-def _merged(
-    results: SweepResults, twice: tuple[Twice, ...], asked: _Asked, *, scripts: bool, more: bool
-) -> Merged:
-    if asked.over is not None:
-        spec = msgspec.structs.replace(results.spec, over=asked.over)
-        results = msgspec.structs.replace(results, spec=spec)
-    table = merge(results.cells, results.spec, by=asked.by, metric=asked.metric)
-    _refuse_unknown_metric(table, asked.metric)
-    header = f"{table.metric or 'value'} on {results.subject}" if results.subject else table.metric
-    sources = {}
-    if len(results.sources) > 1 and not scripts:
-        sources = results.cell_sources
-    others: list[str] = []
-    if more and len(results.cells) <= MORE_METRICS_CELLS_MAX:
-        others = [m for m in table.metrics if m != table.metric and not is_bookkeeping(m)]
-    return Merged(
-        results=results,
-        table=table,
-        header=header,
-        more=tuple(
-            merge(results.cells, results.spec, by=asked.by, metric=other)
-            for other in others[:MORE_METRICS_MAX]
-        ),
-        rerun=reruns(results.name, table, sources=sources, scripts=scripts),
-        twice=twice,
-    )
 
 
 def _document(merged: Merged) -> TableDocument:

@@ -20,9 +20,9 @@ from meshtrain.results.compare_text import (
     render_comparison,
     row_labels,
 )
-from meshtrain.results.copies import Twice
 from meshtrain.results.formats import NOTHING, NumberStyle, axis_texts, cell_text, plain_text
 from meshtrain.results.merge import MergedTable
+from meshtrain.results.merged import Merged
 from meshtrain.results.page import Cell, escaped, number
 from meshtrain.results.plot_data import plot_data
 from meshtrain.results.report_facts import (
@@ -34,11 +34,10 @@ from meshtrain.results.report_facts import (
     hours,
 )
 from meshtrain.results.report_style import STYLE
-from meshtrain.results.rerun import NAMED_MAX, Rerun
+from meshtrain.results.rerun import NAMED_MAX
 from meshtrain.results.saved import Saved, saved
 from meshtrain.results.svg_chart import chart
 from meshtrain.results.svg_forest import forest
-from meshtrain.results.sweep_results import SweepResults
 from meshtrain.results.text import interval_texts, interval_title
 from meshtrain.results.twice_text import twice_lines
 
@@ -48,19 +47,6 @@ DRAWN_MAX = 4000
 """Rows that one picture shows."""
 MISSING_SHOWN_MAX = 200
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-
-class Merged(msgspec.Struct, frozen=True):
-    """A sweep with its merged tables."""
-
-    results: SweepResults
-    table: MergedTable
-    header: str
-    """What the values are: `accuracy on w07`."""
-    more: tuple[MergedTable, ...] = ()
-    """The same by other metrics."""
-    rerun: tuple[Rerun, ...] = ()
-    twice: tuple[Twice, ...] = ()
 
 
 class Made(msgspec.Struct, frozen=True):

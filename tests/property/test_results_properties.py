@@ -14,9 +14,10 @@ from meshtrain.results.compare import compare
 from meshtrain.results.compare_text import comparisons_csv, render_comparison
 from meshtrain.results.folder import NAME_LEN_MAX, folder_name
 from meshtrain.results.merge import CellResult, MergedTable, merge
+from meshtrain.results.merged import Merged
 from meshtrain.results.metrics import read_metrics
 from meshtrain.results.plot_data import plot_data, spread_apart
-from meshtrain.results.report import Made, Merged, report
+from meshtrain.results.report import Made, report
 from meshtrain.results.rerun import reruns
 from meshtrain.results.sweep_results import SweepResults
 from meshtrain.results.table import cells_csv, table_csv, table_json

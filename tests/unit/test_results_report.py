@@ -12,11 +12,20 @@ from meshtrain.results.errors import MissingExtraError
 from meshtrain.results.joined import joined
 from meshtrain.results.machines import Machine
 from meshtrain.results.merge import CellResult, merge
+from meshtrain.results.merged import Merged
 from meshtrain.results.parquet import METADATA_KEY, write_parquet
-from meshtrain.results.report import POLICY, Made, Merged, report
+from meshtrain.results.records import (
+    AttemptRecord,
+    BaseRecord,
+    ExperimentRecord,
+    write_records,
+)
+from meshtrain.results.report import POLICY, Made, report
+from meshtrain.results.report_file import write_report
 from meshtrain.results.rerun import reruns
 from meshtrain.results.saved import saved
 from meshtrain.results.sweep_results import Base, Run, SweepResults
+from meshtrain.results.table import write_results
 from meshtrain.spec.jobs import ResultsSpec
 
 SPEC = ResultsSpec(metric="accuracy", over=("fold",))
@@ -268,3 +277,40 @@ def test_parquet_without_pyarrow_says_how(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(MissingExtraError, match=r"pip install 'meshtrain\[parquet\]'"):
         write_parquet(tmp_path / "x.parquet", [results()], version="0.1.0")
     assert not (tmp_path / "x.parquet").exists()
+
+
+# --- a results folder's own report ------------------------------------------------------------
+
+
+def test_a_folders_report_lies_beside_its_tables(tmp_path: Path) -> None:
+    found = results()
+    table = merge(found.cells, SPEC)
+    write_results(tmp_path, table, found.cells, title="mix", header="accuracy on p07")
+    write_records(
+        tmp_path,
+        sweep_id="mix-1",
+        sweep_name="mix",
+        bases=[
+            BaseRecord("ab" * 16, "cnn", {"version": 1, "base": {"lr": 0.001}}, "committed",
+                       False, 9, artifact_id="cd" * 16, node="gpu0", started_s=0.0, ended_s=3600.0)
+        ],
+        experiments=[
+            ExperimentRecord(c.job_id, c.name, c.cell, "command", c.state, c.group,
+                             base_recipe_hash=None if c.group else "ab" * 16,
+                             started_s=3600.0, ended_s=3660.0, metrics=c.metrics, reason=c.reason,
+                             attempts=(AttemptRecord(1, "succeeded", ("gpu0",)),))
+            for c in found.cells
+        ],
+        machines=[Machine("gpu0", "0.1.0", 8, ("A100",), 64 << 30)],
+    )  # fmt: skip
+    (tmp_path / "sweep.txt").write_text("name: mix\n# the job file\n")
+    path = write_report(tmp_path, MADE)
+    text = path.read_text()
+    read = Reader(text)
+    assert read.open == []
+    assert "accuracy on p07" in read.text
+    assert "# the job file" in read.text
+    assert "1 × A100" in read.text
+    assert "about 8.0 h of training" in read.text
+    assert "the training of a base" in read.text
+    assert 'class="run-base"' in text
