@@ -27,7 +27,7 @@ from meshtrain.spec.expansion import (
 from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
 from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
-from meshtrain.spec.jobs import Better, JobSpec, ResultsSpec, SweepSpec
+from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.matrix import point_name
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
 from meshtrain.spec.validate import Findings
@@ -173,9 +173,4 @@ def _results(form: Any) -> ResultsSpec:
     results = form.results if isinstance(form, SweepKeys) else None
     if results is None:
         return ResultsSpec()
-    return ResultsSpec(
-        metric=results.metric,
-        over=results.over,
-        file=results.file,
-        better=None if results.better is None else Better(results.better),
-    )
+    return ResultsSpec(results.metric, results.over, results.file, results.better)

@@ -57,7 +57,8 @@ def _check_mode(value: Any) -> Any:
 
 MODE = Kind(_WRITABLE_MODE.words, _check_mode, _WRITABLE_MODE.schema)
 REFERENCE = kinds.choice("", REFERENCES)
-BETTER = kinds.choice("", tuple(Better))
+_DIRECTION = kinds.choice("", tuple(Better))
+BETTER = Kind(_DIRECTION.words, lambda value: Better(_DIRECTION.check(value)), _DIRECTION.schema)
 LR = kinds.number("number, above 0", 0, 1000, above=True)
 WEIGHT_DECAY = kinds.number("number, 0 or more", 0, 1000)
 SEED = kinds.whole("whole number, 0 or more", 0, kinds.SEED_MAX)
@@ -220,7 +221,7 @@ class ResultsSection(Section):
     file: Annotated[str | None, kinds.RELATIVE_PATH] = Field(
         None, description="File below {output} that holds the metrics; else metrics.json."
     )
-    better: Annotated[str | None, BETTER] = Field(
+    better: Annotated[Better | None, BETTER] = Field(
         None, description="Which way the metric is better; not given: what its name says."
     )
 
