@@ -10,7 +10,7 @@ import pytest
 from meshtrain.errors import UserError
 from meshtrain.spec.expand import CodeDigests, Digests, Needed, expand, needed
 from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
-from meshtrain.spec.jobs import Better, CommandWork, SweepSpec
+from meshtrain.spec.jobs import CommandWork, SweepSpec
 
 FOLDER: dict[str, Any] = {
     "data": {"folder": "/data/people"},
@@ -206,13 +206,3 @@ def test_a_reference_is_of_the_group_that_its_axes_make() -> None:
     sweep = sweep_of({**tree, "affinity": ["base.lr"]})
     groups = {(job.group, job.affinity) for job in sweep.jobs}
     assert groups == {(row, f"base.lr={lr}") for row in ("", "base alone") for lr in (0.1, 0.2)}
-
-
-def test_a_job_file_says_which_way_its_metric_is_better() -> None:
-    tree = {"command": "run {x}", "matrix": {"x": [1]}, "results": {"metric": "r"}}
-    assert sweep_of(tree).results.better is None
-    tree["results"] = {"metric": "r", "better": "lower"}
-    assert sweep_of(tree).results.better is Better.LOWER
-    tree["results"] = {"metric": "r", "better": "lowest"}
-    with pytest.raises(JobFileError, match="is not one of higher, lower"):
-        parse(tree)
