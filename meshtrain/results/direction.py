@@ -26,6 +26,7 @@ _HIGHER_IS_BETTER = frozenset(
     ]
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[0-9]+")
+_LETTERS = re.compile(r"[a-z0-9]+")
 
 
 class Direction(msgspec.Struct, frozen=True):
@@ -48,12 +49,12 @@ def words_of(name: str) -> list[str]:
 
 def higher_is_better(metric: str) -> bool:
     """False for a metric whose name says loss, error, time and the like."""
-    return not _LOWER_IS_BETTER & set(words_of(metric))
+    return not _LOWER_IS_BETTER & _all_words(metric)
 
 
 def direction_of(metric: str, spec: ResultsSpec) -> Direction:
     """The direction of `metric`: what the job file says of its own, else what its name says."""
-    words = set(words_of(metric))
+    words = _all_words(metric)
     is_the_files = spec.metric is None or metric == spec.metric or _ends_in(metric, spec.metric)
     if spec.better is not None and is_the_files:
         return Direction(spec.better is Better.HIGHER, "as the job file says")
@@ -62,6 +63,11 @@ def direction_of(metric: str, spec: ResultsSpec) -> Direction:
     if words & _HIGHER_IS_BETTER:
         return Direction(True, "as its name says")
     return Direction(True, "which is only assumed: results.better in the job file says it")
+
+
+def _all_words(metric: str) -> set[str]:
+    """Its words, and those that only a change of case parts: mIoU is miou too."""
+    return {*words_of(metric), *_LETTERS.findall(metric.lower())}
 
 
 def _ends_in(metric: str, wanted: str) -> bool:
