@@ -80,5 +80,5 @@ $(READY): pyproject.toml constraints.txt
 	  echo "$(PYTHON) can't make environments: install its venv package (Debian: python3-venv)"; exit 1; }; }
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-	  $(BIN)/python -m pip install -q -e '.[train,plots,tui,archive,dev]'
+	  $(BIN)/python -m pip install -q -e '.[train,plots,parquet,tui,archive,dev]'
 	@touch $(READY)

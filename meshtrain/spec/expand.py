@@ -179,4 +179,4 @@ def _results(form: Any) -> ResultsSpec:
     results = form.results if isinstance(form, SweepKeys) else None
     if results is None:
         return ResultsSpec()
-    return ResultsSpec(metric=results.metric, over=results.over, file=results.file)
+    return ResultsSpec(results.metric, results.over, results.file, results.better)

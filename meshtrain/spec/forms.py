@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshtrain.spec import kinds, training_keys
 from meshtrain.spec.inputs import INPUTS, LINES
+from meshtrain.spec.jobs import Better
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.labels import WANTED
 from meshtrain.spec.problems import shown
@@ -57,6 +58,8 @@ def _check_mode(value: Any) -> Any:
 
 MODE = Kind(_WRITABLE_MODE.words, _check_mode, _WRITABLE_MODE.schema)
 REFERENCE = kinds.choice("", REFERENCES)
+_DIRECTION = kinds.choice("", tuple(Better))
+BETTER = Kind(_DIRECTION.words, lambda value: Better(_DIRECTION.check(value)), _DIRECTION.schema)
 LR = kinds.number("number, above 0", 0, 1000, above=True)
 WEIGHT_DECAY = kinds.number("number, 0 or more", 0, 1000)
 SEED = kinds.whole("whole number, 0 or more", 0, kinds.SEED_MAX)
@@ -222,6 +225,9 @@ class ResultsSection(Section):
     )
     file: Annotated[str | None, kinds.RELATIVE_PATH] = Field(
         None, description="File below {output} that holds the metrics; else metrics.json."
+    )
+    better: Annotated[Better | None, BETTER] = Field(
+        None, description="Which way the metric is better; not given: what its name says."
     )
 
 

@@ -130,6 +130,13 @@ class JobSpec(msgspec.Struct, frozen=True):
     """Its values on the axes of `affinity`: jobs with the same are best on one node."""
 
 
+class Better(StrEnum):
+    """Which way a metric is better."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
 class ResultsSpec(msgspec.Struct, frozen=True):
     """How a sweep's results are merged."""
 
@@ -138,6 +145,8 @@ class ResultsSpec(msgspec.Struct, frozen=True):
     over: tuple[str, ...] = ()
     """Axes that are averaged over (folds, seeds)."""
     file: str | None = None
+    better: Better | None = None
+    """Which way the metric is better; None leaves it to the metric's name."""
 
 
 class BudgetSpec(msgspec.Struct, frozen=True):

@@ -262,20 +262,24 @@ def _only_name(query: Query, what: str) -> str:
 
 def _results(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     sweep = resolve_sweep(state, _only_name(query, "a sweep"))
-    jobs = [state.jobs[job_id] for job_id in sweep.job_ids]
     cells = (
-        _cell(job, index, surroundings) for index, job in enumerate(jobs) if index >= query.offset
+        _cell(state.jobs[sweep.job_ids[index]], index, surroundings)
+        for index in range(query.offset, len(sweep.job_ids))
     )
-    row = {
-        "sweep_id": sweep.sweep_id,
-        "name": sweep.name,
-        "folder": surroundings.results_folder(sweep),
-        "results": _plain(sweep.results),
-        "archived": surroundings.archiving.results_count(sweep),
-        "target": _target(job.spec for job in jobs),
-        "cells": _page(cells, query.limit),
-    }
-    return [row], len(jobs)
+    row: dict[str, Any] = {"sweep_id": sweep.sweep_id, "cells": _page(cells, query.limit)}
+    if query.offset == 0:
+        # What is said once: a sweep of many cells comes in many pages.
+        row |= {
+            "name": sweep.name,
+            "folder": surroundings.results_folder(sweep),
+            "results": _plain(sweep.results),
+            "archived": surroundings.archiving.results_count(sweep),
+            "target": _target(state.jobs[job_id].spec for job_id in sweep.job_ids),
+            "recipe_hashes": list(sweep.recipe_hashes),
+            "reused": list(sweep.reused),
+            "source": sweep.source,
+        }
+    return [row], len(sweep.job_ids)
 
 
 def _cell(job: Job, index: int, surroundings: Surroundings) -> dict[str, Any]:
