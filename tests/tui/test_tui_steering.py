@@ -14,6 +14,7 @@ from tui_rows import base, job, node, small_mesh
 
 from meshtrain.core.changes import JobRow, SweepRow
 from meshtrain.core.job import JobKind, JobState
+from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.view import MeshView
 from meshtrain.errors import UserError
 from meshtrain.net.base import MasterAwayError
@@ -46,10 +47,12 @@ def mesh() -> FakeSource:
 
 
 def plain(message: msg.FromPerson) -> dict[str, object]:
-    """A message without the id that is drawn for it."""
-    told = msgspec.json.decode(msgspec.json.encode(message))
+    """A message without the id that is drawn for it, and needs that don't change."""
+    told = dict(msgspec.json.decode(msgspec.json.encode(message)))
     del told["request_id"]
-    return dict(told)
+    if isinstance(message, msg.Retry) and message.change == NeedsChange():
+        del told["change"]
+    return told
 
 
 async def act(shown: Dashboard, *keys: str) -> None:
