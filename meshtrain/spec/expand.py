@@ -29,6 +29,7 @@ from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.matrix import point_name
+from meshtrain.spec.notify import notify_of
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
 from meshtrain.spec.validate import Findings
 
@@ -171,6 +172,7 @@ def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_on
 
 def _results(form: Any) -> ResultsSpec:
     results = form.results if isinstance(form, SweepKeys) else None
+    notify = notify_of(form.notify) if isinstance(form, SweepKeys) else None
     if results is None:
-        return ResultsSpec()
-    return ResultsSpec(metric=results.metric, over=results.over, file=results.file)
+        return ResultsSpec(notify=notify)
+    return ResultsSpec(results.metric, results.over, results.file, notify)

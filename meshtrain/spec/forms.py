@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from meshtrain.spec import kinds, training_keys
 from meshtrain.spec.inputs import INPUTS, LINES
 from meshtrain.spec.kinds import Kind
+from meshtrain.spec.notify_kinds import OCCASIONS_KIND, WEBHOOK
 from meshtrain.spec.problems import shown
 
 PARTICIPANTS_MAX = 10_000
@@ -220,6 +221,26 @@ class ResultsSection(Section):
     )
 
 
+class NotifySection(Section):
+    """Who is told how the sweep goes: a command, a webhook, or both."""
+
+    on: Annotated[tuple[str, ...], OCCASIONS_KIND] = Field(
+        ("end",),
+        description="When: end (all jobs have ended), failure (they have, and some failed), "
+        "first_failure. [] tells nobody, whatever the master's settings say.",
+    )
+    command: Annotated[str | None, kinds.NAME] = Field(
+        None, description="Name of a command of the master's settings (notify_commands)."
+    )
+    webhook: Annotated[str | None, WEBHOOK] = Field(
+        None, description="URL that gets a POST with JSON; to the outside by https alone."
+    )
+    secret: Annotated[str | None, kinds.NAME] = Field(
+        None,
+        description="File below HOME/notify on the master's host whose content signs the POST.",
+    )
+
+
 class SweepKeys(Section):
     """Keys that both forms of a sweep have."""
 
@@ -233,6 +254,9 @@ class SweepKeys(Section):
     )
     resources: ResourcesSection | None = Field(None, description="What each job needs.")
     results: ResultsSection | None = Field(None, description="How results are merged.")
+    notify: NotifySection | None = Field(
+        None, description="Who is told; not given: as the master's settings say."
+    )
     retries: Annotated[int, RETRIES] = Field(
         2, description="Reruns after a failure that may pass (out of memory)."
     )
