@@ -10,6 +10,7 @@
               @version; or all          version of each first
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
+    readers   –                         the read tokens, but for what lets in by them
     job       one job                   core.view.JobRow and all else of it, attempts too
     log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, and
               stream and an attempt     `next_offset`, past bytes that were lost; the streams
@@ -43,6 +44,7 @@ from meshtrain.errors import MeshtrainError, NotFoundError, UserError
 from meshtrain.net.zmq_client import Ports as Ports
 from meshtrain.results.merge import CellState, cell_result
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
@@ -209,6 +211,20 @@ def _members(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
     return map(_plain, members[query.offset :]), len(members)
 
 
+def _readers(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    readers = sorted(surroundings.readers, key=lambda reader: reader.name)
+
+    def row(reader: Reader) -> dict[str, Any]:
+        return {
+            "name": reader.name,
+            "issuer": reader.issuer,
+            "made_s": reader.made_s,
+            "expires_s": reader.expires_s,
+        }
+
+    return map(row, readers[query.offset :]), len(readers)
+
+
 def _archive(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     status = surroundings.archiving.status()
     rows = [] if status is None else [status]
@@ -314,7 +330,8 @@ def _results(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
         "sweep_id": sweep.sweep_id,
         "name": sweep.name,
         "folder": surroundings.results_folder(sweep),
-        "results": _plain(sweep.results),
+        # Who is told is nobody else's: the address of a webhook may be all that guards it.
+        "results": {k: v for k, v in _plain(sweep.results).items() if k != "notify"},
         "archived": surroundings.archiving.results_count(sweep),
         "target": _target(job.spec for job in jobs),
         "cells": _page(cells, query.limit),
@@ -408,6 +425,7 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "inputs": inputs.answer_inputs,
         "nodes": _nodes,
         "members": _members,
+        "readers": _readers,
         "archive": _archive,
         "job": _job,
         "log": _log,
