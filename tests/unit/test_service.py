@@ -172,6 +172,16 @@ def _text(expose: Any, metrics: WorkerMetrics) -> str:
     return str(expose(metrics.families()).decode())
 
 
+async def test_the_reference_names_each_metric_and_no_other(mesh: ServiceDouble) -> None:
+    page = (CONFIGS.parent / "docs" / "reference" / "api.md").read_text()
+    told = set(re.findall(r"`(meshtrain_\w+)`", page))
+    begun = tuple(re.findall(r"`(meshtrain_\w+_)…`", page))
+    there = set(re.findall(r"# TYPE (\w+)", await mesh.text("/metrics")))
+    there |= {family.name for family in WorkerMetrics(with_keys=False).families()}
+    assert {name for name in there - told if not name.startswith(begun)} == set()
+    assert told - there == set()
+
+
 def test_the_example_for_prometheus_asks_where_metrics_are() -> None:
     from ruamel.yaml import YAML
 
@@ -182,6 +192,8 @@ def test_the_example_for_prometheus_asks_where_metrics_are() -> None:
     for part in (master, nodes, nodes["http_sd_configs"][0]):
         assert "insecure_skip_verify" not in part["tls_config"]
         assert part["authorization"]["credentials_file"]
+        # Some versions send the token alone where a service discovery doesn't say this.
+        assert part["authorization"]["type"] == "Bearer"
 
 
 # --- health --------------------------------------------------------------------------
