@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,8 +18,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver
 from master_double import MasterDouble, small_sweep, user_error
 
+from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.errors import UserError
+from meshtrain.spec.jobfile import JobFileError, parse_job_file
 from meshtrain.spec.jobs import NotifySpec, SweepSpec
 from meshtrain.spec.settings import MasterSettings
 from meshtrain_daemon.master.notice_command import run_command
@@ -114,8 +115,6 @@ class Desk:
 
     def take(self, effects: list[Any]) -> None:
         """Tell it of the ends among effects, as the master does after a commit."""
-        from meshtrain.core import effects as fx
-
         for effect in effects:
             if isinstance(effect, fx.JobFinished):
                 self.notifier.job_finished(effect.job)
@@ -236,7 +235,7 @@ async def test_only_what_was_asked_for_is_told(
         await desk.wait(lambda: desk.notifier.outcomes["delivered"] == len(expected))
         journal = tmp_path / "notify" / JOURNAL_FILE
         await desk.wait(lambda: journal.exists() and b"/end/0" in journal.read_bytes())
-        assert desk.notifier.waiting == 0
+        await desk.wait(lambda: desk.notifier.waiting == 0)
     assert [told["occasion"] for told in receiver.told] == expected
 
 
@@ -617,6 +616,7 @@ async def test_a_command_that_reads_nothing_may_do_its_work(tmp_path: Path) -> N
         (NotifySpec(("end",), webhook="https://a.org/x", secret="none"), "notify.secret"),
         (NotifySpec(("end",), webhook="https://a.org/x", secret="open"), "reached by others"),
         (NotifySpec(("end",), webhook="https://a.org/x", secret="empty"), "is empty"),
+        (NotifySpec(("end",), webhook="https://a.org/x", secret="journal.jsonl"), "no secret"),
     ],
 )
 def test_P11_what_can_never_be_sent_is_refused_at_the_submission(
@@ -637,10 +637,7 @@ def test_P11_what_can_never_be_sent_is_refused_at_the_submission(
 
 def test_p10_a_secret_is_no_path(tmp_path: Path) -> None:
     """A job file names a file below HOME/notify, and can't lead out of it."""
-    from meshtrain.spec.jobfile import JobFileError, parse_job_file
-
     for secret in ("../keys/sign.key", "/etc/passwd", ".hidden"):
         text = f"command: 'true'\nnotify: {{webhook: 'https://a.org', secret: {secret}}}\n"
         with pytest.raises(JobFileError, match="secret"):
             parse_job_file(text.encode(), "a.yaml")
-    assert os.geteuid() >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -9,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from master_double import MasterDouble, small_sweep, user_error
 from openapi_spec_validator import validate as validate_openapi
 from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
 from service_double import ServiceDouble
 
 from meshtrain.core.state import MeshState
 from meshtrain.spec.jobs import CommandWork, SweepSpec
+from meshtrain.wire.exposition import expose
 from meshtrain.wire.messages import Query
 from meshtrain_daemon.master.api import HIDDEN
 from meshtrain_daemon.master.queries import answer
@@ -27,8 +31,6 @@ SECRET = "s3cr3t-of-a-service"
 
 
 def sweep_with_env() -> SweepSpec:
-    import msgspec
-
     sweep = small_sweep("secret")
     jobs = tuple(
         msgspec.structs.replace(job, work=CommandWork("run", env={"WANDB_API_KEY": SECRET}))
@@ -140,12 +142,10 @@ async def test_each_query_of_the_dashboard_asks_for_a_metric_that_there_is(
 ) -> None:
     board = json.loads((CONFIGS / "grafana" / "meshtrain.json").read_text())
     ours = families(await mesh.text("/metrics"))
-    from meshtrain.wire.exposition import expose
-
     there = set(ours)
     node = WorkerMetrics(with_keys=False)
     names = {family.name for family in node.families()}
-    there |= names | {f"{name}_bucket" for name in names} | set(families(_text(expose, node)))
+    there |= names | {f"{name}_bucket" for name in names} | set(families(_text(node)))
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
     assert len(panels) >= 20
     asked = set()
@@ -168,8 +168,8 @@ async def test_each_query_of_the_dashboard_asks_for_a_metric_that_there_is(
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-def _text(expose: Any, metrics: WorkerMetrics) -> str:
-    return str(expose(metrics.families()).decode())
+def _text(metrics: WorkerMetrics) -> str:
+    return expose(metrics.families()).decode()
 
 
 async def test_the_reference_names_each_metric_and_no_other(mesh: ServiceDouble) -> None:
@@ -183,8 +183,6 @@ async def test_the_reference_names_each_metric_and_no_other(mesh: ServiceDouble)
 
 
 def test_the_example_for_prometheus_asks_where_metrics_are() -> None:
-    from ruamel.yaml import YAML
-
     example = YAML(typ="safe").load((CONFIGS / "prometheus.yml").read_text())
     master, nodes = example["scrape_configs"]
     assert master.get("metrics_path", "/metrics") == "/metrics"
@@ -224,8 +222,6 @@ async def test_the_health_has_a_code_for_each_state(tmp_path: Path) -> None:
 async def test_a_list_has_the_rows_that_commands_get(mesh: ServiceDouble, kind: str) -> None:
     page = await mesh.json(f"/api/v1/{kind}")
     query = answer(mesh.master.state, Query("", kind), mesh.master)
-    import msgspec
-
     assert page["rows"] == msgspec.json.decode(msgspec.json.encode(query.rows))
     assert page["total"] == page["matched"] == query.total == len(page["rows"])
     pages = [await mesh.json(f"/api/v1/{kind}?offset={n}&limit=1") for n in range(query.total)]
@@ -308,8 +304,6 @@ async def test_nothing_can_be_changed_here(mesh: ServiceDouble, method: str) -> 
 
 
 async def test_an_answer_shows_what_is_on_the_disk(mesh: ServiceDouble) -> None:
-    import asyncio
-
     mesh.decisions.held = []
     asking = asyncio.create_task(mesh.json("/api/v1/nodes"))
     while not mesh.decisions.held:

@@ -7,8 +7,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
-from member_keys import ALL, IMPOSTOR, MASTER, NODE, PERSON, STRANGER, revoke, roll, security
+from member_keys import (
+    ALL,
+    IMPOSTOR,
+    MASTER,
+    NODE,
+    PERSON,
+    STRANGER,
+    members,
+    revoke,
+    roll,
+    security,
+)
 from service_double import ServiceDouble
 from yarl import URL
 
@@ -20,6 +32,7 @@ from meshtrain.core.node import NodeSpec
 from meshtrain.security.keys import Identity
 from meshtrain.security.membership import Roll
 from meshtrain.security.signing import Asked, Signer
+from meshtrain.security.tls import pinned_context
 from meshtrain_daemon.worker.metrics import WorkerMetrics
 
 ENDPOINTS = (
@@ -177,8 +190,6 @@ async def test_the_master_passes_a_node_s_metrics_on(mesh: ServiceDouble) -> Non
     assert status == 200 and b"meshtrain_node_build_info" in body
     status, body = await mesh.get("/metrics/targets", bearer(word))
     assert status == 200
-    import msgspec
-
     assert msgspec.json.decode(body) == [
         {
             "targets": [URL(mesh.url).authority],
@@ -190,8 +201,6 @@ async def test_the_master_passes_a_node_s_metrics_on(mesh: ServiceDouble) -> Non
 async def test_p10_a_node_tells_its_metrics_to_members_alone(mesh: ServiceDouble) -> None:
     url = mesh.master.state.nodes["gpu1"].spec.http_url
     word = mesh.readers.issue("prometheus", 60.0, wall_now_s())
-    from meshtrain.security.tls import pinned_context
-
     for headers in (None, bearer(word)):
         async with mesh.session.get(
             url + "/metrics", headers=headers, ssl=pinned_context(NODE.member.cert_sha256)
@@ -213,13 +222,7 @@ async def test_a_node_that_is_away_or_revoked_or_silent_is_told_of(
     revoke(of_roll, NODE.member)
     status, body = await mesh.get(ask, bearer(word))
     assert status == 502 and b"no member" in body
-    of_roll.update(roll_members())
+    of_roll.update(members(*ALL, version=3))
     state.nodes["gpu1"].spec = NodeSpec("gpu1", "https://127.0.0.1:1", 2)
     status, body = await mesh.get(ask, bearer(word))
     assert status == 502 and b"does not tell its metrics" in body
-
-
-def roll_members():  # type: ignore[no-untyped-def]
-    from member_keys import members
-
-    return members(*ALL, version=3)

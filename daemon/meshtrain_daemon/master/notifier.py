@@ -31,7 +31,13 @@ from meshtrain.spec.jobs import NotifySpec
 from meshtrain.spec.notify_kinds import Occasion
 from meshtrain.spec.notify_settings import NotifySettings
 from meshtrain_daemon.master.notice_command import run_command
-from meshtrain_daemon.master.notice_journal import NoticeJournal, Sending, Standing, Way
+from meshtrain_daemon.master.notice_journal import (
+    JOURNAL_FILE,
+    NoticeJournal,
+    Sending,
+    Standing,
+    Way,
+)
 from meshtrain_daemon.master.webhook import NeverSentError, NotSentError, Webhooks, problem_of
 
 FOLDER: Final = "notify"
@@ -341,6 +347,8 @@ def _sendings(notice: Notice, spec: NotifySpec) -> Iterable[Sending]:
 
 def _secret(home: Path, name: str) -> bytes:
     path = home / FOLDER / name
+    if name == JOURNAL_FILE:
+        raise SettingsError(f"{path} is the journal, and no secret: name another file")
     secret = read_private(path, SECRET_BYTES_MAX).strip()
     if not secret:
         raise SettingsError(f"{path} is empty: put the secret there")
