@@ -231,13 +231,16 @@ class Notifier:
 
     async def _take_up(self) -> None:
         """What a master that was killed had still to send, and what it had no time to write."""
+        told = False
         while self._journal is None:
             try:
                 self._journal = await self._in_thread(
                     NoticeJournal, self._home / FOLDER, wall_now_s()
                 )
             except OSError as error:
-                self._note(f"notifications wait: their journal can't be read: {error}")
+                if not told:
+                    self._note(f"notifications wait: their journal can't be kept: {error}")
+                told = True
                 await asyncio.sleep(JOURNAL_AGAIN_S)
         for sending in self._journal.open():
             self._push(sending, 0)
