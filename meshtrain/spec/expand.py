@@ -30,6 +30,7 @@ from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.matrix import point_name
 from meshtrain.spec.notify import notify_of
+from meshtrain.spec.notify_kinds import NotifySpec
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
 from meshtrain.spec.validate import Findings
 
@@ -108,7 +109,7 @@ def expand(
         name=job_file.name,
         jobs=() if bases_only else _jobs(expansion, job_file, content),
         bases=tuple(expansion.bases.values()),
-        results=_results(form),
+        results=msgspec.structs.replace(_results(form), notify=_notify(form)),
         source=job_file.text,
     )
 
@@ -170,9 +171,12 @@ def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_on
     return digest(canonical(content))
 
 
+def _notify(form: Any) -> NotifySpec | None:
+    return notify_of(form.notify) if isinstance(form, SweepKeys) else None
+
+
 def _results(form: Any) -> ResultsSpec:
     results = form.results if isinstance(form, SweepKeys) else None
-    notify = notify_of(form.notify) if isinstance(form, SweepKeys) else None
     if results is None:
-        return ResultsSpec(notify=notify)
-    return ResultsSpec(results.metric, results.over, results.file, notify)
+        return ResultsSpec()
+    return ResultsSpec(metric=results.metric, over=results.over, file=results.file)

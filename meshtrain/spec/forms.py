@@ -207,20 +207,6 @@ class CommandBase(BaseRunKeys):
     )
 
 
-class ResultsSection(Section):
-    """How the results of a sweep are merged."""
-
-    metric: Annotated[str | None, kinds.FILLED_TEXT] = Field(
-        None, description="The metric shown; not given: the first one found."
-    )
-    over: Annotated[tuple[str, ...], kinds.NAMES] = Field(
-        (), description="Axes to take mean and spread over (folds, seeds)."
-    )
-    file: Annotated[str | None, kinds.RELATIVE_PATH] = Field(
-        None, description="File below {output} that holds the metrics; else metrics.json."
-    )
-
-
 class NotifySection(Section):
     """Who is told how the sweep goes: a command, a webhook, or both."""
 
@@ -241,6 +227,20 @@ class NotifySection(Section):
     )
 
 
+class ResultsSection(Section):
+    """How the results of a sweep are merged."""
+
+    metric: Annotated[str | None, kinds.FILLED_TEXT] = Field(
+        None, description="The metric shown; not given: the first one found."
+    )
+    over: Annotated[tuple[str, ...], kinds.NAMES] = Field(
+        (), description="Axes to take mean and spread over (folds, seeds)."
+    )
+    file: Annotated[str | None, kinds.RELATIVE_PATH] = Field(
+        None, description="File below {output} that holds the metrics; else metrics.json."
+    )
+
+
 class SweepKeys(Section):
     """Keys that both forms of a sweep have."""
 
@@ -254,9 +254,6 @@ class SweepKeys(Section):
     )
     resources: ResourcesSection | None = Field(None, description="What each job needs.")
     results: ResultsSection | None = Field(None, description="How results are merged.")
-    notify: NotifySection | None = Field(
-        None, description="Who is told; not given: as the master's settings say."
-    )
     retries: Annotated[int, RETRIES] = Field(
         2, description="Reruns after a failure that may pass (out of memory)."
     )
@@ -271,6 +268,9 @@ class SweepKeys(Section):
     user: Annotated[str | None, kinds.ACCOUNT] = Field(
         None,
         description="Account on the nodes that jobs and bases run as; not given: the daemon's.",
+    )
+    notify: NotifySection | None = Field(
+        None, description="Who is told; not given: as the master's settings say."
     )
     priority: Annotated[int, PRIORITY] = Field(0, description="Higher runs sooner.")
     affinity: Annotated[tuple[str, ...], kinds.NAMES] = Field(

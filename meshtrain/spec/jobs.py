@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from meshtrain.spec.lineage import Parent
+from meshtrain.spec.notify_kinds import NotifySpec
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -128,18 +129,6 @@ class JobSpec(msgspec.Struct, frozen=True):
     """Its values on the axes of `affinity`: jobs with the same are best on one node."""
 
 
-class NotifySpec(msgspec.Struct, frozen=True):
-    """Who is told how a sweep goes, and of what."""
-
-    on: tuple[str, ...] = ()
-    """Of `spec.notify.OCCASIONS`; none tells nobody, whatever the master's settings say."""
-    command: str | None = None
-    """The name of a command of the master's settings."""
-    webhook: str | None = None
-    secret: str | None = None
-    """The name of a file below HOME/notify on the master's host."""
-
-
 class ResultsSpec(msgspec.Struct, frozen=True):
     """How a sweep's results are merged, and who is told of them."""
 
@@ -147,9 +136,9 @@ class ResultsSpec(msgspec.Struct, frozen=True):
     """The metric shown; None takes the first one found."""
     over: tuple[str, ...] = ()
     """Axes that are averaged over (folds, seeds)."""
-    file: str | None = None
     notify: NotifySpec | None = None
     """None is as the master's settings say."""
+    file: str | None = None
 
 
 class SweepSpec(msgspec.Struct, frozen=True):

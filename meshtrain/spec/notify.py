@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshtrain.spec.forms import NotifySection
-from meshtrain.spec.jobs import NotifySpec
+from meshtrain.spec.notify_kinds import NotifySpec
 
 
 def notify_of(section: NotifySection | None) -> NotifySpec | None:

@@ -1,4 +1,4 @@
-"""What may stand under `notify:`, and in the master's settings of that: occasions and webhooks."""
+"""What may stand under `notify:` and in the settings of that, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.problems import hint, shown
@@ -23,6 +25,18 @@ class Occasion(StrEnum):
     """They have, and some of them failed."""
     FIRST_FAILURE = "first_failure"
     """A job failed for good, the first one; others may still run."""
+
+
+class NotifySpec(msgspec.Struct, frozen=True):
+    """Who is told how a sweep goes, and of what."""
+
+    on: tuple[str, ...] = ()
+    """Of `Occasion`; none tells nobody, whatever the master's settings say."""
+    command: str | None = None
+    """The name of a command of the master's settings."""
+    webhook: str | None = None
+    secret: str | None = None
+    """The name of a file below HOME/notify on the master's host."""
 
 
 def _check_occasions(value: Any) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.errors import UserError
 from meshtrain.spec.jobfile import JobFileError, parse_job_file
-from meshtrain.spec.jobs import NotifySpec, SweepSpec
+from meshtrain.spec.jobs import SweepSpec
+from meshtrain.spec.notify_kinds import NotifySpec
 from meshtrain.spec.settings import MasterSettings
 from meshtrain_daemon.master.notice_command import run_command
 from meshtrain_daemon.master.notice_journal import JOURNAL_FILE, NoticeJournal

@@ -249,6 +249,9 @@ async def test_jobs_are_filtered_by_sweep_state_and_words(
     everything = await mesh.json("/api/v1/jobs")
     others = await mesh.json("/api/v1/jobs?filter=!user")
     assert others["matched"] == everything["total"] - 2
+    monkeypatch.setattr("meshtrain_daemon.master.api.LIMIT_DEFAULT", 3)
+    some = await mesh.json("/api/v1/jobs?filter=!nothing+such&offset=2")
+    assert some["rows"] == everything["rows"][2:5] and some["matched"] == everything["total"]
     # A pattern is only words here.
     assert (await mesh.json("/api/v1/jobs?filter=(a%2B)%2B%24"))["matched"] == 0
 
@@ -260,6 +263,8 @@ async def test_a_job_and_a_sweep_s_results_are_told_whole(mesh: ServiceDouble) -
     results = await mesh.json("/api/v1/results/mix?offset=1&limit=2")
     assert [cell["index"] for cell in results["cells"]] == [1, 2]
     assert (results["offset"], results["total"]) == (1, 4)
+    none = await mesh.json("/api/v1/results/mix?limit=0")
+    assert none == {**results, "cells": [], "offset": 0}
 
 
 async def test_values_of_an_environment_are_not_shown(mesh: ServiceDouble) -> None:

@@ -16,20 +16,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from meshtrain.artifacts.answers import refuse
-from meshtrain.core.changes import Note
+from meshtrain.core.changes import JobRow, Note
 from meshtrain.core.job import JobState
+from meshtrain.core.rows import job_row
 from meshtrain.core.state import MeshState
 from meshtrain.errors import NotFoundError, UserError
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import Answer, Query
-from meshtrain_daemon.master.api_description import API_PATH, described
-from meshtrain_daemon.master.queries import answer
+from meshtrain_daemon.master.api_description import API_PATH, MergeRule, Results, described
+from meshtrain_daemon.master.queries import answer, job_ids_of
 from meshtrain_daemon.master.surroundings import Surroundings
 
 LIMIT_DEFAULT: Final = 100
@@ -111,19 +112,43 @@ class Api:
     async def _list(self, kind: str, asked: Mapping[str, str]) -> dict[str, Any]:
         _known(asked, JOB_PARAMETERS if kind == "jobs" else PARAMETERS)
         offset, limit = _number(asked, "offset", 0), _number(asked, "limit", LIMIT_DEFAULT)
-        lets_through = _selection(asked)
+        wanted = _selection(asked)
         limit = min(limit, LIMIT_MAX)
         names = (asked["sweep"],) if asked.get("sweep") else ()
         if kind == "events":
             told = [msgspec.to_builtins(note) for note in reversed(self._notes())]
             rows = [_without_type(row) for row in told]
             total = len(rows)
-            matched = [row for row in rows if lets_through is None or lets_through(row)]
+            matched = [row for row in rows if wanted is None or wanted.takes(row)]
             return _page(matched[offset : offset + limit], total, len(matched), offset)
-        if lets_through is None:
+        if kind == "jobs" and wanted is not None:
+            return await self._filtered_jobs(names, offset, limit, wanted)
+        if wanted is None:
             page = await self._query(kind, names, offset, limit)
             return _page(page.rows, page.total, page.total, offset)
-        return await self._filtered(kind, names, offset, limit, lets_through)
+        return await self._filtered(kind, names, offset, limit, wanted)
+
+    async def _filtered_jobs(
+        self,
+        names: tuple[str, ...],
+        offset: int,
+        limit: int,
+        wanted: _Selection,
+    ) -> dict[str, Any]:
+        """As `_filtered`, for many rows: only those that are answered are made whole."""
+        await self._due()
+        state, matched = self._state, 0
+        job_ids = job_ids_of(state, names)
+        kept: list[dict[str, Any]] = []
+        for start in range(0, len(job_ids), SLICE_ROWS):
+            for job_id in job_ids[start : start + SLICE_ROWS]:
+                row = job_row(state, state.jobs[job_id])
+                if wanted.takes_text(row.state, _texts(row)):
+                    if offset <= matched < offset + limit:
+                        kept.append(_without_type(msgspec.to_builtins(row)))
+                    matched += 1
+            await asyncio.sleep(0)
+        return _page(kept, len(job_ids), matched, offset)
 
     async def _filtered(
         self,
@@ -131,7 +156,7 @@ class Api:
         names: tuple[str, ...],
         offset: int,
         limit: int,
-        lets_through: Callable[[dict[str, Any]], bool],
+        wanted: _Selection,
     ) -> dict[str, Any]:
         kept: list[dict[str, Any]] = []
         matched = looked_at = total = 0
@@ -139,7 +164,7 @@ class Api:
             part = await self._query(kind, names, looked_at, SLICE_ROWS)
             total = part.total
             for row in part.rows:
-                if lets_through(row):
+                if wanted.takes(row):
                     if offset <= matched < offset + limit:
                         kept.append(row)
                     matched += 1
@@ -151,14 +176,29 @@ class Api:
     async def _results(self, name: str, asked: Mapping[str, str]) -> dict[str, Any]:
         _known(asked, ("offset", "limit"))
         offset, limit = _number(asked, "offset", 0), _number(asked, "limit", LIMIT_DEFAULT)
-        page = await self._query("results", (name,), offset, min(limit, LIMIT_MAX))
-        (row,) = page.rows
-        return {**row, "offset": offset, "total": page.total}
+        page = await self._query("results", (name,), offset, max(1, min(limit, LIMIT_MAX)))
+        (row,) = about = page.rows
+        if offset:
+            # What is the same for all pages may be told with the first one alone.
+            about = (await self._query("results", (name,), 0, 1)).rows
+        told_once = about[0]
+        # What is described and no more: a job file's text, and who is told, may hold secrets.
+        told = {field: told_once.get(field) for field in Results.__struct_fields__}
+        rule = {field: told_once["results"].get(field) for field in MergeRule.__struct_fields__}
+        paged = {"cells": row["cells"][:limit], "offset": offset, "total": page.total}
+        return {**told, "results": rule, **paged}
 
     async def _query(self, what: str, names: tuple[str, ...], offset: int, limit: int) -> Answer:
-        """The answer that a command gets, once what it may hang on is on the disk."""
-        loop = asyncio.get_running_loop()
-        is_due: asyncio.Future[None] = loop.create_future()
+        """The answer that a command gets."""
+        await self._due()
+        made = answer(self._state, Query("", what, names, offset, limit), self._surroundings)
+        if made.error:
+            raise (NotFoundError if names else UserError)(made.error)
+        return made
+
+    async def _due(self) -> None:
+        """Returns when what an answer may show is on the disk."""
+        is_due: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def due() -> None:
             if not is_due.done():
@@ -166,10 +206,6 @@ class Api:
 
         self._afterwards(due)
         await is_due
-        made = answer(self._state, Query("", what, names, offset, limit), self._surroundings)
-        if made.error:
-            raise (NotFoundError if names else UserError)(made.error)
-        return made
 
 
 _LISTS: Final = ("sweeps", "jobs", "nodes", "bases", "events")
@@ -194,8 +230,32 @@ def _number(asked: Mapping[str, str], name: str, otherwise: int) -> int:
     return int(text)
 
 
-def _selection(asked: Mapping[str, str]) -> Callable[[dict[str, Any]], bool] | None:
-    """Tells of a row whether it is wanted; None where all are."""
+class _Selection(NamedTuple):
+    """Which rows are wanted."""
+
+    states: frozenset[str]
+    words: list[str]
+    inverted: bool
+
+    def takes(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is wanted."""
+        return self.takes_text(
+            row.get("state", ""),
+            " ".join(value for value in row.values() if isinstance(value, str)),
+        )
+
+    def takes_text(self, state: str, text: str) -> bool:
+        """Whether a row of such a state and such texts is wanted."""
+        if self.states and state not in self.states:
+            return False
+        if not self.words:
+            return True
+        text = text.casefold()
+        return all(word in text for word in self.words) != self.inverted
+
+
+def _selection(asked: Mapping[str, str]) -> _Selection | None:
+    """What is asked for; None where that is all."""
     states = frozenset(word for word in asked.get("state", "").split(",") if word)
     for state in sorted(states):
         if state not in _STATES:
@@ -204,19 +264,18 @@ def _selection(asked: Mapping[str, str]) -> Callable[[dict[str, Any]], bool] | N
     text = asked.get("filter", "")
     if len(text) > FILTER_CHARS_MAX:
         raise UserError(f"a filter has at most {FILTER_CHARS_MAX} characters, not {len(text)}")
-    inverted, words = text.startswith("!"), text.removeprefix("!").casefold().split()
-    if not states and not words:
-        return None
+    words = text.removeprefix("!").casefold().split()
+    return _Selection(states, words, text.startswith("!")) if states or words else None
 
-    def lets_through(row: dict[str, Any]) -> bool:
-        if states and row["state"] not in states:
-            return False
-        if not words:
-            return True
-        told = " ".join(value for value in row.values() if isinstance(value, str)).casefold()
-        return all(word in told for word in words) != inverted
 
-    return lets_through
+def _texts(row: JobRow) -> str:
+    """All that a job's row says in words."""
+    return " ".join(
+        (
+            *(row.job_id, row.name, row.kind, row.state, row.sweep_id or "", row.node_id or ""),
+            *(row.recipe_hash or "", row.failure, row.reason),
+        )
+    )
 
 
 _STATES: Final = MappingProxyType({str(state): state for state in JobState})

@@ -27,8 +27,7 @@ from meshtrain.core.notices import Notice
 from meshtrain.core.state import MeshState
 from meshtrain.errors import SettingsError, UserError
 from meshtrain.security.private_file import read_private
-from meshtrain.spec.jobs import NotifySpec
-from meshtrain.spec.notify_kinds import Occasion
+from meshtrain.spec.notify_kinds import NotifySpec, Occasion
 from meshtrain.spec.notify_settings import NotifySettings
 from meshtrain_daemon.master.notice_command import run_command
 from meshtrain_daemon.master.notice_journal import (

