@@ -112,6 +112,10 @@ def _check_counts(state: MeshState) -> None:
     counts = state.counts
     if +counts.jobs != Counter((job.kind, job.state) for job in state.jobs.values()):
         raise InvariantError(f"jobs are miscounted: {counts.jobs}")
+    for sweep in state.sweeps.values():
+        there = Counter(state.jobs[job_id].state for job_id in sweep.job_ids)
+        if +counts.of_sweep.get(sweep.sweep_id, Counter()) != there:
+            raise InvariantError(f"jobs of sweep {sweep.sweep_id} are miscounted")
     if +counts.bases != Counter(base.state for base in state.bases.values()):
         raise InvariantError(f"bases are miscounted: {counts.bases}")
     started = Counter(

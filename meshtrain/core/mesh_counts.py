@@ -26,6 +26,8 @@ class MeshCounts:
 
     def __init__(self) -> None:
         self.jobs: Counter[tuple[JobKind, JobState]] = Counter()
+        self.of_sweep: dict[str, Counter[JobState]] = {}
+        """Sweep → its jobs by state."""
         self.ended: Counter[tuple[JobKind, JobState]] = Counter()
         """Since the start; a job that is run again and ends again counts again."""
         self.failed: Counter[FailureClass] = Counter()
@@ -53,10 +55,10 @@ class MeshCounts:
         """Take in a job that takes the place of `old`; None for one that is new here."""
         kind = new.kind
         if old is None:
-            self.jobs[kind, new.state] += 1
+            self._count(new, +1)
         elif old.state is not new.state:
-            self.jobs[kind, old.state] -= 1
-            self.jobs[kind, new.state] += 1
+            self._count(old, -1)
+            self._count(new, +1)
             if new.state.is_terminal:
                 self.ended[kind, new.state] += 1
         recipe_hash = new.spec.recipe_hash
@@ -70,6 +72,11 @@ class MeshCounts:
         if new.failure is not None and new.failure is not old.failure:
             self.failed[new.failure.failure_class] += 1
         self._observe(old, new, had_started)
+
+    def _count(self, job: Job, sign: int) -> None:
+        self.jobs[job.kind, job.state] += sign
+        if job.sweep_id is not None:
+            self.of_sweep.setdefault(job.sweep_id, Counter())[job.state] += sign
 
     def _observe(self, old: Job, new: Job, had_started: bool) -> None:
         started_s = _started_wall_s(new)

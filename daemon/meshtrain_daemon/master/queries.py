@@ -28,7 +28,6 @@ from the offset that it has come to, until `total`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -146,10 +145,10 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
     sweeps = [resolve_sweep(state, name) for name in query.names] or list(_newest(state))
 
     def row(sweep: Sweep) -> dict[str, Any]:
-        states = Counter(str(state.jobs[job_id].state) for job_id in sweep.job_ids)
+        states: Mapping[JobState, int] = state.counts.of_sweep.get(sweep.sweep_id, {})
         return {
             **_plain(sweep_row(state, sweep.sweep_id)),
-            "states": dict(states),
+            "states": {str(name): count for name, count in states.items() if count},
             "recipe_hashes": sweep.recipe_hashes,
             "reused_hashes": sweep.reused,
             "metric": sweep.results.metric,
