@@ -19,7 +19,6 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
 from meshtrain.core.changes import Note
 from meshtrain.core.rows import node_row
-from meshtrain.core.view import MeshView
 from meshtrain.net.base import TransportCounts
 from meshtrain.security.read_tokens import Readers
 from meshtrain.security.signing import HttpSecurity
@@ -56,7 +55,6 @@ class ServiceDouble:
         self.master = MasterDouble()
         self.decisions = DecisionsDouble()
         self.feed = FeedCounts()
-        self.history = MeshView()
         self.readers = Readers(folder / "read_tokens.json")
         self.service = Service(with_keys=security is not None)
         self.nodes = NodeMetrics(self.master.state.nodes, security)
@@ -73,7 +71,6 @@ class ServiceDouble:
             decisions=cast(Any, self.decisions),
             writer=cast(Any, SimpleNamespace(times=Histogram(SHORT_S))),
             feed=self.feed,
-            history=self.history,
             sockets=cast(Any, SimpleNamespace(counts=TransportCounts(), subscribers=0)),
             stream_bytes=Counter(),
             notified=Counter(),
@@ -85,7 +82,7 @@ class ServiceDouble:
             state=self.master.state,
             surroundings=self.master,
             afterwards=self.decisions.afterwards,
-            notes=lambda: self.history.notes,
+            notes=lambda: self.feed.notes,
         )
         self._tls: Any = pinned_context(MASTER.member.cert_sha256) if security else None
         self.url = ""
@@ -111,7 +108,7 @@ class ServiceDouble:
         self.feed.take([node_row(self.master.state, one) for one in self.master.state.nodes])
 
     def note(self, text: str) -> None:
-        self.history.apply(Note(WALL_S + len(self.history.notes), text))
+        self.feed.take((Note(WALL_S + len(self.feed.notes), text),))
 
     async def get(
         self, target: str, headers: dict[str, str] | None = None, method: str = "GET"

@@ -8,13 +8,14 @@ from typing import Any
 from master_double import BASE_BYTES, MasterDouble, small_sweep, user_error
 
 from meshtrain.core import events as ev
-from meshtrain.core.changes import NodeRow
+from meshtrain.core.changes import NodeRow, Note, TransferRow
 from meshtrain.core.job import BaseState, FailureClass, Job, JobKind, JobState
 from meshtrain.core.mesh_counts import NodeCounts
 from meshtrain.core.rows import base_row, job_row
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.core.tally import Tally
+from meshtrain_daemon.master.feed_counts import NOTES_KEPT_MAX, FeedCounts
 
 
 def assert_true(state: Any) -> None:
@@ -131,6 +132,18 @@ def test_a_node_counts_as_its_last_row_says() -> None:
     counts.take(_row("n2", connected=False))
     assert (counts.there, counts.away, counts.taking_jobs) == (0, 2, 0)
     assert (counts.gpus, counts.gpus_used, counts.cpu_slots, counts.cache_bytes) == (0, 0, 0, 0)
+
+
+def test_what_is_published_is_summed_up() -> None:
+    feed = FeedCounts()
+    feed.take(
+        (_row("n1"), Note(1.0, "a"), TransferRow("a" * 32, "n1", {"n2": 5, "master": 2}, 1.0))
+    )
+    feed.take([Note(float(number), "b") for number in range(NOTES_KEPT_MAX)])
+    assert feed.nodes.there == 1 and feed.changes == 3 + NOTES_KEPT_MAX
+    assert (feed.moved.between_nodes_bytes, feed.moved.from_master_bytes) == (5, 2)
+    assert feed.notes_count == NOTES_KEPT_MAX + 1
+    assert {note.text for note in feed.notes} == {"b"}
 
 
 def test_a_job_that_never_changes_counts_once() -> None:

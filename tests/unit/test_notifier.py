@@ -118,7 +118,7 @@ class Desk:
         """Tell it of the ends among effects, as the master does after a commit."""
         for effect in effects:
             if isinstance(effect, fx.JobFinished):
-                self.notifier.job_finished(effect.job)
+                self.notifier.take(effect)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Desk]:

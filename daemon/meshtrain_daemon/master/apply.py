@@ -15,7 +15,6 @@ from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.changes import Change, Moved, Note, TransferRow
-from meshtrain.core.job import Job
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.rows import base_arrival
 from meshtrain.core.state import MeshState
@@ -23,7 +22,6 @@ from meshtrain.core.view import MeshView
 from meshtrain.errors import ArtifactError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg
-from meshtrain_daemon.master.feed_counts import FeedCounts
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import numbered
 
@@ -69,6 +67,11 @@ class Hands:
         self._post = post
         self._spawn = spawn
         self._say = say
+        #: called with each job that came to its end, and with all that is published
+        self.on_finished: Callable[[fx.JobFinished], None] = lambda finished: None
+        self.on_published: Callable[[Sequence[Change]], None] = lambda changes: None
+        #: how long it took, in seconds, to hand what the scheduler decided to the feed
+        self.on_publish_took: Callable[[float], None] = lambda seconds: None
         #: node id → the connection of its present life
         self.peers: dict[str, bytes] = {}
         #: request → what to do with its reply
@@ -76,9 +79,6 @@ class Hands:
         self._collecting: set[str] = set()
         #: brings a lost base back from the archive
         self.restore: Callable[[str], None] = lambda artifact_id: None
-        #: called with each job that came to its end
-        self.on_finished: Callable[[Job], None] = lambda job: None
-        self.feed_counts = FeedCounts()
         self.feed_seq = 0
         #: what happened, for those who look later: the last notes and transfers, and sums
         self.history = MeshView()
@@ -116,9 +116,11 @@ class Hands:
                     self._spawn(self._drop(effect.artifact_id))
                 case fx.JobFinished():
                     self._reporter.job_ended(effect.job)
-                    self.on_finished(effect.job)
+                    self.on_finished(effect)
                 case fx.Publish():
+                    began_s = time.perf_counter()
                     self.publish(effect.changes)
+                    self.on_publish_took(time.perf_counter() - began_s)
                 case _:
                     pass
         for peer, messages in outgoing.items():
@@ -126,8 +128,7 @@ class Hands:
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Tell dashboards what changed; with no changes, that the master is there."""
-        self.feed_counts.take(changes)
-        began_s = time.perf_counter()
+        self.on_published(changes)
         for change in changes:
             if isinstance(change, Note):
                 self._say(change.text)
@@ -139,7 +140,6 @@ class Hands:
             if self._sockets.subscribers:
                 part = tuple(changes[start : start + CHANGES_PER_FEED_MAX])
                 self._sockets.publish(msg.Feed(self._incarnation, self.feed_seq, part))
-        self.feed_counts.publish_s.observe(time.perf_counter() - began_s)
 
     def note(self, text: str) -> None:
         """Show a line to everybody who looks."""

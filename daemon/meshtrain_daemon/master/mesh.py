@@ -33,6 +33,7 @@ from meshtrain_daemon.master.api import Api
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.bulk import BulkIntake
+from meshtrain_daemon.master.feed_counts import FeedCounts
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
@@ -233,13 +234,15 @@ class Master:
                 results_folder=self._people.results_folder,
                 note=self._hands.note,
             )
-            self._hands.on_finished = notifier.job_finished
+            feed = FeedCounts()
+            self._hands.on_finished = notifier.take
+            self._hands.on_published = feed.take
+            self._hands.on_publish_took = feed.publish_s.observe
             metrics = MasterMetrics(
                 state=self.scheduler.state,
                 decisions=self._decisions,
                 writer=writer,
-                feed=self._hands.feed_counts,
-                history=self._hands.history,
+                feed=feed,
                 sockets=self._sockets,
                 stream_bytes=self._bulk.stream_bytes,
                 notified=notifier.outcomes,
@@ -251,7 +254,7 @@ class Master:
                 state=self.scheduler.state,
                 surroundings=self._people,
                 afterwards=self._decisions.afterwards,
-                notes=lambda: self._hands.history.notes,
+                notes=lambda: feed.notes,
             )
             self._decisions.post(ev.ArtifactHeld(MASTER_NODE_ID, tuple(self.artifacts.ids())))
             self.reporter.catch_up()

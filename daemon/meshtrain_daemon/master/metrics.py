@@ -17,7 +17,6 @@ from pathlib import Path
 import meshtrain
 from meshtrain.core.job import BaseState, FailureClass, JobKind, JobState
 from meshtrain.core.state import MeshState
-from meshtrain.core.view import MeshView
 from meshtrain.net.base import MasterTransport, TransportCounts
 from meshtrain.wire import exposition as prom
 from meshtrain.wire.codec import BadMessageKind
@@ -36,7 +35,6 @@ class MasterMetrics:
     Args:
         state: the scheduler's, only read.
         feed: what was published.
-        history: the bytes that travelled.
         stream_bytes: bytes of logs and metrics that came from nodes, by stream.
         notified: how notifications ended, by outcome.
         notices_waiting: tells how many are still to be sent.
@@ -51,7 +49,6 @@ class MasterMetrics:
         decisions: Decisions,
         writer: Writer,
         feed: FeedCounts,
-        history: MeshView,
         sockets: MasterTransport,
         stream_bytes: Counter[str],
         notified: Counter[str],
@@ -63,7 +60,6 @@ class MasterMetrics:
         self._decisions = decisions
         self._writer = writer
         self._feed = feed
-        self._history = history
         self._sockets = sockets
         self._stream_bytes = stream_bytes
         self._notified = notified
@@ -226,7 +222,7 @@ class MasterMetrics:
         )
 
     def _of_bytes(self) -> Iterable[Family]:
-        moved = self._history.moved
+        moved = self._feed.moved
         yield prom.counters(
             "meshtrain_artifact_bytes_total",
             "Bytes of artifacts that arrived since the master came up, by their way.",
@@ -276,7 +272,7 @@ class MasterMetrics:
             "meshtrain_feed_changes_total", "Changes that were published.", self._feed.changes
         )
         yield prom.counter(
-            "meshtrain_notes_total", "Lines for people that were published.", self._feed.notes
+            "meshtrain_notes_total", "Lines for people that were published.", self._feed.notes_count
         )
         yield prom.counters(
             "meshtrain_notifications_total",

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from meshtrain.clock import lease_now_s, wall_now_s
+from meshtrain.core import effects as fx
 from meshtrain.core import notices
 from meshtrain.core.job import Job, JobState, Sweep
 from meshtrain.core.notices import Notice
@@ -151,8 +152,9 @@ class Notifier:
         """How many are still to be sent."""
         return sum(one.way is not Way.NOBODY for one in self._new) + len(self._due) + self._sending
 
-    def job_finished(self, job: Job) -> None:
+    def take(self, finished: fx.JobFinished) -> None:
         """A job came to its end, and that is on the disk; never waits."""
+        job = finished.job
         for sweep in notices.sweeps_of(self._state, job):
             if job.state is JobState.FAILED:
                 self._first_failure(sweep, job)
