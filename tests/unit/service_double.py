@@ -25,9 +25,9 @@ from meshtrain.security.signing import HttpSecurity
 from meshtrain.security.tls import pinned_context
 from meshtrain.wire.exposition import SHORT_S, Histogram
 from meshtrain_daemon.master.api import Api
-from meshtrain_daemon.master.feed_counts import FeedCounts
 from meshtrain_daemon.master.metrics import MasterMetrics
 from meshtrain_daemon.master.node_metrics import NodeMetrics
+from meshtrain_daemon.master.published_counts import PublishedCounts
 from meshtrain_daemon.master.service import READ_PATHS, Service
 
 
@@ -54,7 +54,7 @@ class ServiceDouble:
     def __init__(self, folder: Path, security: HttpSecurity | None = None) -> None:
         self.master = MasterDouble()
         self.decisions = DecisionsDouble()
-        self.feed = FeedCounts()
+        self.feed = PublishedCounts()
         self.readers = Readers(folder / "read_tokens.json")
         self.service = Service(with_keys=security is not None)
         self.nodes = NodeMetrics(self.master.state.nodes, security)

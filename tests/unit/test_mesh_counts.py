@@ -15,7 +15,7 @@ from meshtrain.core.rows import base_row, job_row
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.core.tally import Tally
-from meshtrain_daemon.master.feed_counts import NOTES_KEPT_MAX, FeedCounts
+from meshtrain_daemon.master.published_counts import NOTES_KEPT_MAX, PublishedCounts
 
 
 def assert_true(state: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_node_counts_as_its_last_row_says() -> None:
 
 
 def test_what_is_published_is_summed_up() -> None:
-    feed = FeedCounts()
+    feed = PublishedCounts()
     feed.take(
         (_row("n1"), Note(1.0, "a"), TransferRow("a" * 32, "n1", {"n2": 5, "master": 2}, 1.0))
     )

@@ -33,7 +33,6 @@ from meshtrain_daemon.master.api import Api
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.bulk import BulkIntake
-from meshtrain_daemon.master.feed_counts import FeedCounts
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
@@ -43,6 +42,7 @@ from meshtrain_daemon.master.metrics import MasterMetrics, watch_lag
 from meshtrain_daemon.master.node_metrics import NodeMetrics
 from meshtrain_daemon.master.notifier import Notifier
 from meshtrain_daemon.master.people import People
+from meshtrain_daemon.master.published_counts import PublishedCounts
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.service import READ_PATHS, Service
 from meshtrain_daemon.master.translate import event_of
@@ -234,7 +234,7 @@ class Master:
                 results_folder=self._people.results_folder,
                 note=self._hands.note,
             )
-            feed = FeedCounts()
+            feed = PublishedCounts()
             self._hands.on_finished = notifier.take
             self._hands.on_published = feed.take
             self._hands.on_publish_took = feed.publish_s.observe

@@ -22,8 +22,8 @@ from meshtrain.wire import exposition as prom
 from meshtrain.wire.codec import BadMessageKind
 from meshtrain.wire.exposition import Family, FamilyKind, Histogram, Sample
 from meshtrain.wire.messages import PROTOCOL_VERSION
-from meshtrain_daemon.master.feed_counts import FeedCounts
 from meshtrain_daemon.master.loops import Decisions, Writer
+from meshtrain_daemon.master.published_counts import PublishedCounts
 
 STREAMS = ("log", "metrics")
 OUTCOMES = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
@@ -48,7 +48,7 @@ class MasterMetrics:
         state: MeshState,
         decisions: Decisions,
         writer: Writer,
-        feed: FeedCounts,
+        feed: PublishedCounts,
         sockets: MasterTransport,
         stream_bytes: Counter[str],
         notified: Counter[str],

@@ -13,7 +13,7 @@ from meshtrain.wire.exposition import SHORT_S, Histogram
 NOTES_KEPT_MAX: Final = 500
 
 
-class FeedCounts:
+class PublishedCounts:
     """What went out to dashboards since the master came up."""
 
     def __init__(self) -> None:
