@@ -157,7 +157,7 @@ def _report(console: Console, view: MeshView, sweep: SweepRow, folder: Path, wal
         came = [t for t in view.transfers if t.artifact_id == base.artifact_id]
         console.print(_base_line(base, came), markup=False, highlight=False, soft_wrap=True)
         fetched_from_peers += sum(1 for t in came if t.to_node != MASTER_NODE_ID and _peers_of(t))
-    files = [name for name in ("table.csv", "plot.png", "phase2_experiments.json")
+    files = [name for name in ("table.csv", "plot.png", "report.html")
              if (folder / name).exists()]  # fmt: skip
     console.print(f"results  {folder}/   {'   '.join(files)}", highlight=False, soft_wrap=True)
     plot = folder / "plot.png"

@@ -29,6 +29,7 @@ from meshtrain.core.job import (
     JobState,
     Sweep,
 )
+from meshtrain.core.mesh_counts import MeshCounts
 from meshtrain.core.named_input import NamedInput, Versions
 from meshtrain.core.node import MASTER_NODE_ID, GpuFaults, Node
 from meshtrain.core.placement import needs_of
@@ -109,6 +110,7 @@ class MeshState:
         self.ticked_s = 0.0
         self.wall_offset_s = 0.0
 
+        self.counts = MeshCounts()
         self.jobs: dict[str, Job] = {}
         self.sweeps: dict[str, Sweep] = {}
         #: jobs of a sweep that have not ended
@@ -204,6 +206,7 @@ class MeshState:
 
     def register(self, job: Job) -> None:
         """Take in a job that the store holds, or will hold: indices only."""
+        self.counts.replace_job(self.jobs.get(job.job_id), job)
         self.jobs[job.job_id] = job
         self.order = max(self.order, job.order)
         self.copies.needed.update(given_with(job.spec.work))
@@ -228,6 +231,7 @@ class MeshState:
             assert state in TRANSITIONS[job.state], f"{job.name}: {job.state} → {state}"
             changes["state"] = state
         job = msgspec.structs.replace(job, **changes)
+        self.counts.replace_job(self.jobs[job.job_id], job)
         self.jobs[job.job_id] = job
         self.touched_jobs[job.job_id] = None
         if job.spec.recipe_hash is not None:
@@ -356,6 +360,7 @@ class MeshState:
     def know_base(self, base: Base) -> Base:
         """Take in a base that the store holds, or will hold: indices only."""
         known = self.bases.get(base.recipe_hash)
+        self.counts.replace_base(known, base)
         former = known.artifact_id if known is not None else None
         self.copies.learn_base(base.recipe_hash, former, base.artifact_id)
         self.bases[base.recipe_hash] = base

@@ -29,6 +29,8 @@ from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
 from meshtrain.spec.jobs import BudgetSpec, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.matrix import point_name
+from meshtrain.spec.notify import notify_of
+from meshtrain.spec.notify_kinds import NotifySpec
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
 from meshtrain.spec.validate import Findings
 
@@ -107,7 +109,7 @@ def expand(
         name=job_file.name,
         jobs=() if bases_only else _jobs(expansion, job_file, content),
         bases=tuple(expansion.bases.values()),
-        results=_results(form),
+        results=msgspec.structs.replace(_results(form), notify=_notify(form)),
         source=job_file.text,
         budget=_budget(form),
     )
@@ -175,8 +177,14 @@ def _budget(form: Any) -> BudgetSpec:
     return BudgetSpec() if budget is None else BudgetSpec(budget.gpu_hours, budget.money)
 
 
+def _notify(form: Any) -> NotifySpec | None:
+    return notify_of(form.notify) if isinstance(form, SweepKeys) else None
+
+
 def _results(form: Any) -> ResultsSpec:
     results = form.results if isinstance(form, SweepKeys) else None
     if results is None:
         return ResultsSpec()
-    return ResultsSpec(results.metric, results.over, results.file, results.better)
+    return ResultsSpec(
+        metric=results.metric, over=results.over, file=results.file, better=results.better
+    )

@@ -15,6 +15,7 @@ from meshtrain.spec.inputs import INPUTS, LINES
 from meshtrain.spec.jobs import Better
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.labels import WANTED
+from meshtrain.spec.notify_kinds import OCCASIONS_KIND, WEBHOOK
 from meshtrain.spec.problems import shown
 
 PARTICIPANTS_MAX = 10_000
@@ -214,6 +215,26 @@ class CommandBase(BaseRunKeys):
     )
 
 
+class NotifySection(Section):
+    """Who is told how the sweep goes: a command, a webhook, or both."""
+
+    on: Annotated[tuple[str, ...], OCCASIONS_KIND] = Field(
+        ("end",),
+        description="When: end (all jobs have ended), failure (they have, and some failed), "
+        "first_failure. [] tells nobody, whatever the master's settings say.",
+    )
+    command: Annotated[str | None, kinds.NAME] = Field(
+        None, description="Name of a command of the master's settings (notify_commands)."
+    )
+    webhook: Annotated[str | None, WEBHOOK] = Field(
+        None, description="URL that gets a POST with JSON; to the outside by https alone."
+    )
+    secret: Annotated[str | None, kinds.NAME] = Field(
+        None,
+        description="File below HOME/notify on the master's host whose content signs the POST.",
+    )
+
+
 class ResultsSection(Section):
     """How the results of a sweep are merged."""
 
@@ -272,6 +293,9 @@ class SweepKeys(Section):
     user: Annotated[str | None, kinds.ACCOUNT] = Field(
         None,
         description="Account on the nodes that jobs and bases run as; not given: the daemon's.",
+    )
+    notify: NotifySection | None = Field(
+        None, description="Who is told; not given: as the master's settings say."
     )
     priority: Annotated[int, PRIORITY] = Field(0, description="Higher runs sooner.")
     affinity: Annotated[tuple[str, ...], kinds.NAMES] = Field(

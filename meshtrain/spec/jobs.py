@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from meshtrain.spec.lineage import Parent
+from meshtrain.spec.notify_kinds import NotifySpec
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -138,12 +139,14 @@ class Better(StrEnum):
 
 
 class ResultsSpec(msgspec.Struct, frozen=True):
-    """How a sweep's results are merged."""
+    """How a sweep's results are merged, and who is told of them."""
 
     metric: str | None = None
     """The metric shown; None takes the first one found."""
     over: tuple[str, ...] = ()
     """Axes that are averaged over (folds, seeds)."""
+    notify: NotifySpec | None = None
+    """None is as the master's settings say."""
     file: str | None = None
     better: Better | None = None
     """Which way the metric is better; None leaves it to the metric's name."""

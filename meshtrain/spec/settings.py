@@ -23,6 +23,7 @@ from meshtrain.spec.archive_url import ARCHIVE_URL, ARCHIVE_WHAT, ArchiveWhat
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.labels import LABELS, PRICE, PRICES
 from meshtrain.spec.matrix import CELLS_MAX_DEFAULT
+from meshtrain.spec.notify_settings import NotifySettings
 from meshtrain.spec.problems import JobFileError, Places, hint, shown
 from meshtrain.spec.reader import read
 
@@ -138,7 +139,7 @@ class Settings(BaseModel):
     )
 
 
-class MasterSettings(Settings):
+class MasterSettings(NotifySettings, Settings):
     """The settings of `meshtrain master`."""
 
     host: Annotated[str, HOST] = Field("127.0.0.1", description="Address that its ports listen on.")

@@ -313,6 +313,21 @@ class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
     name: str
 
 
+class IssueReader(msgspec.Struct, frozen=True, tag="issue_reader"):
+    """Ask for a token that lets a program read; `Done.done` holds it."""
+
+    request_id: str
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    ttl_s: Annotated[float, msgspec.Meta(ge=1, le=365 * 86400)]
+
+
+class RevokeReader(msgspec.Struct, frozen=True, tag="revoke_reader"):
+    """End a read token at once."""
+
+    request_id: str
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+
+
 class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
     request_id: str
     recipe_hash: str
@@ -439,6 +454,8 @@ FromPerson = (
     | Release
     | IssueToken
     | Revoke
+    | IssueReader
+    | RevokeReader
     | Rebuild
     | RestoreBase
     | Pin

@@ -28,6 +28,7 @@ from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import digest
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, SweepSpec
@@ -75,6 +76,7 @@ class MasterDouble:
     version: str = "0.1.0"
     https: bool = False
     members: tuple[Member, ...] = ()
+    readers: tuple[Reader, ...] = ()
     ports: Ports = field(default_factory=lambda: Ports(7470, 7471, 7472, 7473))
     archiving: Any = field(default_factory=lambda: Archiving(MasterSettings()))
 
@@ -214,6 +216,12 @@ class MasterDouble:
             return over_the_wire(answer(self.state, message, self))
         if isinstance(message, msg.IssueToken):
             return msg.Done(message.request_id, done=(f"mt1.for-a-{message.kind}",))
+        if isinstance(message, msg.IssueReader):
+            self.readers += (Reader(message.name, "0" * 64, WALL_S + message.ttl_s, "ada", WALL_S),)
+            return msg.Done(message.request_id, done=(f"mr1.for-{message.name}",))
+        if isinstance(message, msg.RevokeReader):
+            self.readers = tuple(r for r in self.readers if r.name != message.name)
+            return msg.Done(message.request_id, done=(message.name,))
         if isinstance(message, msg.Revoke):
             named = [m for m in self.members if (m.kind, m.name) == (message.kind, message.name)]
             is_one = any(not member.revoked for member in named)

@@ -193,6 +193,8 @@ SAMPLES: dict[str, wire.Message] = {
     "release": wire.Release("request-9", "gpu1"),
     "issue_token": wire.IssueToken("request-10", MemberKind.NODE, 3600.0),
     "revoke": wire.Revoke("request-11", MemberKind.NODE, "gpu1"),
+    "issue_reader": wire.IssueReader("request-19", "grafana", 86400.0),
+    "revoke_reader": wire.RevokeReader("request-20", "grafana"),
     "pin": wire.Pin("request-7", "ab" * 16, "gpu1"),
     "evict_base": wire.Evict("request-8", "ab" * 16, "gpu1"),
     "warm": wire.Warm("request-9", "ab" * 16, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -66,6 +67,11 @@ class Hands:
         self._post = post
         self._spawn = spawn
         self._say = say
+        #: called with each job that came to its end, and with all that is published
+        self.on_finished: Callable[[fx.JobFinished], None] = lambda finished: None
+        self.on_published: Callable[[Sequence[Change]], None] = lambda changes: None
+        #: how long it took, in seconds, to hand what the scheduler decided to the feed
+        self.on_publish_took: Callable[[float], None] = lambda seconds: None
         #: node id → the connection of its present life
         self.peers: dict[str, bytes] = {}
         #: request → what to do with its reply
@@ -106,8 +112,11 @@ class Hands:
                     self._spawn(self._drop(effect.artifact_id))
                 case fx.JobFinished():
                     self._reporter.job_ended(effect.job)
+                    self.on_finished(effect)
                 case fx.Publish():
+                    began_s = time.perf_counter()
                     self.publish(effect.changes)
+                    self.on_publish_took(time.perf_counter() - began_s)
                 case _:
                     pass
         for peer, messages in outgoing.items():
@@ -115,6 +124,7 @@ class Hands:
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Tell dashboards what changed; with no changes, that the master is there."""
+        self.on_published(changes)
         for change in changes:
             if isinstance(change, Note):
                 self._say(change.text)

@@ -22,6 +22,7 @@ from meshtrain.net.base import MasterTransport
 from meshtrain.net.curve import person_of
 from meshtrain.net.zmq_client import BRIEF_SNAPSHOT, SNAPSHOT_QUERY, Ports
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.expand import needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.lineage import ResolvedParent
@@ -46,8 +47,10 @@ from meshtrain_daemon.master.kept_metrics import metrics_in
 from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
+from meshtrain_daemon.master.member_changes import MemberRequest, change_members
 from meshtrain_daemon.master.membership import Membership
 from meshtrain_daemon.master.names import resolve_base
+from meshtrain_daemon.master.notifier import demand_sendable
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import cache_event
@@ -142,7 +145,7 @@ class People:
                         message.request_id,
                         lambda r: ev.ReleaseRequested(r, message.node_id),
                     )
-                case msg.IssueToken() | msg.Revoke():
+                case msg.IssueToken() | msg.Revoke() | msg.IssueReader() | msg.RevokeReader():
                     self._spawn(self._change_members(peer, message))
                 case msg.Pin() | msg.Evict() | msg.Warm():
                     recipe_hash = resolve_base(self._state, message.recipe_hash).recipe_hash
@@ -179,37 +182,15 @@ class People:
 
         self._decisions.post(event(self._expect(_Open(reply, refuse))))
 
-    async def _change_members(self, peer: bytes, message: msg.IssueToken | msg.Revoke) -> None:
-        """Members are kept in a file of their own; what is answered is on the disk."""
-        try:
-            membership = self._membership
-            if membership is None:
-                raise UserError(
-                    "this master lets in everybody on its host and nobody else: it has no "
-                    "members. Start it with --secure to have some"
-                )
-            if isinstance(message, msg.IssueToken):
-                done: tuple[str, ...] = (
-                    await asyncio.to_thread(
-                        membership.issue,
-                        message.kind,
-                        message.ttl_s,
-                        message.uses_max,
-                        issuer=person_of(peer),
-                        control_port=self.ports.control,
-                        enrol_port=self._enrol_port,
-                    ),
-                )
-            else:
-                was_one = await asyncio.to_thread(membership.revoke, message.kind, message.name)
-                done = (message.name,) if was_one else ()
-            answer = msg.Done(message.request_id, done=done)
-        except MeshtrainError as error:
-            answer = msg.Done(message.request_id, error=str(error))
-        except OSError as error:
-            told = f"the master can't write its list of members: {error.strerror}. Mend its disk"
-            answer = msg.Done(message.request_id, error=told)
-        self._sockets.send_control(peer, [answer])
+    async def _change_members(self, peer: bytes, message: MemberRequest) -> None:
+        done = await change_members(
+            self._membership,
+            message,
+            asker=person_of(peer),
+            control_port=self.ports.control,
+            enrol_port=self._enrol_port,
+        )
+        self._sockets.send_control(peer, [done])
 
     async def _publish(self, peer: bytes, message: msg.PublishInput) -> None:
         """Give a name to what was uploaded."""
@@ -319,6 +300,8 @@ class People:
             parents={} if parent is None else {parent: self._parent(parent)},
             inputs=inputs,
         )
+        notify = sweep.results.notify
+        await asyncio.to_thread(demand_sendable, notify, self._settings, self._settings.home)
         for code in submission.code.values():
             if not self._artifacts.has(code.artifact_id):
                 raise UserError(
@@ -409,6 +392,10 @@ class People:
     @property
     def members(self) -> Sequence[Member]:
         return self._membership.members.members if self._membership is not None else ()
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        return self._membership.readers.readers if self._membership is not None else ()
 
     def results_folder(self, sweep: Sweep) -> str:
         return str(self._reporter.folder(sweep))

@@ -10,6 +10,7 @@
               @version; or all          version of each first
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
+    readers   –                         the read tokens, but for what lets in by them
     job       one job                   core.view.JobRow and all else of it, attempts too
     log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, where
               stream and an attempt     they `begin`, and `next_offset`, both past bytes that
@@ -31,8 +32,7 @@ from the offset that it has come to, until `total`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +50,7 @@ from meshtrain.errors import MeshtrainError, NotFoundError, UserError
 from meshtrain.net.zmq_client import Ports as Ports
 from meshtrain.results.merge import CellState, cell_result
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
@@ -131,13 +132,17 @@ def _ports(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
 
 
 def _jobs(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    if query.names:
-        job_ids = list(resolve(state, query.names).all_job_ids(state))
-    else:
-        job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
-        job_ids += reversed(state.base_of_job)
+    job_ids = job_ids_of(state, query.names)
     rows = (_plain(job_row(state, state.jobs[job_id])) for job_id in job_ids[query.offset :])
     return rows, len(job_ids)
+
+
+def job_ids_of(state: MeshState, names: Sequence[str]) -> list[str]:
+    """The jobs of sweeps and jobs by their names; without names all, the newest sweep first."""
+    if names:
+        return list(resolve(state, names).all_job_ids(state))
+    job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
+    return job_ids + list(reversed(state.base_of_job))
 
 
 def _newest(state: MeshState) -> Iterator[Sweep]:
@@ -148,11 +153,11 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
     sweeps = [resolve_sweep(state, name) for name in query.names] or list(_newest(state))
 
     def row(sweep: Sweep) -> dict[str, Any]:
-        states = Counter(str(state.jobs[job_id].state) for job_id in sweep.job_ids)
+        states: Mapping[JobState, int] = state.counts.of_sweep.get(sweep.sweep_id, {})
         return {
             **_plain(sweep_row(state, sweep.sweep_id)),
             **_used(state, sweep.sweep_id),
-            "states": dict(states),
+            "states": {str(name): count for name, count in states.items() if count},
             "recipe_hashes": sweep.recipe_hashes,
             "reused_hashes": sweep.reused,
             "metric": sweep.results.metric,
@@ -222,6 +227,20 @@ def _nodes(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
 def _members(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     members = sorted(surroundings.members, key=lambda m: (m.revoked, m.kind, m.name))
     return map(_plain, members[query.offset :]), len(members)
+
+
+def _readers(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    readers = sorted(surroundings.readers, key=lambda reader: reader.name)
+
+    def row(reader: Reader) -> dict[str, Any]:
+        return {
+            "name": reader.name,
+            "issuer": reader.issuer,
+            "made_s": reader.made_s,
+            "expires_s": reader.expires_s,
+        }
+
+    return map(row, readers[query.offset :]), len(readers)
 
 
 def _archive(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
@@ -364,6 +383,7 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "inputs": inputs.answer_inputs,
         "nodes": _nodes,
         "members": _members,
+        "readers": _readers,
         "archive": _archive,
         "job": _job,
         "log": answer_log,

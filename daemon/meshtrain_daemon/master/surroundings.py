@@ -10,6 +10,7 @@ from meshtrain.core.job import Attempt, Job, Sweep
 from meshtrain.core.member import Member
 from meshtrain.net.zmq_client import Ports
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.logbook import LogPiece
 
@@ -43,6 +44,11 @@ class Surroundings(Protocol):
     @property
     def members(self) -> Sequence[Member]:
         """Who belongs to the mesh, and who did."""
+        ...
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """The tokens that let programs read."""
         ...
 
     def results_folder(self, sweep: Sweep) -> str:

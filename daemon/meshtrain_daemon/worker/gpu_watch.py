@@ -72,6 +72,8 @@ class GpuWatch:
         self.reader = GpuReader(self.gpus) if reader is None else reader
         self._seen: dict[int, _Seen] = {}
         self._lock = threading.Lock()
+        self.readings: tuple[GpuReading, ...] = ()
+        """Each GPU as it was last seen by a glance."""
 
     def busy(self, ours: Callable[[int], bool], held: Collection[int] = ()) -> tuple[int, ...]:
         """Takes a glance; blocks while NVML does. Loops use `glance`.
@@ -87,6 +89,7 @@ class GpuWatch:
         if not self.gpus:
             return ()
         readings = self.reader.read()
+        self.readings = tuple(readings)
         with self._lock:
             for reading in readings:
                 self._note(reading, ours, reading.index in held)
