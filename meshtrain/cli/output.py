@@ -61,9 +61,19 @@ def text_width(width_max: int = 100) -> int:
     return min(terminal_width() or 80, width_max)
 
 
+def shows_colours() -> bool:
+    """Whether stdout shows colours: a terminal that can, and nobody asked for none.
+
+    https://no-color.org
+    """
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return False
+    return os.environ.get("TERM") != "dumb"
+
+
 def painted(text: str, colour: str | None = None, *, bold: bool = False, dim: bool = False) -> str:
     """`text` in a colour, where colours are shown."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    if not shows_colours():
         return text
     return typer.style(text, fg=colour, bold=bold or None, dim=dim or None)
 
