@@ -19,6 +19,7 @@
     archive   –                         how the archive stands; none where there is none
     recipes   bases; or all             the recipe of a base, and what it took; newest first
     history   –                         how long attempts that ended well have taken
+    names     a kind, a beginning       how names go on that are being typed, and what they are
 
 `offset`, `limit` and `total` count rows unless it says otherwise. A page may
 end before `limit`, so that its message stays small: whoever wants all goes on
@@ -46,7 +47,7 @@ from meshtrain.results.metrics import Metrics
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
-from meshtrain_daemon.master import inputs, lineage
+from meshtrain_daemon.master import completing, inputs, lineage
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 from meshtrain_daemon.master.surroundings import Surroundings as Surroundings
@@ -414,5 +415,6 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "results": _results,
         "recipes": _recipes,
         "history": _history,
+        "names": completing.answer_names,
     }
 )
