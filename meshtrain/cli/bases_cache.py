@@ -8,10 +8,11 @@ import typer
 
 from meshtrain.cli import words
 from meshtrain.cli.context import act, cli_of
-from meshtrain.cli.output import say
+from meshtrain.cli.output import print_json, say
 from meshtrain.ids import new_id
 from meshtrain.wire.messages import Done, Evict, Pin, Warm
 
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Base = Annotated[
     str, typer.Argument(metavar="HASH", help="A recipe hash, or the first characters of it.")
 ]
@@ -23,6 +24,7 @@ def pin(
     node: Annotated[
         str, typer.Option("--node", help="The node that keeps it; not given: all that hold it.")
     ] = "",
+    as_json: _AsJson = False,
 ) -> None:
     """Keep a base from being evicted, until it is unpinned.
 
@@ -33,6 +35,9 @@ def pin(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Pin(new_id("pin"), base, node))
+    if as_json:
+        print_json({"pinned": done.done, "node": node or None, "notes": done.notes})
+        return
     _tell(done, f"is pinned to {node}" if node else "is pinned wherever it lies")
 
 
@@ -42,6 +47,7 @@ def unpin(
     node: Annotated[
         str, typer.Option("--node", help="Take away the pin to this node; not given: all pins.")
     ] = "",
+    as_json: _AsJson = False,
 ) -> None:
     """Let a base be evicted again.
 
@@ -51,6 +57,9 @@ def unpin(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Pin(new_id("unpin"), base, node, pinned=False))
+    if as_json:
+        print_json({"unpinned": done.done, "node": node or None, "notes": done.notes})
+        return
     _tell(done, f"is not pinned to {node} any more" if node else "is not pinned any more")
 
 
@@ -58,6 +67,7 @@ def evict(
     ctx: typer.Context,
     base: _Base,
     node: Annotated[str, typer.Option("--node", help="The node that it goes from.")],
+    as_json: _AsJson = False,
 ) -> None:
     """Remove a base from a node, unless it is needed there or is the last durable copy.
 
@@ -67,6 +77,9 @@ def evict(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Evict(new_id("evict"), base, node))
+    if as_json:
+        print_json({"evicted": done.done, "node": node, "notes": done.notes})
+        return
     _tell(done, f"is gone from {node}" if not done.notes else f"is to go from {node}")
 
 
@@ -74,6 +87,7 @@ def warm(
     ctx: typer.Context,
     base: _Base,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=10_000, help="On how many nodes.")],
+    as_json: _AsJson = False,
 ) -> None:
     """Place a base on nodes before it is asked for; nothing is evicted for it.
 
@@ -83,6 +97,9 @@ def warm(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Warm(new_id("warm"), base, nodes))
+    if as_json:
+        print_json({"warmed": done.done, "nodes": nodes, "notes": done.notes})
+        return
     _tell(done, f"is brought to {words.count(nodes, 'node')}" if not done.notes else "")
 
 

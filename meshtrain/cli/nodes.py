@@ -127,6 +127,7 @@ def revoke(
 def release(
     ctx: typer.Context,
     node: Annotated[str, typer.Argument(metavar="NODE", help="A node.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Use a node's GPUs again that were taken out of use after repeated faults.
 
@@ -136,6 +137,9 @@ def release(
     """
     with cli_of(ctx).link() as link:
         act(link, Release(new_id("release"), node))
+    if as_json:
+        print_json({"node": node, "released": True})
+        return
     say(f"all GPUs of {node} are in use again")
 
 

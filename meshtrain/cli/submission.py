@@ -10,7 +10,7 @@ link.request(submission.message())
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
 from meshtrain.wire.messages import Submit
 
 if TYPE_CHECKING:
+    from meshtrain.artifacts.upload import UploadSteps
     from meshtrain.security.signing import HttpSecurity
     from meshtrain.security.standing import Standing
 
@@ -165,12 +166,18 @@ def http_security(standing: Standing | None, http_url: str) -> HttpSecurity | No
     return HttpSecurity(standing.identity, standing.members.roll, encrypted)
 
 
-async def upload(submission: Submission, http_url: str, standing: Standing | None) -> None:
+async def upload(
+    submission: Submission,
+    http_url: str,
+    standing: Standing | None,
+    shows: Callable[[Snapshot], UploadSteps] | None = None,
+) -> None:
     """Puts the snapshots of code into the master's store; only what it lacks travels.
 
     Args:
         http_url: where the master takes uploads.
         standing: who submits; None where the master lets everybody in.
+        shows: gives what is told how the upload of a snapshot goes on.
 
     Raises ArtifactError when it can't be reached or refuses, UserError when a
     file has changed since the snapshot was taken.
@@ -179,7 +186,13 @@ async def upload(submission: Submission, http_url: str, standing: Standing | Non
 
     security = http_security(standing, http_url)
     for snapshot in submission.snapshots.values():
-        sent = await upload_tree(snapshot.folder, http_url, files=snapshot.files, security=security)
+        sent = await upload_tree(
+            snapshot.folder,
+            http_url,
+            files=snapshot.files,
+            security=security,
+            steps=shows(snapshot) if shows is not None else None,
+        )
         if sent != snapshot.digests.artifact_id:
             raise UserError(
                 f"{snapshot.folder} changed while it was being submitted "

@@ -21,9 +21,14 @@ from meshtrain.wire import messages as msg
 
 @pytest.fixture
 def master(monkeypatch: pytest.MonkeyPatch) -> MasterDouble:
-    async def upload(folder: Path, url: str, *, files: Any = None, security: Any = None) -> str:
+    async def upload(
+        folder: Path, url: str, *, files: Any = None, security: Any = None, steps: Any
+    ) -> str:
         assert url == "http://127.0.0.1:7473"
         made = build_manifest(folder) if files is None else snapshot_manifest(folder, files)
+        steps.hashed(made.size_bytes)
+        steps.lacks(made.size_bytes)
+        steps.sent(made.size_bytes)
         return artifact_id(made)
 
     monkeypatch.setattr(upload_module, "upload_tree", upload)

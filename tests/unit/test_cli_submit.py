@@ -232,7 +232,7 @@ def test_code_travels_as_a_snapshot(
     file = command_sweep(tmp_path)
     uploaded = []
 
-    async def take(submission: Any, url: str, standing: object) -> None:
+    async def take(submission: Any, url: str, standing: object, shows: object) -> None:
         uploaded.append((submission.snapshots["."].files, url))
 
     monkeypatch.setattr(submit_module, "upload", take)
