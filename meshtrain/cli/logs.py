@@ -59,9 +59,9 @@ def command(
 
     \b
     Examples:
-      meshtrain logs few_shot/shots=5,fold=2
+      meshtrain logs batch_composition/target_batch_pct=0.25,fold=1
+      meshtrain logs batch_composition/target_batch_pct=0.25,fold=1 -n 20
       meshtrain logs -f base/7f3a
-      meshtrain logs few_shot/shots=5,fold=2 -n 20 --attempt 1
     """
     if previous and attempt:
         raise UserError("--previous and --attempt both say which attempt: give one of them")

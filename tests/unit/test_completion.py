@@ -120,7 +120,12 @@ def test_fish_offers_the_same(scripts: Path, tmp_path: Path) -> None:
         code = f"source {scripts}/completion.fish; complete -C '{line}'"
         done = subprocess.run(
             [fish, "--no-config", "-c", code],
-            env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+            env={
+                **os.environ,
+                "PATH": f"{program.parent}:{os.environ['PATH']}",
+                "HOME": str(tmp_path),
+                "XDG_DATA_HOME": str(tmp_path / "data"),
+            },
             cwd=tmp_path,
             capture_output=True,
             text=True,
