@@ -10,6 +10,7 @@ import typer
 from meshtrain.cli.context import cli_of
 from meshtrain.cli.output import print_json, say, tell
 from meshtrain.cli.working import working
+from meshtrain.errors import UserError
 
 
 def command(
@@ -31,6 +32,8 @@ def command(
     """
     from meshtrain.store.backup import make_backup
 
+    if not file.expanduser().absolute().parent.is_dir():
+        raise UserError(f"{file} can't be written: there is no folder {file.parent}. Make it first")
     with working("copying the store") as step:
         home = cli_of(ctx).home_folder
         made = make_backup(home, file.expanduser(), force=force, says=step.says)

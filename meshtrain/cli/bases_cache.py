@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from meshtrain.cli import words
-from meshtrain.cli.context import act, cli_of
+from meshtrain.cli.context import act, ask, cli_of
 from meshtrain.cli.output import print_json, say
 from meshtrain.ids import new_id
 from meshtrain.wire.messages import Done, Evict, Pin, Warm
@@ -34,6 +34,8 @@ def pin(
       meshtrain bases pin 7f3a --node gpu1
     """
     with cli_of(ctx).link() as link:
+        if node:
+            ask(link, "nodes", [node])
         done = act(link, Pin(new_id("pin"), base, node))
     if as_json:
         print_json({"pinned": done.done, "node": node or None, "notes": done.notes})
@@ -76,6 +78,8 @@ def evict(
       meshtrain bases evict 7f3a --node gpu1
     """
     with cli_of(ctx).link() as link:
+        # It names the node with a did-you-mean when there is none of that name.
+        ask(link, "nodes", [node])
         done = act(link, Evict(new_id("evict"), base, node))
     if as_json:
         print_json({"evicted": done.done, "node": node, "notes": done.notes})

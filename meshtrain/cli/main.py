@@ -137,17 +137,32 @@ class MeshGroup(TyperGroup):
             sys.stdout.flush()
             return result
         except MeshtrainError as error:
-            typer.echo(str(error), err=True)
+            message = f"{error}{_home_text(ctx, error)}"
+            typer.echo(message, err=True)
             code = WRONG_USE if isinstance(error, UserError) else FAILED
-            _print_error(ctx, kind_of(error), str(error), code, places_of(error))
+            _print_error(ctx, kind_of(error), message, code, places_of(error))
             raise typer.Exit(code) from error
         except _UsageError as error:
+            # Some versions of typer tell which class of Python's found it.
+            error.message = error.message.replace("Value error, ", "")
             _print_error(ctx, "usage", error.format_message(), WRONG_USE)
             raise
         except BrokenPipeError:
             # Whoever read the output has read enough: `meshtrain jobs | head`.
             _forget_stdout()
             raise typer.Exit(0) from None
+
+
+def _home_text(ctx: Any, error: MeshtrainError) -> str:
+    """Of a master that is away: what the home that was given says of it."""
+    home = getattr(ctx.obj, "home", None)
+    if kind_of(error) != "master_away" or home is None or (home / "master.json").exists():
+        return ""
+    if not home.exists():
+        return f". {home}, given as the home, is not there: check --home or MESHTRAIN_HOME"
+    if (home / "state").is_dir():
+        return f". The master of {home} does not run: meshtrain master --home {home}"
+    return ""
 
 
 def kind_of(error: MeshtrainError) -> str:

@@ -12,7 +12,7 @@ from meshtrain.cli import words
 from meshtrain.cli.context import Cli, act, ask, cli_of
 from meshtrain.cli.output import painted, print_json, say
 from meshtrain.cli.sending import Sending
-from meshtrain.cli.submission import http_security
+from meshtrain.cli.submission import http_security, near_path
 from meshtrain.cli.submit import http_url
 from meshtrain.cli.working import working
 from meshtrain.errors import UserError
@@ -78,7 +78,9 @@ def _what(path: Path) -> tuple[Path, tuple[str, ...] | None]:
             return path.absolute().parent, (path.name,)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}. Mend its permissions") from error
-    raise UserError(f"{path} is neither a folder nor a file. Check the path")
+    if path.exists():
+        raise UserError(f"{path} is neither a folder nor a file. Check the path")
+    raise UserError(f"there is no file or folder {path}{near_path(path)}")
 
 
 async def _send(

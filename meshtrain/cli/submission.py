@@ -30,6 +30,7 @@ from meshtrain.spec.inputs import is_share
 from meshtrain.spec.jobfile import JobFile, parse_job_file
 from meshtrain.spec.jobs import CodeDigests, InputData, SweepSpec
 from meshtrain.spec.lineage import ResolvedParent
+from meshtrain.spec.problems import did_you_mean
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
 from meshtrain.wire.messages import Submit
 
@@ -211,10 +212,24 @@ def read_job_file(path: Path) -> bytes:
         with path.open("rb") as file:
             # One more than is allowed: the parser tells that it is too large.
             return file.read(FILE_SIZE_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the job file {path} can't be read: there is no such file{near_path(path)}"
+        ) from error
     except OSError as error:
         raise UserError(
             f"the job file {path} can't be read: {error.strerror or error}. Check its path"
         ) from error
+
+
+def near_path(path: Path) -> str:
+    """What may have been meant by a path where nothing is, for the end of an error."""
+    try:
+        beside = [entry.name for _, entry in zip(range(1000), path.parent.iterdir(), strict=False)]
+    except OSError:
+        return f": there is no folder {path.parent}. Check the path"
+    close = did_you_mean(path.name, beside)
+    return f'; did you mean "{path.parent / close}"?' if close else ". Check the path"
 
 
 def _snapshot(beside: Path, written: str, code_bytes_max: int | None) -> Snapshot:

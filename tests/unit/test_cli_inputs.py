@@ -85,7 +85,7 @@ def test_a_file_is_published_alone_under_its_own_name(master: MasterDouble, data
 
 def test_p11_what_can_not_be_published_is_told(master: MasterDouble, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, told in (("empty", "is empty"), ("absent", "neither a folder nor a file")):
+    for path, told in (("empty", "is empty"), ("absent", "there is no file or folder")):
         result = run(master, "publish", str(tmp_path / path), "--name", "x")
         assert result.exit_code == 2
         assert told in result.stderr
