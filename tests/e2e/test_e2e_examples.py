@@ -24,6 +24,7 @@ import typer
 from mesh import Mesh, NewMesh
 from typer.testing import CliRunner
 
+from meshtrain.cli.complete_names import names_of
 from meshtrain.cli.completion_table import places
 from meshtrain.cli.context import Cli
 from meshtrain.cli.main import build
@@ -132,10 +133,15 @@ def examples() -> Iterator[str]:
         yield from lines
 
 
-@pytest.fixture
-def world(new_mesh: NewMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    mesh = new_mesh(secure=True)
+@pytest.fixture(scope="module")
+def mesh(new_module_mesh: NewMesh) -> Mesh:
+    mesh = new_module_mesh(secure=True)
     mesh.start(*NODES, cpu_slots=2)
+    return mesh
+
+
+@pytest.fixture
+def world(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     folder = tmp_path / "here"
     (folder / "data" / "pascal5i").mkdir(parents=True)
     (folder / "data" / "pascal5i" / "images").write_bytes(b"images")
@@ -211,6 +217,16 @@ def run(words: list[str], stdin: str | None) -> Any:
     return CliRunner().invoke(
         build(), ["--timeout", "20", *words], obj=surroundings, input=stdin, prog_name="meshtrain"
     )
+
+
+def test_P10_a_shell_is_told_names_by_a_member_and_by_nobody_else(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names_of(["node", "gpu"]) == [(node, "ready") for node in NODES]
+    assert names_of(["sweep", ""]) == []
+    # Somebody without keys waits for a moment, and is told nothing.
+    monkeypatch.setenv("MESHTRAIN_HOME", str(tmp_path / "nobody"))
+    assert names_of(["node", "gpu", "--master", world.mesh.address]) == []
 
 
 @pytest.mark.timeout(180)

@@ -122,6 +122,7 @@ def test_a_file_that_is_none(master: MasterDouble, tmp_path: Path) -> None:
     (tmp_path / "abzent.yaml").touch()
     near = run(master, "submit", str(tmp_path / "absent.yaml"))
     assert f'did you mean "{tmp_path / "abzent.yaml"}"?' in near.stderr
+    (tmp_path / "abzent.yaml").unlink()
     written(tmp_path)
     folder = run(master, "submit", str(tmp_path))
     assert folder.exit_code == 2
