@@ -152,7 +152,7 @@ def head_text(sweep: dict[str, Any] | None) -> str:
         return painted(NO_SWEEP, bold=True)
     states = sweep["states"]
     ended = sum(number for state, number in states.items() if JobState(state).is_terminal)
-    told = [f"{ended:,} of {words.count(sweep['jobs'], 'job')} ended"]
+    told = [f"{ended} of {words.count(sweep['jobs'], 'job')} ended"]
     order = ("running", "collecting", "assigned", "waiting", "failed", "cancelled")
     told += [f"{states[state]} {state}" for state in order if states.get(state)]
     return f"{painted(sweep['sweep_id'], bold=True)}   {' · '.join(told)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from master_double import MasterDouble, small_sweep
 
 from meshtrain.cli.completion_table import Place, places
 from meshtrain.cli.main import build, kind_of
+from meshtrain.core.member import Member, MemberKind
 from meshtrain.errors import NotFoundError, StoreError
 from meshtrain.net.base import MasterAwayError
+from meshtrain.wire import messages as msg
 
 PRINTS_NO_FACTS = {
     "master": "a daemon",
@@ -42,6 +45,73 @@ def test_every_command_that_prints_facts_prints_json() -> None:
         and "--json" not in [name for name, _ in place.options]
     }
     assert without == set()
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "commands.md"
+
+
+def documented() -> dict[str, list[str]]:
+    """The keys of each command's JSON, as the reference lists them."""
+    found: dict[str, list[str]] = {}
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if len(cells) == 2 and cells[0].startswith("`"):
+            # What stands in brackets belongs to a key, and is none itself.
+            keys = re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", cells[1]))
+            for name in re.findall(r"`([^`]+)`", cells[0]):
+                found[name] = keys
+    return found
+
+
+def test_the_reference_lists_every_command_that_prints_json() -> None:
+    ours = {
+        place.path
+        for place in all_places()
+        if place.path and "--json" in [name for name, _ in place.options]
+    }
+    assert ours - set(documented()) == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "jobs",
+        "nodes",
+        "nodes show gpu1",
+        "nodes members",
+        "bases",
+        "bases log HASH",
+        "bases pin HASH",
+        "bases warm HASH --nodes 1",
+        "bases rebuild HASH",
+        "inputs",
+        "drain gpu1",
+        "token",
+        "cancel mix",
+        "retry mix",
+    ],
+)
+def test_what_is_printed_has_every_key_of_the_reference(command: str) -> None:
+    master = MasterDouble()
+    keys = {"curve_key": "", "sign_key": "", "cert_sha256": ""}
+    master.members = (Member(name="ada", kind=MemberKind.PERSON, **keys),)
+    master.add_node("gpu1")
+    sweep = small_sweep()
+    master.submit(sweep)
+    master.run_all()
+    master.request(msg.PublishInput("p", "voc", "0" * 32))
+    arguments = command.replace("HASH", sweep.bases[0].recipe_hash).split()
+    result = run(master, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    path = max((path for path in documented() if f"{command} ".startswith(f"{path} ")), key=len)
+    lacking = [
+        key
+        for key in documented()[path]
+        if key not in (printed[0] if isinstance(printed, list) else printed)
+    ]
+    # One row of the reference tells of two commands that differ by the verb.
+    assert [key for key in lacking if key != "unpinned"] == []
 
 
 def error_of(result: Any) -> dict[str, Any]:
