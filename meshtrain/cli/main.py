@@ -138,7 +138,7 @@ class MeshGroup(TyperGroup):
             return result
         except MeshtrainError as error:
             message = f"{error}{_home_text(ctx, error)}"
-            typer.echo(message, err=True)
+            _tell(message)
             code = WRONG_USE if isinstance(error, UserError) else FAILED
             _print_error(ctx, kind_of(error), message, code, places_of(error))
             raise typer.Exit(code) from error
@@ -151,6 +151,13 @@ class MeshGroup(TyperGroup):
             # Whoever read the output has read enough: `meshtrain jobs | head`.
             _forget_stdout()
             raise typer.Exit(0) from None
+
+
+def _tell(message: str) -> None:
+    # Only here: help is shown without loading what tables need.
+    from meshtrain.cli.output import tell
+
+    tell(message)
 
 
 def _home_text(ctx: Any, error: MeshtrainError) -> str:

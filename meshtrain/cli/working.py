@@ -67,21 +67,35 @@ def working(title: str) -> Iterator[Step]:
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
 
     class Amount(DownloadColumn):
         """Bytes where there are any to count."""
 
         def render(self, task):  # type: ignore[no-untyped-def]
-            return super().render(task) if task.total or task.completed else ""
+            return super().render(task) if task.total or task.completed else Text()
+
+    class Speed(TransferSpeedColumn):
+        """Nothing where no bytes have gone yet."""
+
+        def render(self, task):  # type: ignore[no-untyped-def]
+            return super().render(task) if task.finished_speed or task.speed else Text()
+
+    class Time(TimeRemainingColumn):
+        """What is left where that can be known, else what it has taken."""
+
+        def render(self, task):  # type: ignore[no-untyped-def]
+            if task.total is None:
+                return TimeElapsedColumn().render(task)
+            return super().render(task) + Text(" left")
 
     progress = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         Amount(),
-        TransferSpeedColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        Speed(),
+        Time(),
         console=Console(stderr=True),
         transient=True,
     )

@@ -37,6 +37,11 @@ class _Mesh(msgspec.Struct, frozen=True):
     master: str
 
 
+_member_decoder = msgspec.json.Decoder(Member)
+_mesh_decoder = msgspec.json.Decoder(_Mesh)
+_members_decoder = msgspec.json.Decoder(Members)
+
+
 def load_curve_keys(folder: Path) -> CurveKeys | None:
     """The keys of the person whose membership lies in `folder`; None where there is none.
 
@@ -48,11 +53,9 @@ def load_curve_keys(folder: Path) -> CurveKeys | None:
     require_unshared(folder)
     try:
         require_private_folder(keys)
-        member = msgspec.json.decode(_read(keys / "member.json"), type=Member)
-        mesh = msgspec.json.decode(_read(folder / "mesh.json"), type=_Mesh)
-        members = msgspec.json.decode(
-            read_private(folder / "members.json", _MEMBERS_BYTES_MAX), type=Members
-        )
+        member = _member_decoder.decode(_read(keys / "member.json"))
+        mesh = _mesh_decoder.decode(_read(folder / "mesh.json"))
+        members = _members_decoder.decode(read_private(folder / "members.json", _MEMBERS_BYTES_MAX))
         secret = _read(keys / "curve.key").strip()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"the membership in {folder} can't be read: {error}") from error
