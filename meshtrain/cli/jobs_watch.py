@@ -202,17 +202,24 @@ def picture_lines(
         return
     blocks = list(blocks_of(rows).items())
     # An open sweep is shown before one that has ended.
-    blocks.sort(key=lambda block: all(job.state.is_terminal for job in block[1]))
+    blocks.sort(key=lambda block: _has_ended(block[1]))
     shown = blocks[: max(height // 2, 1)]
     room = height - len(shown) - (len(shown) < len(blocks))
+    still_open = sum(not _has_ended(jobs) for _, jobs in shown)
     for place, (sweep_id, jobs) in enumerate(shown):
         sweep = picture.sweeps.get(sweep_id) if sweep_id else None
         yield head_text(sweep)
-        lines = _some(jobs, sweep, width, room // (len(shown) - place))
+        # Those that are open share all the room; what they leave goes to the others.
+        sharing = (still_open if place < still_open else len(shown)) - place
+        lines = _some(jobs, sweep, width, room // sharing)
         room -= len(lines)
         yield from lines
     if len(shown) < len(blocks):
         yield painted(f"… and {len(blocks) - len(shown):,} more sweeps", dim=True)
+
+
+def _has_ended(jobs: Sequence[JobRow]) -> bool:
+    return all(job.state.is_terminal for job in jobs)
 
 
 def _some(jobs: Sequence[JobRow], sweep: dict[str, Any] | None, width: int, room: int) -> list[str]:
