@@ -10,6 +10,7 @@
               @version; or all          version of each first
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
+    names     a kind, a beginning       how names go on that are being typed, and what they are
     job       one job                   core.view.JobRow and all else of it, attempts too
     log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, and
               stream and an attempt     `next_offset`, past bytes that were lost; the streams
@@ -19,7 +20,6 @@
     archive   –                         how the archive stands; none where there is none
     recipes   bases; or all             the recipe of a base, and what it took; newest first
     history   –                         how long attempts that ended well have taken
-    names     a kind, a beginning       how names go on that are being typed, and what they are
 
 `offset`, `limit` and `total` count rows unless it says otherwise. A page may
 end before `limit`, so that its message stays small: whoever wants all goes on
@@ -47,7 +47,8 @@ from meshtrain.results.metrics import Metrics
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
-from meshtrain_daemon.master import completing, inputs, lineage
+from meshtrain_daemon.master import inputs, lineage
+from meshtrain_daemon.master.completing import answer_names
 from meshtrain_daemon.master.logbook import LogPiece
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 from meshtrain_daemon.master.surroundings import Surroundings as Surroundings
@@ -409,12 +410,12 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "inputs": inputs.answer_inputs,
         "nodes": _nodes,
         "members": _members,
+        "names": answer_names,
         "archive": _archive,
         "job": _job,
         "log": _log,
         "results": _results,
         "recipes": _recipes,
         "history": _history,
-        "names": completing.answer_names,
     }
 )
