@@ -40,6 +40,8 @@ PREFIX_LEN_MIN = 4
 HINTS_FROM_MAX = 2000
 """Names that a did-you-mean looks at."""
 MEANINGS_SHOWN_MAX = 4
+MEANINGS_OF_ONE_MAX = 2
+"""Of these, where one job or sweep is to be named: names of jobs are long."""
 
 _BASE = "base/"
 _HASH = re.compile(r"([0-9a-f]{4,32})(?:(?:…|\.\.\.?)([0-9a-f]{1,28}))?\Z")
@@ -125,7 +127,7 @@ def resolve_base(state: MeshState, name: str) -> Base:
 def _the_only(name: str, found: list[str], what: str, words: Callable[[str], str]) -> str:
     if not found:
         raise NotFoundError(f"{shown(name)} has no {what}s: it asked for base models alone")
-    if len(found) > MEANINGS_SHOWN_MAX:
+    if len(found) > MEANINGS_OF_ONE_MAX:
         raise NotFoundError(
             f"{shown(name)} names {len(found):,} {what}s: name one of them, such as "
             f"{words(found[0])}. List them: meshtrain jobs '{name}'"
