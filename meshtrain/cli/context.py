@@ -113,7 +113,7 @@ class Cli:
         """The folder that the state of the master on this host lies in."""
         if self.home is not None:
             return self.home
-        from meshtrain.spec.settings import default_home
+        from meshtrain.spec.home import default_home
 
         return default_home()
 

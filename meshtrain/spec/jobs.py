@@ -145,11 +145,11 @@ class ResultsSpec(msgspec.Struct, frozen=True):
     """The metric shown; None takes the first one found."""
     over: tuple[str, ...] = ()
     """Axes that are averaged over (folds, seeds)."""
-    notify: NotifySpec | None = None
-    """None is as the master's settings say."""
     file: str | None = None
     better: Better | None = None
     """Which way the metric is better; None leaves it to the metric's name."""
+    notify: NotifySpec | None = None
+    """None is as the master's settings say."""
 
 
 class BudgetSpec(msgspec.Struct, frozen=True):

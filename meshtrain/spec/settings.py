@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from meshtrain.errors import SettingsError
 from meshtrain.spec import kinds
 from meshtrain.spec.archive_url import ARCHIVE_URL, ARCHIVE_WHAT, ArchiveWhat
+from meshtrain.spec.home import default_home as default_home
 from meshtrain.spec.kinds import Kind
 from meshtrain.spec.labels import LABELS, PRICE, PRICES
 from meshtrain.spec.matrix import CELLS_MAX_DEFAULT
@@ -41,14 +42,6 @@ class JobsOnStop(StrEnum):
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?\Z|::1?\Z")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):([0-9]{1,5})\Z")
-
-
-def default_home() -> Path:
-    """`$XDG_STATE_HOME/meshtrain`, or `~/.local/state/meshtrain`."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG rules: a relative path there is to be ignored.
-    root = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return root / "meshtrain"
 
 
 def default_gpu_locks() -> Path:

@@ -183,6 +183,7 @@ class MasterDouble:
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         lost = self.lost.get((attempt_id, stream), {})
+        offset = next((end for begin, end in lost.items() if begin <= offset < end), offset)
         end = min([offset + limit, *(begin for begin in lost if begin > offset)])
         data = self.streams.get((attempt_id, stream), b"")[offset:end]
         return LogPiece(data, lost.get(offset + len(data), offset + len(data)), offset)

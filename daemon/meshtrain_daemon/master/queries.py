@@ -11,6 +11,7 @@
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
     readers   –                         the read tokens, but for what lets in by them
+    names     a kind, a beginning       how names go on that are being typed, and what they are
     job       one job                   core.view.JobRow and all else of it, attempts too
     log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, where
               stream and an attempt     they `begin`, and `next_offset`, both past bytes that
@@ -55,6 +56,7 @@ from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
 from meshtrain_daemon.master import inputs, lineage
+from meshtrain_daemon.master.completing import answer_names
 from meshtrain_daemon.master.log_queries import (
     answer_lines,
     answer_log,
@@ -384,6 +386,7 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "nodes": _nodes,
         "members": _members,
         "readers": _readers,
+        "names": answer_names,
         "archive": _archive,
         "job": _job,
         "log": answer_log,
