@@ -23,7 +23,8 @@ from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import why_never
 from meshtrain.core.retry import RULES, decide
 from meshtrain.core.spread import spread
-from meshtrain.core.state import SOURCES_MAX, MeshState
+from meshtrain.core.state import MeshState
+from meshtrain.core.told_sources import SOURCES_MAX, told_sources
 from meshtrain.core.work_inputs import datasets_of
 from meshtrain.ids import short
 from meshtrain.spec.jobs import CommandWork
@@ -114,7 +115,7 @@ def _need(state: MeshState, artifact_id: str | None, node_id: str) -> cmd.Artifa
         node.fetching.add(artifact_id)
         tell_source(state, artifact_id, node_id)
     size_bytes = state.copies.directory.size_bytes(artifact_id)
-    return cmd.ArtifactNeed(artifact_id, state.sources(artifact_id, node_id), size_bytes)
+    return cmd.ArtifactNeed(artifact_id, told_sources(state, artifact_id, node_id), size_bytes)
 
 
 def tell_source(state: MeshState, artifact_id: str, node_id: str) -> None:

@@ -21,13 +21,13 @@ from meshtrain.net.link import LinkMonitor, LinkState, trouble_of
 from meshtrain.net.sockets import Context, Socket, open_dealer, send_frames
 from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain.wire.fields import Port
 from meshtrain.wire.messages import (
     Answer,
     AskPage,
     Done,
     FromPerson,
     PageGiven,
-    Port,
     Query,
     Refused,
     Snapshot,
