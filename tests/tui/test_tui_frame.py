@@ -162,7 +162,7 @@ async def test_themes_go_round() -> None:
     async with dashboard(mesh()) as shown:
         seen = [shown.app.theme]
         for _ in CYCLE:
-            await shown.press("t")
+            await shown.press("T")
             seen.append(shown.app.theme)
         assert seen == [*CYCLE, CYCLE[0]]
 

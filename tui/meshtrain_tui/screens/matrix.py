@@ -30,7 +30,7 @@ from meshtrain_tui.grid import (
     CellWords,
     Grid,
     Shape,
-    SweepResults,
+    ToldResults,
     default_shape,
     grid_of,
     sweep_axes,
@@ -78,7 +78,7 @@ cell. e writes the table as CSV."""
     def __init__(self, sweep_id: str = "") -> None:
         super().__init__()
         self._sweep_id = sweep_id
-        self._results: SweepResults | None = None
+        self._results: ToldResults | None = None
         self._grid: Grid | None = None
         self._shape: Shape | None = None
         self._metric: str | None = None
@@ -153,7 +153,7 @@ cell. e writes the table as CSV."""
         began_s = time.monotonic()
         try:
             answered = await whole_answer(self.desk.ask, RESULTS, (sweep_id,))
-            results = msgspec.convert(answered.rows[0], SweepResults)
+            results = msgspec.convert(answered.rows[0], ToldResults)
             await self._take(results)
             self._stand, self._trouble = stand, ""
         except (MeshtrainError, msgspec.ValidationError, IndexError) as error:
@@ -163,7 +163,7 @@ cell. e writes the table as CSV."""
             self._took_s = time.monotonic() - began_s
             self._asking = False
 
-    async def _take(self, results: SweepResults) -> None:
+    async def _take(self, results: ToldResults) -> None:
         """Merge, in a thread: a large sweep takes a second."""
         shape = self._shape or default_shape(results.cells, results.results)
         if not set(shape.by) <= set(sweep_axes(results.cells)):
