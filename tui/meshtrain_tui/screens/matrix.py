@@ -18,7 +18,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from meshtrain.core.changes import SweepRow
-from meshtrain.errors import MeshtrainError
+from meshtrain.errors import MeshtrainError, NotFoundError
 from meshtrain.ids import new_id
 from meshtrain.results.folder import folder_name
 from meshtrain.results.merge import CellResult, CellState
@@ -153,10 +153,12 @@ cell. e writes the table as CSV."""
         began_s = time.monotonic()
         try:
             answered = await whole_answer(self.desk.ask, RESULTS, (sweep_id,))
+            if not answered.rows:
+                raise NotFoundError(f"the master knows no results of {sweep_id}")
             results = msgspec.convert(answered.rows[0], ToldResults)
             await self._take(results)
             self._stand, self._trouble = stand, ""
-        except (MeshtrainError, msgspec.ValidationError, IndexError) as error:
+        except (MeshtrainError, msgspec.ValidationError) as error:
             self._trouble = str(error)
             self._tell()
         finally:
