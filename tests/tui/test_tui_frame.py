@@ -13,6 +13,7 @@ from tui_rows import job, small_mesh
 from meshtrain.core.job import JobState
 from meshtrain_tui.app import known_keys
 from meshtrain_tui.keymap import keymap
+from meshtrain_tui.palette import Palette
 from meshtrain_tui.screens.events import Events
 from meshtrain_tui.screens.help import Help
 from meshtrain_tui.screens.jobs import Jobs
@@ -119,6 +120,9 @@ async def test_the_palette_finds_screens_commands_and_sweeps(key: str) -> None:
         await shown.settle()
         assert shown.rows[2].strip().startswith("Events › other")
         assert "▶  one " in shown.text
+        words = [line.words for line in Palette(shown.app.screen).lines()]
+        assert len(words) == len(set(words)), "each thing once, however many keys it has"
+        assert "cancel" in words and "up" not in words
         assert "fold=0" not in shown.text
 
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from meshtrain_tui.app import Top
 
 SWEEPS_MAX = 200
+MOVES = frozenset(
+    ["move", "page", "first", "last", "rows", "pages", "start", "end", "columns", "turn"]
+)
+"""Actions that only move about: nobody looks for them by name."""
 
 
 class PaletteLine(NamedTuple):
@@ -47,12 +51,16 @@ class Palette(Provider):
             yield PaletteLine(
                 entry.title, f"the screen {entry.title}", partial(top.action_show, entry.name)
             )
+        told: set[str] = set()
         for active in screen.active_bindings.values():
             binding = active.binding
             if not active.enabled or not binding.description or binding.id is None:
                 continue
-            if binding.id.startswith(("table.", "screen.", "app.show")):
+            if binding.id.startswith(("table.", "screen.", "app.show")) or binding.id in told:
                 continue
+            if binding.action.partition("(")[0] in MOVES:
+                continue
+            told.add(binding.id)
             run = partial(top.run_action, binding.action, active.node)
             key = top.get_key_display(binding)
             yield PaletteLine(binding.description, f"key {key}", run)
