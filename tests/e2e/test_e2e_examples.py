@@ -264,9 +264,11 @@ def test_every_example_of_the_help_does_what_it_says(world: World) -> None:
             parse(words)
             continue
         began_s = time.monotonic()
-        result = run(words, stdin)
-        os.environ.clear()
-        os.environ.update(environment)
+        try:
+            result = run(words, stdin)
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
         print(f"{time.monotonic() - began_s:6.2f} s  {result.exit_code}  {example}")
         told = result.stdout + result.stderr
         if result.exit_code not in case.codes or case.says not in told or not told.strip():

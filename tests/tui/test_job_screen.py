@@ -410,6 +410,7 @@ async def test_a_master_that_is_away_is_told_and_the_log_stays_dimmed() -> None:
     async with shown(a_master()) as screen:
         screen.master.away = True
         await screen.settle()
+        await screen.settle()
         assert f"stale since {clock(WALL_S)}" in screen.text
         assert "no master answers" in screen.text
         assert "epoch 99" in screen.text

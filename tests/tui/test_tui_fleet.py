@@ -86,9 +86,8 @@ async def test_each_mesh_has_its_line_and_one_is_shown() -> None:
         assert "✗1" in shown.text, "what failed is told of each"
         assert "lab news" in shown.text and "site news" not in shown.text
         await shown.press("backslash")
-        await shown.until(lambda: "site news" in shown.text)
+        await shown.until(lambda: "site news" in shown.text and "[site:7470 ● " in shown.text)
         assert "lab news" not in shown.text
-        assert "[site:7470 ● " in shown.text
         assert "site:7470" in shown.text.splitlines()[0]
         shown.sources[1].tell([Note(2.0, "more of it")])
         await shown.until(lambda: "more of it" in shown.text)

@@ -593,6 +593,30 @@ async def test_P8_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_pa
             await asyncio.sleep(0.005)
 
 
+async def test_P8_a_command_that_is_given_up_while_it_starts_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "child"
+    text = f"sleep 600 & echo $! > {child}.new; mv {child}.new {child}; sleep 600\n"  # sleeping
+    spawn = asyncio.create_subprocess_exec
+
+    async def told_late(*line: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await spawn(*line, **options)
+        while not child.exists():
+            await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.sleep(0)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", told_late)
+    running = asyncio.create_task(run_command(script(tmp_path, text), b"{}", {}, tmp_path, 600.0))
+    async with asyncio.timeout(30):
+        await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled()
+        while _lives(int(child.read_text())):
+            await asyncio.sleep(0.005)
+
+
 def _lives(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]

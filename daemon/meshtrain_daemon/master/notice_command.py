@@ -33,8 +33,8 @@ async def run_command(
         NotSentError: when it fails or takes too long; NeverSentError when it isn't there.
     """
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    try:
-        process = await asyncio.create_subprocess_exec(
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
             *shlex.split(line),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
@@ -43,6 +43,14 @@ async def run_command(
             cwd=folder,
             start_new_session=True,
         )
+    )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may run already, and may have started others, before that is known here.
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
     except (FileNotFoundError, PermissionError) as error:
         raise NeverSentError(f"{line.split()[0]}: {error.strerror}") from error
     except OSError as error:
@@ -55,16 +63,20 @@ async def run_command(
     except TimeoutError:
         raise NotSentError(f"it took over {timeout_s:g} s") from None
     finally:
-        # The whole session: what it started must not outlive it unseen.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await _end(process)
     if status:
         last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise NotSentError(f"exit code {status}{': ' if last else ''}{' '.join(last)[:200]}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the whole session: what it started must not outlive it unseen."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def _talk(process: asyncio.subprocess.Process, body: bytes) -> bytes:
