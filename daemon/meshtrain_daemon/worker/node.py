@@ -145,7 +145,9 @@ class WorkerNode:
                 free_bytes=disk_free_bytes(settings.home),
                 now_s=lease_now_s(),
                 life=self._life,
-                adopted=[one.folder.assignment for one in found.adopted],
+                adopted=[
+                    io.AdoptedAttempt(one.folder.assignment, one.output_id) for one in found.adopted
+                ],
             )
             hands = self._hands = Hands(
                 spec=self._spec(place.reached_at(http_url)),
