@@ -9,6 +9,7 @@ import msgspec
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from meshtrain.clock import wall_now_s
 from meshtrain.core.changes import JobRow
 from meshtrain.core.why import Why
 from meshtrain.core.why_lines import why_lines
@@ -54,7 +55,13 @@ class Job(MeshScreen):
         self._job_id = job_id
 
     def compose_body(self) -> ComposeResult:
-        yield JobBody(self._job_id, row_of(self.desk.ask), explain=self._why)
+        ask = row_of(self.desk.ask)
+        yield JobBody(self._job_id, ask, explain=self._why, wall_now_s=self._wall_now_s)
+
+    def _wall_now_s(self) -> float:
+        """The time that the dashboard shows: of a recording its own."""
+        picture = self.desk.picture
+        return wall_now_s() if picture is None else picture.wall_s
 
     async def _why(self, job_id: str, width: int) -> list[str]:
         """The lines of `meshtrain why`. Raises MeshtrainError when they can't be had."""
