@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 RECORDING = ROOT / "tests" / "tui" / "batch_composition.jsonl"
 PICTURE = ROOT / "docs" / "images" / "top_web.png"
 SIZE = (1100, 640)
-TYPED = ("T", "48%")
+TYPED = ("J", "48%")
 """Goes to the middle of the run, once enter is pressed."""
 ENTER = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
 LOOK_S = 0.2

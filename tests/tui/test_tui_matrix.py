@@ -17,7 +17,7 @@ from meshtrain.wire.messages import Answer, Query, Retry
 from meshtrain_tui.grid import (
     CellWords,
     Shape,
-    SweepResults,
+    ToldResults,
     default_shape,
     grid_of,
     heat_style,
@@ -78,10 +78,10 @@ def answered(cells: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def results() -> SweepResults:
+def results() -> ToldResults:
     import msgspec
 
-    return msgspec.convert(answered(few_shot()), SweepResults)
+    return msgspec.convert(answered(few_shot()), ToldResults)
 
 
 class Answers:
@@ -180,11 +180,11 @@ def test_axes_and_shapes_of_small_sweeps() -> None:
     )
     assert default_shape(cells, ResultsSpec(over=("fold",))) == Shape("fold")
     assert default_shape((), ResultsSpec()) == Shape()
-    alone = SweepResults("s", "s", ResultsSpec(), (CellResult("j", "s/one", {}),))
+    alone = ToldResults("s", "s", ResultsSpec(), (CellResult("j", "s/one", {}),))
     grid = grid_of(alone, default_shape(alone.cells, alone.results))
     assert grid.cells[0][0] is not None
     assert grid.y_labels == grid.x_labels == ("all",)
-    empty = grid_of(SweepResults("s", "s", ResultsSpec(), ()), Shape())
+    empty = grid_of(ToldResults("s", "s", ResultsSpec(), ()), Shape())
     assert empty.cells == ()
 
 
@@ -193,7 +193,7 @@ def test_cells_that_a_sweep_leaves_out_stay_empty() -> None:
         CellResult(f"j{a}{b}", f"s/a={a},b={b}", {"a": a, "b": b}, index=i)
         for i, (a, b) in enumerate([(1, 1), (1, 2), (2, 1)])
     )
-    grid = grid_of(SweepResults("s", "s", ResultsSpec(), cells), Shape("a", ("b",)))
+    grid = grid_of(ToldResults("s", "s", ResultsSpec(), cells), Shape("a", ("b",)))
     assert grid.cells[1][1] is None
     assert CellWords(grid).of(None) == ""
 
@@ -345,7 +345,7 @@ async def test_the_export_is_the_table(tmp_path: Path, monkeypatch: pytest.Monke
         await shown.press("e")
         await shown.until(lambda: (tmp_path / "few_shot-miou.csv").exists())
     text = (tmp_path / "few_shot-miou.csv").read_text()
-    assert text.startswith("dataset,") or ",reference,metric,mean,std,n" in text.splitlines()[0]
+    assert ",reference,metric,mean,std,ci_low,ci_high,n," in text.splitlines()[0]
     assert "66.0" in text
 
 

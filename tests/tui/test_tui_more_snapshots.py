@@ -55,7 +55,7 @@ async def test_a_replay(tmp_path: Path) -> None:
     path = tmp_path / "a.mesh"
     await recorded(path, a_day())
     async with replay_of(path, (80, 24)) as shown:
-        await shown.press("T", *"100%", "enter")
+        await shown.press("J", *"100%", "enter")
         await shown.until(lambda: "b failed" in shown.text)
         check_snapshot(shown.app, "replay_80x24")
 

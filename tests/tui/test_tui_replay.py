@@ -72,9 +72,9 @@ async def test_steps_and_jumps_show_what_was_then(file: Path, size: tuple[int, i
         assert clock(WALL_S + 10) in shown.text.splitlines()[0]
         await shown.press("comma")
         await shown.until(lambda: "few_shot came" not in shown.text)
-        await shown.press("right_square_bracket")
+        await shown.press("right_curly_bracket")
         await shown.until(lambda: "b failed" in shown.text)
-        await shown.press("left_square_bracket")
+        await shown.press("left_curly_bracket")
         await shown.until(lambda: "b failed" not in shown.text)
         await shown.press("P")
         assert shown.app.player.position.playing
@@ -82,13 +82,13 @@ async def test_steps_and_jumps_show_what_was_then(file: Path, size: tuple[int, i
 
 async def test_a_time_is_asked_for_and_a_wrong_one_told(file: Path) -> None:
     async with replay_of(file) as shown:
-        await shown.press("T", *"soon", "enter")
+        await shown.press("J", *"soon", "enter")
         assert isinstance(shown.app.screen, Jump)
         assert "no time: write 14:02" in shown.text
         await shown.press(*["backspace"] * 4, *"100%", "enter")
         await shown.until(lambda: "b failed" in shown.text)
         assert shown.app.player.position.at_end
-        await shown.press("T", "escape")
+        await shown.press("J", "escape")
         assert not isinstance(shown.app.screen, Jump)
 
 
@@ -106,7 +106,7 @@ async def test_every_screen_is_steered_and_nothing_can_be_changed(file: Path) ->
             await shown.press(key)
             await shown.until(lambda: shown.app.screen.query(PlayerLine))
         assert shown.app.readonly
-        await shown.press("1", "T", *"100%", "enter", "2")
+        await shown.press("1", "J", *"100%", "enter", "2")
         await shown.until(lambda: "out of memory" in shown.text)
         await shown.press("c")
         assert "Cancel" not in shown.text
@@ -114,7 +114,7 @@ async def test_every_screen_is_steered_and_nothing_can_be_changed(file: Path) ->
 
 async def test_the_matrix_shows_the_results_that_were_recorded(file: Path) -> None:
     async with replay_of(file) as shown:
-        await shown.press("3", "T", *"100%", "enter")
+        await shown.press("3", "J", *"100%", "enter")
         await shown.until(lambda: "66.0 ± 0.5" in shown.text)
 
 

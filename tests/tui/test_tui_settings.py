@@ -83,7 +83,7 @@ def test_keys_as_they_are_written() -> None:
     known = known_keys()
     assert keymap({"jobs.cancel": "ctrl+k"}, known) == {"jobs.cancel": "ctrl+k"}
     assert keymap({"screen.filter": "f5, ;"}, known) == {"screen.filter": "f5,semicolon"}
-    assert keymap({"app.help": ","}, known) == {"app.help": "comma"}
+    assert keymap({"app.replay_back": ","}, known) == {"app.replay_back": "comma"}
 
 
 @pytest.mark.parametrize(
@@ -134,3 +134,30 @@ def test_themes() -> None:
     assert checked_theme("nord") == "nord"
     with pytest.raises(SettingsError, match="no theme is called"):
         checked_theme("drak")
+
+
+def test_no_screen_takes_a_key_that_works_everywhere() -> None:
+    known = known_keys()
+    everywhere = {
+        key: name for name, act in known.items() if act.scope == "app" for key in act.keys
+    }
+    shared = {
+        (key, everywhere[key], name)
+        for name, act in known.items()
+        for key in act.keys
+        if key in everywhere and everywhere[key] != name
+    }
+    assert shared == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "told"),
+    [
+        ("log.follow", "c", "log.follow .* and job.cancel"),
+        ("sweeps.open", "r", "sweeps.open .* and overview.retry"),
+        ("app.meshes", "m", "app.meshes .* and job.metrics"),
+    ],
+)
+def test_parts_of_one_screen_share_no_key(name: str, key: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=f"{key} would do both {told}"):
+        keymap({name: key}, known_keys())

@@ -55,6 +55,7 @@ from meshtrain_tui.widgets.heat import HeatMap
 from meshtrain_tui.widgets.job_body import JobBody
 from meshtrain_tui.widgets.log_pane import LogPane
 from meshtrain_tui.widgets.log_view import LogView
+from meshtrain_tui.widgets.sweeps import SweepsPanel
 from meshtrain_tui.widgets.table import PageTable
 from meshtrain_tui.widgets.tabs import Tab, TabLine
 
@@ -198,7 +199,7 @@ class Top(App[None]):
         Binding("u", "undo", "undo", id="app.undo"),
         Binding("dollar_sign", "command", "command", id="app.command"),
         Binding("colon,ctrl+p", "command_palette", "go to", id="app.palette"),
-        Binding("t", "theme", "theme", show=False, id="app.theme"),
+        Binding("T", "theme", "theme", show=False, id="app.theme"),
         Binding("z", "density", "density", show=False, id="app.density"),
         Binding("q", "quit", "quit", id="app.quit"),
         Binding("question_mark", "help", "help", id="app.help"),
@@ -429,7 +430,10 @@ class Top(App[None]):
 
 def known_keys() -> dict[str, KeyAction]:
     """All actions whose keys can be changed, by name."""
-    owners: list[Any] = [Top, PageTable, HeatMap, BaseTree]
+    from meshtrain_tui.fleet_app import FleetTop
+    from meshtrain_tui.replay_app import ReplayTop
+
+    owners: list[Any] = [Top, FleetTop, ReplayTop, PageTable, HeatMap, BaseTree, SweepsPanel]
     owners += [Job, JobBody, LogPane, LogView, CurveField]
     for make in [*(entry.make for entry in SCREENS)]:
         owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]

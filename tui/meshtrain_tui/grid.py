@@ -17,7 +17,7 @@ AGAIN = (CellState.FAILED, CellState.CANCELLED)
 """States of jobs that `retry` runs again."""
 
 
-class SweepResults(msgspec.Struct, frozen=True):
+class ToldResults(msgspec.Struct, frozen=True):
     """What the master's query `results` tells of a sweep."""
 
     sweep_id: str
@@ -91,7 +91,7 @@ def x_choices(axes: Sequence[str], y: str, over: Sequence[str]) -> list[tuple[st
     return list(dict.fromkeys(choices))
 
 
-def grid_of(results: SweepResults, shape: Shape, metric: str | None = None) -> Grid:
+def grid_of(results: ToldResults, shape: Shape, metric: str | None = None) -> Grid:
     """The grid of a sweep's cells.
 
     Raises NotFoundError when the shape names an axis that the sweep doesn't have.

@@ -18,6 +18,8 @@ from meshtrain.errors import SettingsError
 from meshtrain.spec.problems import hint, shown
 
 EVERYWHERE = frozenset({"app", "screen", "table"})
+TOGETHER = (frozenset({"job", "log", "curves"}), frozenset({"overview", "sweeps"}))
+"""Parts that are on one screen."""
 _MODIFIERS = frozenset({"alt", "ctrl", "hyper", "meta", "shift", "super"})
 _NAMED = frozenset(key.value for key in Keys if not key.value.startswith("<"))
 
@@ -120,7 +122,8 @@ def _clashes(chosen: Mapping[str, tuple[str, ...]], known: Mapping[str, KeyActio
             if other == name or (other in chosen and other < name):
                 continue
             scopes = {known[name].scope, known[other].scope}
-            if len(scopes) == 2 and not scopes & EVERYWHERE:
+            apart = len(scopes) == 2 and not any(scopes <= part for part in TOGETHER)
+            if apart and not scopes & EVERYWHERE:
                 continue
             there = chosen.get(other, known[other].keys)
             problems += [

@@ -73,6 +73,9 @@ class Palette(Provider):
                 yield PaletteLine(
                     f"jobs of {sweep_id}", "", partial(top.open, "sweep", sweep_id), False
                 )
+                yield PaletteLine(
+                    f"matrix of {sweep_id}", "", partial(top.open, "matrix", sweep_id), False
+                )
             for node_id in list(picture.view.nodes)[:SWEEPS_MAX]:
                 yield PaletteLine(
                     f"jobs on {node_id}", "", partial(top.open, "node", node_id), False

@@ -27,11 +27,23 @@ class ReplayTop(Top):
         Binding("P", "play", "play or pause", show=False, id="app.replay_play"),
         Binding("comma", "step(-1)", "a step back", show=False, id="app.replay_back"),
         Binding("full_stop", "step(1)", "a step on", show=False, id="app.replay_on"),
-        Binding("left_square_bracket", "minute(-1)", "a minute back", show=False),
-        Binding("right_square_bracket", "minute(1)", "a minute on", show=False),
+        Binding(
+            "left_curly_bracket",
+            "minute(-1)",
+            "a minute back",
+            show=False,
+            id="app.replay_minute_back",
+        ),
+        Binding(
+            "right_curly_bracket",
+            "minute(1)",
+            "a minute on",
+            show=False,
+            id="app.replay_minute_on",
+        ),
         Binding("less_than_sign", "hurry(-1)", "slower", show=False, id="app.replay_slower"),
         Binding("greater_than_sign", "hurry(1)", "faster", show=False, id="app.replay_faster"),
-        Binding("T", "jump", "go to a time", show=False, id="app.replay_jump"),
+        Binding("J", "jump", "go to a time", show=False, id="app.replay_jump"),
     ]
 
     def __init__(

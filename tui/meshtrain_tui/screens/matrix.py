@@ -18,7 +18,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from meshtrain.core.changes import SweepRow
-from meshtrain.errors import MeshtrainError
+from meshtrain.errors import MeshtrainError, NotFoundError
 from meshtrain.ids import new_id
 from meshtrain.results.folder import folder_name
 from meshtrain.results.merge import CellResult, CellState
@@ -30,7 +30,7 @@ from meshtrain_tui.grid import (
     CellWords,
     Grid,
     Shape,
-    SweepResults,
+    ToldResults,
     default_shape,
     grid_of,
     sweep_axes,
@@ -78,7 +78,7 @@ cell. e writes the table as CSV."""
     def __init__(self, sweep_id: str = "") -> None:
         super().__init__()
         self._sweep_id = sweep_id
-        self._results: SweepResults | None = None
+        self._results: ToldResults | None = None
         self._grid: Grid | None = None
         self._shape: Shape | None = None
         self._metric: str | None = None
@@ -153,17 +153,19 @@ cell. e writes the table as CSV."""
         began_s = time.monotonic()
         try:
             answered = await whole_answer(self.desk.ask, RESULTS, (sweep_id,))
-            results = msgspec.convert(answered.rows[0], SweepResults)
+            if not answered.rows:
+                raise NotFoundError(f"the master knows no results of {sweep_id}")
+            results = msgspec.convert(answered.rows[0], ToldResults)
             await self._take(results)
             self._stand, self._trouble = stand, ""
-        except (MeshtrainError, msgspec.ValidationError, IndexError) as error:
+        except (MeshtrainError, msgspec.ValidationError) as error:
             self._trouble = str(error)
             self._tell()
         finally:
             self._took_s = time.monotonic() - began_s
             self._asking = False
 
-    async def _take(self, results: SweepResults) -> None:
+    async def _take(self, results: ToldResults) -> None:
         """Merge, in a thread: a large sweep takes a second."""
         shape = self._shape or default_shape(results.cells, results.results)
         if not set(shape.by) <= set(sweep_axes(results.cells)):
