@@ -31,7 +31,7 @@ from meshtrain_tui.recording import Moment, write_moment
 ROOT = Path(__file__).parents[1]
 RECORDING = ROOT / "tests" / "tui" / "batch_composition.jsonl"
 IMAGES = ROOT / "docs" / "images"
-DEMO_WIDTH = 110
+DEMO_WIDTH_MIN = 110
 FONT_FACE = re.compile(r"\s*@font-face\s*{[^}]*}")
 """Fonts that would be fetched from elsewhere; the reader's own monospace font does as well."""
 
@@ -68,7 +68,8 @@ def draw_demo() -> None:
         )
     # The folder is of no interest, and differs each time.
     lines = told.replace(str(output), "demo-output").splitlines()
-    console = Console(record=True, width=DEMO_WIDTH, file=io.StringIO())
+    width = max(DEMO_WIDTH_MIN, *map(len, lines))
+    console = Console(record=True, width=width, file=io.StringIO())
     console.print(Text("$ make demo", style="bold"))
     for line in lines:
         console.print(Text(line), soft_wrap=True)
