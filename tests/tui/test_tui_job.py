@@ -68,7 +68,8 @@ async def open_job(shown: Dashboard) -> LogMaster:
         logs.print("a2", b"epoch %d\n" % number, WALL_S + number)
     with_logs(shown, logs)
     shown.app.open("job", "a")
-    await shown.until(lambda: "epoch 49" in shown.text)
+    await shown.until(lambda: "epoch 49" in shown.text and "▶ running" in shown.text)
+    await shown.settle()
     return logs
 
 
