@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -23,28 +23,35 @@ from meshtrain.core.manifest import (
 )
 from meshtrain.errors import ArtifactError
 
+OnRead = Callable[[int], None]
+"""Told of bytes as they have been read."""
 
-def build_manifest(folder: Path) -> Manifest:
+
+def build_manifest(folder: Path, on_read: OnRead | None = None) -> Manifest:
     """The manifest of all files below a folder.
+
+    Args:
+        on_read: told how many bytes were read, piece by piece.
 
     Raises:
         ArtifactError: when something in it is no regular file (links are refused
             too: what they point at may change or be elsewhere), has a name that
             an artifact can't hold, changes while it is read, or can't be read.
     """
-    return manifest_of((relpath, folder / relpath) for relpath in list_files(folder))
+    return manifest_of(((relpath, folder / relpath) for relpath in list_files(folder)), on_read)
 
 
-def manifest_of(files: Iterable[tuple[str, Path]]) -> Manifest:
+def manifest_of(files: Iterable[tuple[str, Path]], on_read: OnRead | None = None) -> Manifest:
     """The manifest of given files.
 
     Args:
         files: the path in the artifact, and where its content is.
+        on_read: told how many bytes were read, piece by piece.
 
     Raises:
         ArtifactError: as `build_manifest` does.
     """
-    entries = [_describe(relpath, path) for relpath, path in files]
+    entries = [_describe(relpath, path, on_read) for relpath, path in files]
     manifest = Manifest(tuple(sorted(entries, key=lambda entry: entry.path)))
     check_manifest(manifest)
     return manifest
@@ -89,7 +96,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
                 )
 
 
-def _describe(relpath: str, path: Path) -> FileEntry:
+def _describe(relpath: str, path: Path, on_read: OnRead | None) -> FileEntry:
     with disk_errors(f"reading {path}"):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", buffering=0) as file:
@@ -98,7 +105,7 @@ def _describe(relpath: str, path: Path) -> FileEntry:
                 raise ArtifactError(
                     f"{path} is not a regular file, and an artifact holds only those. Remove it"
                 )
-            entry = _hash(relpath, file, before)
+            entry = _hash(relpath, file, before, on_read)
             after = os.fstat(fd)
     if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise ArtifactError(
@@ -107,7 +114,7 @@ def _describe(relpath: str, path: Path) -> FileEntry:
     return entry
 
 
-def _hash(relpath: str, file: BinaryIO, found: os.stat_result) -> FileEntry:
+def _hash(relpath: str, file: BinaryIO, found: os.stat_result, on_read: OnRead | None) -> FileEntry:
     whole = xxhash.xxh3_128()
     chunks: list[Chunk] = []
     offset = 0
@@ -116,6 +123,8 @@ def _hash(relpath: str, file: BinaryIO, found: os.stat_result) -> FileEntry:
         offset += len(view)
         if len(view) < found.st_size:
             whole.update(view)
+        if on_read is not None:
+            on_read(len(view))
     digest = chunks[0].digest if len(chunks) == 1 else whole.hexdigest()
     executable = bool(found.st_mode & stat.S_IXUSR)
     return FileEntry(relpath, found.st_size, executable, digest, tuple(chunks))

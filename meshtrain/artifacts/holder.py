@@ -141,6 +141,11 @@ class Holder:
         async with self._request("GET", "manifest") as answer:
             return await answer.read(MANIFEST_BYTES_MAX)
 
+    async def page(self, path: str, size_max_bytes: int) -> bytes:
+        """Something else that the peer's server tells: `path` begins with `/`."""
+        async with self._request("GET", path) as answer:
+            return await answer.read(size_max_bytes)
+
     async def news(self, have: bytes) -> AsyncIterator[Frame]:
         """What the peer shows, and what more, until it has no more to tell.
 
@@ -301,6 +306,8 @@ class Holder:
         return self._peer is not None and self._peer.signer.learn(challenge)
 
     def _url_of(self, path: str) -> URL:
+        if path.startswith("/"):
+            return URL(self._url + path)
         return URL(f"{self._url}/v1/artifacts/{self._artifact_id}/{path}")
 
     def _check(self, url: URL) -> URL:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import BinaryIO, ParamSpec, TypeVar
@@ -50,6 +50,7 @@ from meshtrain.core.manifest import (
 from meshtrain.core.token_bucket import TokenBucket
 from meshtrain.errors import ArtifactError
 from meshtrain.security.loopback import require_loopback
+from meshtrain.security.read_tokens import Readers
 from meshtrain.security.signing import HttpSecurity
 from meshtrain.security.tls import server_context
 
@@ -75,6 +76,8 @@ class ArtifactServer:
         enrolment: lets those join who have a token; only with `security`.
         enrol_port: the port for them where bodies aren't encrypted: a token never
             goes in the clear. Else they come to `port`.
+        readers: who may read `read_paths` by a token; only with `security`.
+        read_paths: paths of routes that are added to `app`, with all below them.
         requests_max: requests served at a time; more are told to come again (503).
         body_limits: how slow peers may be.
         upload_limits: what uploads may take.
@@ -91,6 +94,8 @@ class ArtifactServer:
         security: HttpSecurity | None = None,
         enrolment: Enrolment | None = None,
         enrol_port: int = 0,
+        readers: Readers | None = None,
+        read_paths: Sequence[str] = (),
         requests_max: int = REQUESTS_MAX,
         body_limits: BodyLimits | None = None,
         upload_limits: UploadLimits | None = None,
@@ -115,10 +120,12 @@ class ArtifactServer:
         middlewares = [self._limit_requests, answer_errors]
         if security is not None:
             open_paths = frozenset({ENROL_PATH} if enrolment is not None else ())
-            self._guard = Guard(security, open_paths)
+            self._guard = Guard(security, open_paths, readers, read_paths)
             middlewares.insert(1, self._guard.admit)
         self.app = web.Application(middlewares=middlewares, client_max_size=MANIFEST_BYTES_MAX)
         """The application; routes may be added to it before `start`."""
+        self.sent_bytes = 0
+        """Of files, to peers."""
         self.enrol_url: str | None = None
         """Where people join, once it is started; None where they can't."""
         self._add_routes(accept_uploads)
@@ -238,6 +245,7 @@ class ArtifactServer:
                 )
         finally:
             self._files.release(file)
+        self.sent_bytes += stop - start if request.method == "GET" else 0
         if request.method == "GET":
             name = request.headers.get(FETCH_HEADER, "")
             self._desk.gave(artifact_id, name, file_index, start, stop)

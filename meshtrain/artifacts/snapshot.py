@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from meshtrain.artifacts.chunking import manifest_of
+from meshtrain.artifacts.chunking import OnRead, manifest_of
 from meshtrain.artifacts.failures import disk_errors
 from meshtrain.artifacts.ignore import Ignore
 from meshtrain.core.manifest import FILES_MAX, Manifest, path_problem
@@ -90,18 +90,21 @@ def largest(sizes: Mapping[str, int], shown_max: int = LARGEST_SHOWN) -> list[tu
     return [(relpath, sizes[relpath]) for relpath in by_size[:shown_max]]
 
 
-def snapshot_manifest(folder: Path, files: Sequence[str]) -> Manifest:
+def snapshot_manifest(
+    folder: Path, files: Sequence[str], on_read: OnRead | None = None
+) -> Manifest:
     """The manifest of a snapshot.
 
     Args:
         folder: the folder of the code.
         files: relative paths, as `snapshot_files` gives them.
+        on_read: told how many bytes were read, piece by piece.
 
     Raises:
         UserError: when a file is gone, or a link leads outside.
         ArtifactError: when a file can't be read or changes meanwhile.
     """
-    return manifest_of((relpath, _checked(folder, relpath)) for relpath in files)
+    return manifest_of(((relpath, _checked(folder, relpath)) for relpath in files), on_read)
 
 
 def file_digests(folder: Path, files: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -43,6 +43,22 @@ _NO_ROOM_STATUS = 507
 _T = TypeVar("_T")
 
 
+class UploadSteps(Protocol):
+    """Is told how an upload goes on."""
+
+    def hashed(self, size_bytes: int) -> None:
+        """So many more bytes were read and hashed."""
+        ...
+
+    def lacks(self, size_bytes: int) -> None:
+        """All is hashed, and the other side lacks so many bytes."""
+        ...
+
+    def sent(self, size_bytes: int) -> None:
+        """So many more of them were sent."""
+        ...
+
+
 class UploadRetries(msgspec.Struct, frozen=True):
     """How often a request is made again before the upload is given up."""
 
@@ -63,6 +79,7 @@ async def upload_tree(
     timeouts: HttpTimeouts | None = None,
     security: HttpSecurity | None = None,
     node_id: str = MASTER_NODE_ID,
+    steps: UploadSteps | None = None,
 ) -> str:
     """Uploads a folder; returns the id of the artifact.
 
@@ -77,6 +94,7 @@ async def upload_tree(
         security: who uploads, and how the other side is known; None uploads without
             keys, on loopback only.
         node_id: whose server `url` is, with `security`.
+        steps: told how it goes on; the hashing from a thread.
 
     Raises:
         DiskFullError: when the other side has no room.
@@ -84,15 +102,16 @@ async def upload_tree(
             changes meanwhile.
         UserError: when one of `files` can't be part of a snapshot.
     """
+    on_read = steps.hashed if steps is not None else None
     if files is None:
-        manifest = await asyncio.to_thread(build_manifest, folder)
+        manifest = await asyncio.to_thread(build_manifest, folder, on_read)
     else:
-        manifest = await asyncio.to_thread(snapshot_manifest, folder, files)
+        manifest = await asyncio.to_thread(snapshot_manifest, folder, files, on_read)
     name = artifact_id(manifest)
     peer = _peer(security, node_id) if security is not None else None
     async with new_session(timeouts) as session:
         holder = Holder(session, url, name, peer, timeouts)
-        upload = _Upload(folder, manifest, holder, retries or UploadRetries())
+        upload = _Upload(folder, manifest, holder, retries or UploadRetries(), steps)
         try:
             await upload.run(connections)
         except HolderError as error:
@@ -118,19 +137,27 @@ def _peer(security: HttpSecurity, node_id: str) -> Peer:
 
 class _Upload:
     def __init__(
-        self, folder: Path, manifest: Manifest, holder: Holder, retries: UploadRetries
+        self,
+        folder: Path,
+        manifest: Manifest,
+        holder: Holder,
+        retries: UploadRetries,
+        steps: UploadSteps | None,
     ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._numbers = ChunkNumbers(manifest)
         self._holder = holder
         self._retries = retries
+        self._steps = steps
 
     async def run(self, connections: int) -> None:
         manifest_bytes = canonical_bytes(self._manifest)
         await self._insist(lambda: self._holder.put_manifest(manifest_bytes))
         have = await self._insist(lambda: self._holder.have(self._numbers.count))
         here = flags_of(have, self._numbers.count)
+        if self._steps is not None:
+            self._steps.lacks(self._size_bytes(n for n, is_here in enumerate(here) if not is_here))
         missing = (number for number, is_here in enumerate(here) if not is_here)
         senders = [asyncio.create_task(self._send_all(missing)) for _ in range(connections)]
         try:
@@ -149,6 +176,15 @@ class _Upload:
             await self._insist(
                 functools.partial(self._holder.put_chunk, file_index, chunk_index, data)
             )
+            if self._steps is not None:
+                self._steps.sent(len(data))
+
+    def _size_bytes(self, numbers: Iterator[int]) -> int:
+        total_bytes = 0
+        for number in numbers:
+            file_index, chunk_index = self._numbers.place(number)
+            total_bytes += self._manifest.files[file_index].chunks[chunk_index].size_bytes
+        return total_bytes
 
     def _read(self, file: FileEntry, chunk_index: int) -> bytes:
         chunk = file.chunks[chunk_index]

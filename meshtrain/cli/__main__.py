@@ -1,5 +1,5 @@
 """`python -m meshtrain.cli`."""
 
-from meshtrain.cli.main import main
+from meshtrain.cli.entry import main
 
 main()

@@ -9,6 +9,8 @@ import typer
 
 from meshtrain.cli.context import cli_of
 from meshtrain.cli.output import print_json, say, tell
+from meshtrain.cli.working import working
+from meshtrain.errors import UserError
 
 
 def command(
@@ -30,7 +32,11 @@ def command(
     """
     from meshtrain.store.backup import make_backup
 
-    made = make_backup(cli_of(ctx).home_folder, file.expanduser(), force=force)
+    if not file.expanduser().absolute().parent.is_dir():
+        raise UserError(f"{file} can't be written: there is no folder {file.parent}. Make it first")
+    with working("copying the store") as step:
+        home = cli_of(ctx).home_folder
+        made = make_backup(home, file.expanduser(), force=force, says=step.says)
     manifest = made.manifest
     if as_json:
         print_json(

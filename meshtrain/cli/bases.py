@@ -71,6 +71,7 @@ def rebuild(
     base: Annotated[
         str, typer.Argument(metavar="HASH", help="A recipe hash, or the first characters of it.")
     ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a base anew; jobs that start later start from the new model.
 
@@ -80,6 +81,9 @@ def rebuild(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Rebuild(new_id("rebuild"), base))
+    if as_json:
+        print_json({"rebuilt": done.done, "notes": done.notes})
+        return
     for recipe_hash in done.done:
         say(f"{words.base_name(recipe_hash)} is trained anew")
 

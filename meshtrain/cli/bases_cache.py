@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from meshtrain.cli import words
-from meshtrain.cli.context import act, cli_of
-from meshtrain.cli.output import say
+from meshtrain.cli.context import act, ask, cli_of
+from meshtrain.cli.output import print_json, say
 from meshtrain.ids import new_id
 from meshtrain.wire.messages import Done, Evict, Pin, Warm
 
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Base = Annotated[
     str, typer.Argument(metavar="HASH", help="A recipe hash, or the first characters of it.")
 ]
@@ -23,6 +24,7 @@ def pin(
     node: Annotated[
         str, typer.Option("--node", help="The node that keeps it; not given: all that hold it.")
     ] = "",
+    as_json: _AsJson = False,
 ) -> None:
     """Keep a base from being evicted, until it is unpinned.
 
@@ -32,7 +34,12 @@ def pin(
       meshtrain bases pin 7f3a --node gpu1
     """
     with cli_of(ctx).link() as link:
+        if node:
+            ask(link, "nodes", [node])
         done = act(link, Pin(new_id("pin"), base, node))
+    if as_json:
+        print_json({"pinned": done.done, "node": node or None, "notes": done.notes})
+        return
     _tell(done, f"is pinned to {node}" if node else "is pinned wherever it lies")
 
 
@@ -42,6 +49,7 @@ def unpin(
     node: Annotated[
         str, typer.Option("--node", help="Take away the pin to this node; not given: all pins.")
     ] = "",
+    as_json: _AsJson = False,
 ) -> None:
     """Let a base be evicted again.
 
@@ -51,6 +59,9 @@ def unpin(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Pin(new_id("unpin"), base, node, pinned=False))
+    if as_json:
+        print_json({"unpinned": done.done, "node": node or None, "notes": done.notes})
+        return
     _tell(done, f"is not pinned to {node} any more" if node else "is not pinned any more")
 
 
@@ -58,6 +69,7 @@ def evict(
     ctx: typer.Context,
     base: _Base,
     node: Annotated[str, typer.Option("--node", help="The node that it goes from.")],
+    as_json: _AsJson = False,
 ) -> None:
     """Remove a base from a node, unless it is needed there or is the last durable copy.
 
@@ -66,7 +78,12 @@ def evict(
       meshtrain bases evict 7f3a --node gpu1
     """
     with cli_of(ctx).link() as link:
+        # It names the node with a did-you-mean when there is none of that name.
+        ask(link, "nodes", [node])
         done = act(link, Evict(new_id("evict"), base, node))
+    if as_json:
+        print_json({"evicted": done.done, "node": node, "notes": done.notes})
+        return
     _tell(done, f"is gone from {node}" if not done.notes else f"is to go from {node}")
 
 
@@ -74,6 +91,7 @@ def warm(
     ctx: typer.Context,
     base: _Base,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=10_000, help="On how many nodes.")],
+    as_json: _AsJson = False,
 ) -> None:
     """Place a base on nodes before it is asked for; nothing is evicted for it.
 
@@ -83,6 +101,9 @@ def warm(
     """
     with cli_of(ctx).link() as link:
         done = act(link, Warm(new_id("warm"), base, nodes))
+    if as_json:
+        print_json({"warmed": done.done, "nodes": nodes, "notes": done.notes})
+        return
     _tell(done, f"is brought to {words.count(nodes, 'node')}" if not done.notes else "")
 
 

@@ -69,7 +69,9 @@ def _fact(name: str, text: str) -> Iterator[str]:
     """A line under a name, wrapped as often as it takes."""
     lines = textwrap.wrap(text, text_width() - FACT_WIDTH - 2, break_on_hyphens=False) or [""]
     for place, line in enumerate(lines):
-        yield f"  {name if place == 0 else '':<{FACT_WIDTH}}{line}"
+        told = name if place == 0 else ""
+        # A long name still stands apart from what it is.
+        yield f"  {told:<{FACT_WIDTH - 1}} {line}"
 
 
 def recipe_lines(recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,10 @@ class Link(Protocol):
 
     def __exit__(self, *exc: Any) -> None: ...
 
+    def close(self) -> None:
+        """Let go of the line; harmless when done."""
+        ...
+
     def request(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
         """The answer to one message; raises MasterAwayError when none comes in time."""
         ...
@@ -109,7 +113,7 @@ class Cli:
         """The folder that the state of the master on this host lies in."""
         if self.home is not None:
             return self.home
-        from meshtrain.spec.settings import default_home
+        from meshtrain.spec.home import default_home
 
         return default_home()
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.live import Live
 import meshtrain
 from meshtrain.cli import words
 from meshtrain.cli.local_mesh import LocalMesh, LocalMeshError
+from meshtrain.cli.output import print_json
 from meshtrain.cli.progress import MeshProgress
 from meshtrain.core.changes import BaseRow, JobRow, SweepRow, TransferRow
 from meshtrain.core.job import BaseState, JobKind, JobState
@@ -34,17 +35,25 @@ SUBMIT_TIMEOUT_S = 30.0
 
 
 def command(
-    output: Annotated[Path, typer.Option(help="Folder for the state and the results.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for the state and the results.")
+    ] = Path("demo-output"),
     workers: Annotated[int, typer.Option(min=1, max=16, help="How many worker daemons.")] = 3,
-    file: Annotated[Path | None, typer.Option(help="Another sweep than the built-in one.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another sweep than the built-in one.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON; the rest goes to stderr.")
+    ] = False,
 ) -> None:
     """Train one base and 24 experiments on a mesh of four processes, and show what came out.
 
-    Example: meshtrain demo --workers 3
+    \b
+    Examples:
+      meshtrain demo
+      meshtrain demo --workers 2 --output try-it
     """
-    console = Console()
+    console = Console(stderr=as_json)
     output = output.absolute()
     sweep_file = file.absolute() if file is not None else example("batch_composition.yaml")
     if not sweep_file.is_file():
@@ -64,7 +73,10 @@ def command(
         console.print("\ntearing down …", end="")
     console.print(" done\n")
     sweep = next(iter(view.sweeps.values()))
-    _report(console, view, sweep, mesh.results / sweep.name, time.monotonic() - started_s)
+    wall_s = time.monotonic() - started_s
+    _report(console, view, sweep, mesh.results / sweep.name, wall_s)
+    if as_json:
+        print_json(_document(view, sweep, mesh.results / sweep.name, wall_s))
     failed = [job for job in _jobs(view, sweep) if job.state is not JobState.SUCCEEDED]
     if failed:
         raise typer.Exit(1)
@@ -152,12 +164,10 @@ def _report(console: Console, view: MeshView, sweep: SweepRow, folder: Path, wal
     if table.exists():
         console.print(table.read_text().rstrip(), markup=False, highlight=False)
     console.print()
-    fetched_from_peers = 0
     for base in view.bases.values():
         came = [t for t in view.transfers if t.artifact_id == base.artifact_id]
         console.print(_base_line(base, came), markup=False, highlight=False, soft_wrap=True)
-        fetched_from_peers += sum(1 for t in came if t.to_node != MASTER_NODE_ID and _peers_of(t))
-    files = [name for name in ("table.csv", "plot.png", "phase2_experiments.json")
+    files = [name for name in ("table.csv", "plot.png", "report.html")
              if (folder / name).exists()]  # fmt: skip
     console.print(f"results  {folder}/   {'   '.join(files)}", highlight=False, soft_wrap=True)
     plot = folder / "plot.png"
@@ -165,16 +175,50 @@ def _report(console: Console, view: MeshView, sweep: SweepRow, folder: Path, wal
         console.print(f"plot     {plot}", highlight=False, soft_wrap=True)
     jobs = list(view.jobs.values())
     console.print(_time_line(jobs, len(view.nodes), wall_s, sweep.jobs), highlight=False)
+    trained, avoided = _trainings(jobs)
+    console.print(
+        f"\nbases trained: {trained}  avoided: {avoided}  "
+        f"fetched from peers: {_fetched_from_peers(view)}",
+        highlight=False,
+    )
+    console.print(_bytes_line(view.transfers), highlight=False, soft_wrap=True)
+
+
+def _trainings(jobs: list[JobRow]) -> tuple[int, int]:
+    """How many bases were trained, and how many trainings one each would have taken more."""
     trained = sum(1 for job in jobs if job.kind is JobKind.BASE and job.state is JobState.SUCCEEDED)
     needing = sum(
         1 for job in jobs if job.kind is JobKind.EXPERIMENT and job.recipe_hash is not None
     )
-    console.print(
-        f"\nbases trained: {trained}  avoided: {max(0, needing - trained)}  "
-        f"fetched from peers: {fetched_from_peers}",
-        highlight=False,
+    return trained, max(0, needing - trained)
+
+
+def _fetched_from_peers(view: MeshView) -> int:
+    models = {base.artifact_id for base in view.bases.values()}
+    return sum(
+        1
+        for transfer in view.transfers
+        if transfer.artifact_id in models
+        and transfer.to_node != MASTER_NODE_ID
+        and _peers_of(transfer)
     )
-    console.print(_bytes_line(view.transfers), highlight=False, soft_wrap=True)
+
+
+def _document(view: MeshView, sweep: SweepRow, folder: Path, wall_s: float) -> dict[str, Any]:
+    """The outcome as `--json` prints it."""
+    trained, avoided = _trainings(list(view.jobs.values()))
+    states = Counter(str(job.state) for job in _jobs(view, sweep))
+    return {
+        "sweep_id": sweep.sweep_id,
+        "sweep": sweep.name,
+        "jobs": sweep.jobs,
+        "states": dict(states),
+        "results": str(folder),
+        "bases_trained": trained,
+        "trainings_avoided": avoided,
+        "fetched_from_peers": _fetched_from_peers(view),
+        "wall_s": round(wall_s, 3),
+    }
 
 
 def _base_line(base: BaseRow, came: list[TransferRow]) -> str:

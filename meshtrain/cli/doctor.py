@@ -14,8 +14,9 @@ import meshtrain
 from meshtrain.cli import doctor_host, doctor_mesh, doctor_network, doctor_probes
 from meshtrain.cli.context import Cli, cli_of
 from meshtrain.cli.doctor_findings import Finding, Level, fail, ok
-from meshtrain.cli.output import painted, print_json, say
+from meshtrain.cli.output import hanging, painted, print_json, say
 from meshtrain.cli.unit_files import SETTINGS, Role, service
+from meshtrain.cli.working import working
 from meshtrain.errors import SettingsError
 from meshtrain.net.address import split_address
 from meshtrain.spec.settings import (
@@ -60,7 +61,8 @@ def command(
     """
     cli = cli_of(ctx)
     roles = list(dict.fromkeys(role or guessed_roles(Path("/"), cli.home or default_home())))
-    findings = {each: list(examine(each, cli, config)) for each in roles}
+    with working("looking at this host and the mesh"):
+        findings = {each: list(examine(each, cli, config)) for each in roles}
     if as_json:
         print_json(
             [
@@ -185,9 +187,13 @@ def _print(findings: dict[As, list[Finding]]) -> None:
         say(painted(f"as {role}", bold=True))
         for finding in lines:
             level = painted(f"{finding.level:<4}", _COLOURS[finding.level])
-            say(f"  {level}  {finding.check:<{width}}  {finding.told}")
+            beside = " " * (width + 10)
+            told = [*hanging(finding.told, beside)]
             if finding.mend:
-                say(f"  {'':<4}  {'':<{width}}  → {finding.mend}")
+                told += [*hanging(f"→ {finding.mend}", beside, "  ")]
+            say(f"  {level}  {finding.check:<{width}}  {told[0].lstrip()}")
+            for line in told[1:]:
+                say(line)
     everything = [f for lines in findings.values() for f in lines]
     failed = sum(f.level is Level.FAIL for f in everything)
     warned = sum(f.level is Level.WARN for f in everything)

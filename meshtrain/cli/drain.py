@@ -8,7 +8,7 @@ import typer
 
 from meshtrain.cli import words
 from meshtrain.cli.context import act, ask, cli_of
-from meshtrain.cli.output import say
+from meshtrain.cli.output import print_json, say
 from meshtrain.errors import UserError
 from meshtrain.ids import new_id
 from meshtrain.spec.kinds import DURATION
@@ -23,6 +23,7 @@ def command(
         typer.Option(metavar="TIME", help="Then move what still runs, such as 10m or 0s."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let it take jobs again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Let a node take no new jobs; what runs there goes on to its end.
 
@@ -41,6 +42,12 @@ def command(
         ask(link, "nodes", [node])
         act(link, Drain(new_id("drain"), node, not undo, within_s))
         (row,) = ask(link, "nodes", [node]).rows
+    if as_json:
+        running = row["running_count"]
+        print_json(
+            {"node": node, "drained": not undo, "within_s": within_s, "running_count": running}
+        )
+        return
     if undo:
         say(f"{node} takes jobs again")
         return

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 import meshtrain
-from meshtrain.cli.output import say
+from meshtrain.cli.output import print_json, say, tell
 from meshtrain.cli.unit_files import (
     STATE,
     SYSUSERS,
@@ -73,6 +73,9 @@ def command(
     program: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The meshtrain that the units start.")
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was done as JSON; the rest goes to stderr.")
+    ] = False,
 ) -> None:
     """Put a master, a worker or both under systemd. Run again after an upgrade.
 
@@ -103,24 +106,38 @@ def command(
     if here and not dry_run and os.geteuid() != 0:
         raise UserError("only root may put units in place: run it with sudo, or try --dry-run")
     work = _uninstallation(prefix, roles) if uninstall else _installation(prefix, roles, program)
+    told = tell if as_json else say
     for line in work.before if here else []:
-        _run(line, really=not dry_run)
+        _run(line, told, really=not dry_run)
     for step in work.steps:
-        say(f"{step.path}  {step.action.value}")
+        told(f"{step.path}  {step.action.value}")
         if not dry_run:
             carry_out(step)
     for line in work.after if here else []:
-        _run(line, really=not dry_run)
+        _run(line, told, really=not dry_run)
     if start:
         for line in work.start:
-            _run(line, really=not dry_run)
+            _run(line, told, really=not dry_run)
     elif here and work.start:
-        say("\nThen run:")
+        told("\nThen run:")
         for line in work.start:
-            say("  " + " ".join(line))
-        say(f"\nSettings: /etc/meshtrain. How this host does: meshtrain doctor --as {roles[0]}")
+            told("  " + " ".join(line))
+        told(f"\nSettings: /etc/meshtrain. How this host does: meshtrain doctor --as {roles[0]}")
     if uninstall:
-        say(f"\nSettings and state stay: /etc/meshtrain, /{STATE}, /var/cache/meshtrain, the users")
+        told(
+            f"\nSettings and state stay: /etc/meshtrain, /{STATE}, /var/cache/meshtrain, the users"
+        )
+    if as_json:
+        print_json(
+            {
+                "files": [
+                    {"path": str(step.path), "action": step.action.name.lower()}
+                    for step in work.steps
+                ],
+                "then_run": [] if start or not here else work.start,
+                "dry_run": dry_run,
+            }
+        )
 
 
 def own_program() -> Path:
@@ -216,8 +233,8 @@ def carry_out(step: Step) -> None:
         ) from error
 
 
-def _run(line: list[str], *, really: bool) -> None:
-    say("$ " + " ".join(line))
+def _run(line: list[str], told: Callable[[str], None], *, really: bool) -> None:
+    told("$ " + " ".join(line))
     if not really:
         return
     try:

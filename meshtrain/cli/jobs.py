@@ -10,7 +10,7 @@ import typer
 
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, ask, ask_all, cli_of
-from meshtrain.cli.output import Column, painted, print_json, print_table, say
+from meshtrain.cli.output import Column, painted, print_json, say, table_lines, terminal_width
 from meshtrain.clock import wall_now_s
 from meshtrain.core.changes import JobRow
 from meshtrain.core.job import JobState
@@ -20,6 +20,7 @@ from meshtrain.spec.problems import hint
 
 ROWS_DEFAULT = 200
 NO_SWEEP = "base models"
+INDENT = "  "
 _STATES = tuple(str(state) for state in JobState)
 _COLUMNS = (
     Column("JOB", flexible=True),
@@ -42,21 +43,31 @@ def command(
     limit: Annotated[
         int, typer.Option(metavar="N", min=0, help="Jobs shown; 0 for all. JSON has all.")
     ] = ROWS_DEFAULT,
+    watch: Annotated[
+        bool, typer.Option("-w", "--watch", help="Go on showing them, until those named end.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List sweeps and their jobs, the newest sweep first.
 
     A name is a sweep, a job, the first characters of an id, a name with *, or
-    some of a job's pairs: few_shot/shots=5 names all jobs with 5 shots.
+    some of a job's pairs: few_shot/shots=5 names all jobs with 5 shots. With
+    --watch the list is drawn in place; into a pipe goes a line for each change.
 
     \b
     Examples:
       meshtrain jobs
       meshtrain jobs few_shot --state failed
       meshtrain jobs 'few_shot/*fold=2'
+      meshtrain jobs few_shot --watch
     """
     cli = cli_of(ctx)
     wanted = _states(state or [])
+    if watch:
+        from meshtrain.cli.jobs_watch import watch_jobs
+
+        watch_jobs(cli, names or [], wanted, as_json=as_json)
+        return
     shown_max = limit if limit and not as_json else None
     with cli.link() as link:
         fetch_max = shown_max if not wanted else None
@@ -71,7 +82,7 @@ def command(
         if not rows:
             say(_nothing(cli, link, filtered=bool(wanted or names)))
             return
-        sweeps = _sweeps(link, rows)
+        sweeps = sweeps_of(link, rows)
     print_jobs(rows, sweeps)
     if total > len(rows):
         say(f"\n… and {total - len(rows):,} more jobs: --limit 0 shows all")
@@ -87,7 +98,8 @@ def _states(given: Sequence[str]) -> set[str]:
     return set(given)
 
 
-def _sweeps(link: Link, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def sweeps_of(link: Link, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The sweeps that jobs belong to, by their ids."""
     ids = list(dict.fromkeys(row["sweep_id"] for row in rows if row["sweep_id"]))
     if not ids:
         return {}
@@ -96,35 +108,65 @@ def _sweeps(link: Link, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, A
 
 
 def _nothing(cli: Cli, link: Link, *, filtered: bool) -> str:
-    if filtered:
-        return "No such jobs."
+    return "No such jobs." if filtered else no_jobs_text(link)
+
+
+def no_jobs_text(link: Link) -> str:
+    """What to say of a mesh without jobs."""
     (ports,) = ask(link, "ports").rows
     return f"No jobs yet: drop a file into {ports['inbox']}, or meshtrain submit FILE"
 
 
 def print_jobs(rows: Sequence[dict[str, Any]], sweeps: dict[str, dict[str, Any]]) -> None:
     """A block for each sweep: how far it is, then its jobs."""
-    blocks: dict[str | None, list[JobRow]] = {}
-    for row in rows:
-        blocks.setdefault(row["sweep_id"], []).append(msgspec.convert(row, JobRow))
-    for place, (sweep_id, jobs) in enumerate(blocks.items()):
+    for place, (sweep_id, jobs) in enumerate(blocks_of(rows).items()):
         if place:
             say()
         sweep = sweeps.get(sweep_id) if sweep_id else None
-        say(_head(sweep) if sweep else painted(NO_SWEEP, bold=True))
-        prefix = f"{sweep['name']}/" if sweep else ""
-        metric = sweep["metric"] if sweep else None
-        lines = [_line(job, prefix, metric) for job in jobs]
-        print_table(_COLUMNS, lines, state_column=1, indent="  ")
+        say(head_text(sweep))
+        for line in job_lines(jobs, sweep, terminal_width()):
+            say(line)
 
 
-def _head(sweep: dict[str, Any]) -> str:
+def blocks_of(rows: Sequence[dict[str, Any]]) -> dict[str | None, list[JobRow]]:
+    """The jobs of each sweep; those of none train bases."""
+    blocks: dict[str | None, list[JobRow]] = {}
+    for row in rows:
+        blocks.setdefault(row["sweep_id"], []).append(msgspec.convert(row, JobRow))
+    return blocks
+
+
+def job_lines(jobs: Sequence[JobRow], sweep: dict[str, Any] | None, width: int | None) -> list[str]:
+    """The jobs of one sweep as a table: its titles, then a line for each."""
+    prefix = f"{sweep['name']}/" if sweep else ""
+    metric = sweep["metric"] if sweep else None
+    rows = [_line(job, prefix, metric) for job in jobs]
+    inner = None if width is None else width - len(INDENT)
+    lines = table_lines(_COLUMNS, rows, state_column=1, width=inner)
+    return [INDENT + line for line in lines]
+
+
+def head_text(sweep: dict[str, Any] | None) -> str:
+    """How far a sweep is, in a line; None stands for the jobs that train bases."""
+    if sweep is None:
+        return painted(NO_SWEEP, bold=True)
     states = sweep["states"]
     ended = sum(number for state, number in states.items() if JobState(state).is_terminal)
     told = [f"{ended} of {words.count(sweep['jobs'], 'job')} ended"]
     order = ("running", "collecting", "assigned", "waiting", "failed", "cancelled")
     told += [f"{states[state]} {state}" for state in order if states.get(state)]
+    if sweep["budget_spent"]:
+        told.append("budget spent, nothing more is started")
+    elif sweep["ends_wall_s"] is not None:
+        told.append(_end_text(sweep))
     return f"{painted(sweep['sweep_id'], bold=True)}   {' · '.join(told)}"
+
+
+def _end_text(sweep: dict[str, Any]) -> str:
+    now_s = wall_now_s()
+    keys = ("ends_low_wall_s", "ends_wall_s", "ends_high_wall_s")
+    low, middle, high = (words.clock(sweep[key], now_s) for key in keys)
+    return f"ends about {middle}" if low == high else f"ends about {middle} ({low} to {high})"
 
 
 def _line(job: JobRow, prefix: str, metric: str | None) -> list[str]:

@@ -10,7 +10,9 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -48,10 +50,14 @@ COMMANDS: dict[str, _Entry] = {
     "schema": _Entry("Submit", "Print the JSON Schema of job files.", "schema"),
     "jobs": _Entry("Watch", "List sweeps and their jobs.", "jobs"),
     "logs": _Entry("Watch", "Print what a job wrote.", "logs"),
+    "why": _Entry("Watch", "Say why a job waits, and what would start it sooner.", "why"),
     "results": _Entry("Watch", "Merge a sweep's results into a table.", "results"),
     "top": _Entry("Watch", "Watch the mesh in a dashboard."),
+    "record": _Entry("Watch", "Record the mesh, to be played back in the dashboard.", "record"),
     "cancel": _Entry("Change", "Cancel jobs or whole sweeps.", "cancel"),
     "retry": _Entry("Change", "Run failed and cancelled jobs again.", "retry"),
+    "priority": _Entry("Change", "Let jobs run sooner or later than others.", "priority"),
+    "budget": _Entry("Change", "Show or set what a sweep may use of the GPUs.", "budget"),
     "nodes": _Entry("Mesh", "List the nodes.", "nodes"),
     "drain": _Entry("Mesh", "Let a node take no new jobs.", "drain"),
     "bases": _Entry("Mesh", "List the base models, or rebuild one.", "bases"),
@@ -61,10 +67,16 @@ COMMANDS: dict[str, _Entry] = {
     "doctor": _Entry("Mesh", "Check this host, and say how to mend it.", "doctor"),
     "backup": _Entry("Mesh", "Write the master's store and keys into one file.", "backup"),
     "restore": _Entry("Mesh", "Put a backup in place of the master's store.", "restore"),
+    "completion": _Entry("Mesh", "Make a shell complete commands and names.", "completion"),
     "master": _Entry("Run", "Run the master: broker, scheduler, job store and inbox."),
     "worker": _Entry("Run", "Run a node: it takes jobs, runs them and serves artifacts."),
 }
 """All commands that are known by name, in the order of the help."""
+
+
+_AS_JSON = "meshtrain.as_json"
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
+"""The error of wrong use of typer's own copy of click, or of click: versions differ."""
 
 
 class MeshGroup(TyperGroup):
@@ -104,20 +116,92 @@ class MeshGroup(TyperGroup):
             with formatter.section(panel):
                 formatter.write_dl([(name.ljust(width), summary) for name, summary in rows])
 
+    def summary_of(self, name: str) -> str:
+        """What a command is for, without loading it; empty for one that isn't known by name."""
+        entry = COMMANDS.get(name)
+        return entry.summary.removesuffix(".") if entry is not None else ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the group's own options; whether JSON is asked for is noted for its errors."""
+        ctx.meta[_AS_JSON] = "--json" in args
+        try:
+            rest: list[str] = super().parse_args(ctx, args)
+            return rest
+        except _UsageError as error:
+            _print_error(ctx, "usage", error.format_message(), WRONG_USE)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; a MeshtrainError becomes its message and an exit code."""
+        """Run a command; a MeshtrainError becomes its message and an exit code.
+
+        With --json, an error is printed as JSON too: see docs/reference/commands.md.
+        """
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
         except MeshtrainError as error:
-            typer.echo(str(error), err=True)
+            message = f"{error}{_home_text(ctx, error)}"
+            _tell(message)
             code = WRONG_USE if isinstance(error, UserError) else FAILED
+            _print_error(ctx, kind_of(error), message, code, places_of(error))
             raise typer.Exit(code) from error
+        except _UsageError as error:
+            # Some versions of typer tell which class of Python's found it.
+            error.message = error.message.replace("Value error, ", "")
+            _print_error(ctx, "usage", error.format_message(), WRONG_USE)
+            raise
         except BrokenPipeError:
             # Whoever read the output has read enough: `meshtrain jobs | head`.
             _forget_stdout()
             raise typer.Exit(0) from None
+
+
+def _tell(message: str) -> None:
+    # Only here: help is shown without loading what tables need.
+    from meshtrain.cli.output import tell
+
+    tell(message)
+
+
+def _home_text(ctx: Any, error: MeshtrainError) -> str:
+    """Of a master that is away: what the home that was given says of it."""
+    home = getattr(ctx.obj, "home", None)
+    if kind_of(error) != "master_away" or home is None or (home / "master.json").exists():
+        return ""
+    if not home.exists():
+        return f". {home}, given as the home, is not there: check --home or MESHTRAIN_HOME"
+    if (home / "state").is_dir():
+        return f". The master of {home} does not run: meshtrain master --home {home}"
+    return ""
+
+
+def kind_of(error: MeshtrainError) -> str:
+    """What sort of error it is, for programs: `MasterAwayError` is `master_away`."""
+    name = type(error).__name__.removesuffix("Error")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def places_of(error: MeshtrainError) -> list[dict[str, Any]]:
+    """Each problem of a job file, with its place."""
+    found = []
+    for problem in getattr(error, "problems", ()):
+        line, column = problem.spot or (None, None)
+        where = ".".join(map(str, problem.path))
+        found.append({"line": line, "column": column, "where": where, "text": problem.text})
+    return found
+
+
+def _print_error(
+    ctx: Any, kind: str, message: str, exit_code: int, problems: list[dict[str, Any]] | None = None
+) -> None:
+    """The error as the one JSON document of a command that was to print JSON."""
+    if not ctx.meta.get(_AS_JSON):
+        return
+    document: dict[str, Any] = {"kind": kind, "message": message, "exit_code": exit_code}
+    if problems:
+        document["problems"] = problems
+    typer.echo(json.dumps({"error": document}, indent=2, ensure_ascii=False))
 
 
 def as_command(name: str, loaded: Any) -> Any:

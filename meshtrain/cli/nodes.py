@@ -8,11 +8,12 @@ import msgspec
 import typer
 
 from meshtrain.cli import words
-from meshtrain.cli.context import act, ask_all, cli_of
+from meshtrain.cli.context import act, ask, ask_all, cli_of
 from meshtrain.cli.main import plain_app
 from meshtrain.cli.output import Column, print_json, print_table, say
 from meshtrain.core.member import MemberKind
 from meshtrain.core.node import NodeSpec
+from meshtrain.errors import UserError
 from meshtrain.ids import new_id
 from meshtrain.wire.messages import Release, Revoke
 
@@ -127,6 +128,7 @@ def revoke(
 def release(
     ctx: typer.Context,
     node: Annotated[str, typer.Argument(metavar="NODE", help="A node.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Use a node's GPUs again that were taken out of use after repeated faults.
 
@@ -135,7 +137,15 @@ def release(
       meshtrain nodes release gpu1
     """
     with cli_of(ctx).link() as link:
-        act(link, Release(new_id("release"), node))
+        try:
+            act(link, Release(new_id("release"), node))
+        except UserError:
+            # Where there is none of that name, that is what to say: with a did-you-mean.
+            ask(link, "nodes", [node])
+            raise
+    if as_json:
+        print_json({"node": node, "released": True})
+        return
     say(f"all GPUs of {node} are in use again")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,8 +41,42 @@ def say(text: str = "") -> None:
 
 
 def tell(text: str) -> None:
-    """A line beside the result: on stderr."""
+    """A line beside the result: on stderr, on a terminal wrapped between words."""
+    if sys.stderr.isatty():
+        text = wrapped(text, max(shutil.get_terminal_size().columns, 40))
     typer.echo(text, err=True)
+
+
+def hanging(text: str, beside: str, indent: str = "") -> list[str]:
+    """Text as lines that all begin with `beside`, broken between words to fit a terminal."""
+    width = terminal_width()
+    if width is None:
+        return [beside + text]
+    return wrapped(beside + text, width, indent).split("\n")
+
+
+def wrapped(text: str, width: int, indent: str = "") -> str:
+    """Text whose lines are broken between words where they are too long; paths stay whole.
+
+    Args:
+        width: columns that a line may take.
+        indent: put before what goes on in a line below, after the line's own blanks.
+    """
+    lines = []
+    for line in text.split("\n"):
+        if cell_len(line) < width:
+            lines.append(line)
+            continue
+        own = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.lstrip(),
+            width - 1,
+            initial_indent=own,
+            subsequent_indent=own + indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def print_json(document: Any) -> None:
@@ -61,9 +96,19 @@ def text_width(width_max: int = 100) -> int:
     return min(terminal_width() or 80, width_max)
 
 
+def shows_colours() -> bool:
+    """Whether stdout shows colours: a terminal that can, and nobody asked for none.
+
+    https://no-color.org
+    """
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return False
+    return os.environ.get("TERM") != "dumb"
+
+
 def painted(text: str, colour: str | None = None, *, bold: bool = False, dim: bool = False) -> str:
     """`text` in a colour, where colours are shown."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    if not shows_colours():
         return text
     return typer.style(text, fg=colour, bold=bold or None, dim=dim or None)
 

@@ -406,11 +406,14 @@ def _compute_text(plan: Plan, given: list[str]) -> str:
     source = [*given]
     if plan.past_runs:
         source.append(words.count(plan.past_runs, "earlier run"))
-    told = f"      from {' '.join(source)}" if source else ""
     spent, without = words.hours(plan.compute_s), words.hours(plan.compute_without_s)
-    if not plan.compute_saved_pct:
-        return f"{spent}{told}"
-    return f"{spent} instead of {without} ({plan.compute_saved_pct:.0f}% saved){told}"
+    if plan.compute_saved_pct:
+        spent = f"{spent} instead of {without} ({plan.compute_saved_pct:.0f}% saved)"
+    if not source:
+        return spent
+    told = f"from {' '.join(source)}"
+    fits = FACT_WIDTH + len(spent) + 6 + len(told) <= text_width()
+    return f"{spent}{' ' * 6 if fits else chr(10) + ' ' * FACT_WIDTH}{told}"
 
 
 def _finish_text(plan: Plan) -> str:

@@ -10,9 +10,11 @@ import typer
 
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, act, ask, cli_of
-from meshtrain.cli.output import painted, print_json, say, tell
-from meshtrain.cli.submission import http_security
+from meshtrain.cli.output import painted, print_json, say
+from meshtrain.cli.sending import Sending
+from meshtrain.cli.submission import http_security, near_path
 from meshtrain.cli.submit import http_url
+from meshtrain.cli.working import working
 from meshtrain.errors import UserError
 from meshtrain.ids import new_id, short
 from meshtrain.spec import kinds
@@ -48,8 +50,8 @@ def command(
     folder, files = _what(path)
     with cli.link() as link:
         url = http_url(cli, link)
-        tell(f"Hashing and sending {path} …")
-        artifact_id = asyncio.run(_send(cli, folder, files, url))
+        with working(f"hashing {path}") as step:
+            artifact_id = asyncio.run(_send(cli, folder, files, url, Sending(step, str(path))))
         done = act(link, PublishInput(new_id("publish"), name, artifact_id))
         (row,) = ask(link, "inputs", done.done[:1]).rows
     if as_json:
@@ -76,11 +78,15 @@ def _what(path: Path) -> tuple[Path, tuple[str, ...] | None]:
             return path.absolute().parent, (path.name,)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}. Mend its permissions") from error
-    raise UserError(f"{path} is neither a folder nor a file. Check the path")
+    if path.exists():
+        raise UserError(f"{path} is neither a folder nor a file. Check the path")
+    raise UserError(f"there is no file or folder {path}{near_path(path)}")
 
 
-async def _send(cli: Cli, folder: Path, files: tuple[str, ...] | None, url: str) -> str:
+async def _send(
+    cli: Cli, folder: Path, files: tuple[str, ...] | None, url: str, steps: Sending
+) -> str:
     from meshtrain.artifacts.upload import upload_tree
 
     security = http_security(cli.way.standing, url)
-    return await upload_tree(folder, url, files=files, security=security)
+    return await upload_tree(folder, url, files=files, security=security, steps=steps)

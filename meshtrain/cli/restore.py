@@ -10,6 +10,7 @@ import typer
 
 from meshtrain.cli.context import cli_of
 from meshtrain.cli.output import print_json, say
+from meshtrain.cli.working import working
 
 
 def command(
@@ -34,7 +35,8 @@ def command(
     """
     from meshtrain.store.restore import restore_backup
 
-    done = restore_backup(cli_of(ctx).home_folder, file.expanduser())
+    with working("unpacking the backup") as step:
+        done = restore_backup(cli_of(ctx).home_folder, file.expanduser(), says=step.says)
     manifest = done.manifest
     if as_json:
         print_json(

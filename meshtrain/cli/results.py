@@ -1,45 +1,69 @@
-"""`meshtrain results`: a sweep's results as a table, however they are grouped."""
+"""`meshtrain results`: a sweep's results as a table, however they are grouped; or several."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from meshtrain.cli.brought_home import missing_lines, read_brought, subject_of
-from meshtrain.cli.context import Link, ask, cli_of
+from meshtrain.cli.context import cli_of
 from meshtrain.cli.output import say, tell, text_width
+from meshtrain.cli.results_sources import from_brought, from_master
+from meshtrain.cli.results_text import rerun_lines
+from meshtrain.clock import wall_now_s
 from meshtrain.errors import UserError
-from meshtrain.results.merge import CellResult, CellState, MergedTable, merge
+from meshtrain.results.atomic import write_atomic
+from meshtrain.results.compare import Comparison, compare
+from meshtrain.results.compare_text import comparisons_csv, render_comparison
+from meshtrain.results.copies import Twice
+from meshtrain.results.joined import joined
+from meshtrain.results.merge import CellState, MergedTable, merge
+from meshtrain.results.merged import Merged, merge_sweep
+from meshtrain.results.record_reader import gather_folders
 from meshtrain.results.records import EXPERIMENTS_FILE
-from meshtrain.results.table import TableDocument, read_results, table_csv, table_json
+from meshtrain.results.report import Made, report
+from meshtrain.results.sweep_results import SweepResults
+from meshtrain.results.table import (
+    TABLE_JSON,
+    TABLE_JSON_VERSION,
+    TableDocument,
+    document_json,
+    read_results,
+    table_csv,
+)
 from meshtrain.results.text import render_text
-from meshtrain.spec.jobs import ResultsSpec
+from meshtrain.results.twice_text import twice_lines
 
-PAGE_CELLS = 5000
-RECORD_BYTES_MAX = 256 * 1024 * 1024
+SWEEPS_MAX = 20
+"""Sweeps that are compared at once."""
 
 
-class Merged(msgspec.Struct, frozen=True):
-    """A sweep's cells, and how they are to be merged."""
+class ComparisonDocument(msgspec.Struct, frozen=True):
+    """What `--json` prints of several sweeps."""
 
-    name: str
-    folder: str
-    spec: ResultsSpec
-    cells: tuple[CellResult, ...]
-    subject: str = ""
-    """Whose values they are, after `accuracy on`."""
-    archived: int | None = None
-    """How many results are in the master's archive; None where it has none."""
+    version: int
+    comparisons: tuple[Comparison, ...]
+    sweeps: tuple[TableDocument, ...]
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """How the tables are to be made."""
+
+    by: tuple[str, ...] | None
+    over: tuple[str, ...] | None
+    metric: str | None
 
 
 def command(
     ctx: typer.Context,
-    sweep: Annotated[
-        str | None,
-        typer.Argument(metavar="SWEEP", help="A sweep; with --folder none, with --from its file."),
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SWEEP", help="Sweeps; several are compared with the first one."),
     ] = None,
     by: Annotated[
         str | None,
@@ -54,9 +78,21 @@ def command(
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    folder: Annotated[
+    parquet: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Read a results folder; no master is asked."),
+        typer.Option(metavar="FILE", help="Write every cell as a row of a Parquet file too."),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report too: one file that needs nothing else."),
+    ] = None,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--folder",
+            metavar="FOLDER",
+            help="Read results folders, several masters' too; no master is asked.",
+        ),
     ] = None,
     brought: Annotated[
         list[Path] | None,
@@ -67,75 +103,113 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Merge a sweep's results: a row a group, mean ± std, n, and what is missing.
+    """Merge a sweep's results: mean ± std, 95 % interval, best cell, and what is missing.
+
+    Several sweeps are compared, cell by cell where they pair. What lies in several
+    folders counts once: the newest result.
 
     \b
     Examples:
       meshtrain results batch_composition
       meshtrain results few_shot --by backbone,shots --metric miou
+      meshtrain results few_shot few_shot_long --html few_shot.html
       meshtrain results --folder ./results/few_shot --plot few_shot.png
+      meshtrain results few_shot --folder lab/results --folder cluster/results
       meshtrain results few_shot.yaml --from gpu1/few_shot --from gpu2/few_shot
     """
-    _check_use(sweep, folder, by, over, as_csv=as_csv, as_json=as_json, brought=brought)
+    names = tuple(dict.fromkeys(sweeps or ()))
+    _check_use(names, by, over, folders, brought, as_csv=as_csv, as_json=as_json)
+    asked = _Asked(_names(by), _names(over), metric)
     after: list[str] = []
-    if brought and sweep is not None:
-        merged, after = from_brought(Path(sweep), brought)
-    elif folder is not None:
-        in_folder = from_folder(folder)
-        if in_folder is None:
-            document = _table_alone(folder, by, metric, over)
-            _show(document, folder=str(folder), plot=plot, as_csv=as_csv, as_json=as_json)
-            return
-        merged = in_folder
+    if folders and len(folders) == 1 and _is_table_alone(folders[0]):
+        _show_table_alone(folders[0], asked, plot, parquet, html, as_csv=as_csv, as_json=as_json)
+        return
+    gathered: list[tuple[SweepResults, tuple[Twice, ...]]]
+    if brought:
+        results, after = from_brought(Path(names[0]), brought)
+        gathered = [(results, ())]
+    elif folders:
+        gathered = [(one.results, one.twice) for one in gather_folders(folders, names)]
+        _refuse_many(gathered, named=bool(names))
     else:
-        assert sweep is not None
+        details = html is not None or parquet is not None
         with cli_of(ctx).link() as link:
-            merged = from_master(link, sweep)
-    if over is not None:
-        merged = msgspec.structs.replace(
-            merged, spec=msgspec.structs.replace(merged.spec, over=_names(over))
+            asked_for = [from_master(link, name, details=details) for name in names]
+        gathered = [(results, ()) for results in _told_apart(asked_for, names)]
+    merged = [
+        merge_sweep(
+            results,
+            twice,
+            by=asked.by,
+            over=asked.over,
+            metric=metric,
+            scripts=bool(brought),
+            more=html is not None,
         )
-    table = merge(merged.cells, merged.spec, by=None if by is None else _names(by), metric=metric)
-    _refuse_unknown_metric(table, metric)
-    header = f"{table.metric or 'value'} on {merged.subject}" if merged.subject else table.metric
-    document = TableDocument(1, merged.name, header, table)
-    _show(document, folder=merged.folder, plot=plot, as_csv=as_csv, as_json=as_json)
+        for results, twice in gathered
+    ]
+    for one in merged:
+        _refuse_unknown_metric(one.table, metric)
+    comparisons = tuple(
+        compare(merged[0].results, other.results, by=asked.by, metric=metric)
+        for other in merged[1:]
+    )
+    if as_json:
+        _print_json(merged, comparisons)
+    elif as_csv:
+        only = table_csv(merged[0].table) if len(merged) == 1 else comparisons_csv(comparisons)
+        typer.echo(only, nl=False)
+    else:
+        _print_text(merged, comparisons)
     for line in after:
         (tell if as_csv or as_json else say)(line)
-    if merged.archived is not None and not (as_csv or as_json):
-        ended = sum(cell.state == CellState.SUCCEEDED for cell in merged.cells)
-        say(f"archive  {merged.archived} of {ended} results are there")
+    if not (as_csv or as_json):
+        _print_archived(merged)
+    _write_files(merged, comparisons, asked, plot, parquet, html)
+
+
+# --- use ------------------------------------------------------------------------------
 
 
 def _check_use(
-    sweep: str | None,
-    folder: Path | None,
+    names: Sequence[str],
     by: str | None,
     over: str | None,
+    folders: list[Path] | None,
+    brought: list[Path] | None,
     *,
     as_csv: bool,
     as_json: bool,
-    brought: list[Path] | None = None,
 ) -> None:
-    if brought and (sweep is None or folder is not None):
+    if brought and folders:
+        raise UserError("--from and --folder read folders of two kinds: give one of them")
+    if brought and len(names) != 1:
         raise UserError(
             "--from needs the sweep's job file: meshtrain results few_shot.yaml --from FOLDER"
-            if sweep is None
-            else "--from and --folder read folders of two kinds: give one of them"
         )
-    if (sweep is None) == (folder is None):
-        raise UserError(
-            "name a sweep, or a results folder with --folder; sweeps: meshtrain jobs"
-            if sweep is None
-            else "name a sweep or a folder, not both"
-        )
+    if not names and not folders:
+        raise UserError("name a sweep, or a results folder with --folder; sweeps: meshtrain jobs")
+    if len(names) > SWEEPS_MAX:
+        raise UserError(f"{len(names)} sweeps are too many to compare: at most {SWEEPS_MAX}")
     if by is not None and over is not None:
         raise UserError("--by and --over say the same in two ways: give one of them")
     if as_csv and as_json:
         raise UserError("--csv and --json: give one of them")
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _refuse_many(
+    gathered: Sequence[tuple[SweepResults, tuple[Twice, ...]]], *, named: bool
+) -> None:
+    if not named and len(gathered) > SWEEPS_MAX:
+        shown = ", ".join(results.name for results, _ in gathered[:SWEEPS_MAX])
+        raise UserError(
+            f"the folders hold {len(gathered)} sweeps: name the ones that you mean, of {shown}, …"
+        )
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -145,124 +219,144 @@ def _refuse_unknown_metric(table: MergedTable, wanted: str | None) -> None:
         raise UserError(f"{reason}; metrics: {', '.join(table.metrics)}")
 
 
-# --- where they come from -----------------------------------------------------------
+def _told_apart(sweeps: Sequence[SweepResults], names: Sequence[str]) -> list[SweepResults]:
+    """Sweeps of one name go by their ids, as does one that was asked for by its id."""
+    taken = [sweep.name for sweep in sweeps]
+    return [
+        sweep
+        if name == sweep.name and taken.count(sweep.name) == 1
+        else msgspec.structs.replace(sweep, name=sweep.sweep_ids[0])
+        for name, sweep in zip(names, sweeps, strict=True)
+    ]
 
 
-def from_master(link: Link, sweep: str) -> Merged:
-    """The cells of a sweep as the master knows them."""
-    cells: list[Any] = []
-    while True:
-        answer = ask(link, "results", [sweep], offset=len(cells), limit=PAGE_CELLS)
-        (row,) = answer.rows
-        cells += row["cells"]
-        if not row["cells"] or len(cells) >= answer.total:
-            break
-        # A name may come to mean a newer sweep between two pages.
-        sweep = row["sweep_id"]
-    return Merged(
-        name=row["name"],
-        folder=row["folder"],
-        spec=msgspec.convert(row["results"], ResultsSpec),
-        cells=tuple(msgspec.convert(cells, list[CellResult])),
-        subject=row["target"] or "",
-        archived=row.get("archived"),
-    )
+# --- a table alone -----------------------------------------------------------------------
 
 
-def from_brought(file: Path, folders: list[Path]) -> tuple[Merged, list[str]]:
-    """The cells of a job file's sweep as folders have them, and what is missing there."""
-    sweep, brought = read_brought(file, folders)
-    merged = Merged(
-        name=sweep.name,
-        folder=", ".join(str(folder) for folder in folders),
-        spec=sweep.results,
-        cells=brought.cells,
-        subject=subject_of(sweep),
-    )
-    return merged, missing_lines(sweep, brought)
+def _is_table_alone(folder: Path) -> bool:
+    return (folder / TABLE_JSON).exists() and not (folder / EXPERIMENTS_FILE).exists()
 
 
-class _Experiment(msgspec.Struct, frozen=True):
-    job_id: str
-    name: str
-    cell: dict[str, Any]
-    state: str
-    group: str | None = None
-    metrics: dict[str, float] = {}
-    reason: str | None = None
-
-
-class _Record(msgspec.Struct, frozen=True):
-    sweep: dict[str, str]
-    experiments: list[_Experiment]
-
-
-_record_decoder = msgspec.json.Decoder(_Record)
-
-
-def from_folder(folder: Path) -> Merged | None:
-    """The cells as the record of a results folder has them; None where it has no record.
-
-    Raises ResultsError when there is no table either, UserError for a broken record.
-    """
-    document = read_results(folder)
-    path = folder / EXPERIMENTS_FILE
-    if not path.exists():
-        return None
-    try:
-        if path.stat().st_size > RECORD_BYTES_MAX:
-            raise UserError(f"{path} is larger than {RECORD_BYTES_MAX:,} bytes")
-        record = _record_decoder.decode(path.read_bytes())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} can't be read: {error}; have the sweep written again") from error
-    subject = document.header.removeprefix(document.table.metric).removeprefix(" on ")
-    return Merged(
-        name=record.sweep.get("name", folder.name),
-        folder=str(folder),
-        spec=ResultsSpec(metric=document.table.metric or None, over=document.table.over),
-        cells=tuple(
-            CellResult(
-                job_id=experiment.job_id,
-                name=experiment.name,
-                cell=experiment.cell,
-                group=experiment.group or "",
-                state="running" if experiment.state == "collecting" else experiment.state,
-                metrics=experiment.metrics,
-                reason=experiment.reason or "",
-                index=index,
-            )
-            for index, experiment in enumerate(record.experiments)
-        ),
-        subject=subject,
-    )
-
-
-def _table_alone(
-    folder: Path, by: str | None, metric: str | None, over: str | None
-) -> TableDocument:
-    if by or metric or over:
+def _show_table_alone(
+    folder: Path,
+    asked: _Asked,
+    plot: Path | None,
+    parquet: Path | None,
+    html: Path | None,
+    *,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    if asked.by or asked.metric or asked.over or parquet or html:
         raise UserError(
             f"{folder} has a table and no {EXPERIMENTS_FILE}: it can be shown, not merged anew"
         )
-    return read_results(folder)
-
-
-# --- where they go ----------------------------------------------------------------------
-
-
-def _show(
-    document: TableDocument, *, folder: str, plot: Path | None, as_csv: bool, as_json: bool
-) -> None:
-    table = document.table
+    document = read_results(folder)
     if as_json:
-        typer.echo(table_json(table, title=document.title, header=document.header), nl=False)
+        typer.echo(document_json(document), nl=False)
     elif as_csv:
-        typer.echo(table_csv(table), nl=False)
+        typer.echo(table_csv(document.table), nl=False)
     else:
-        say(render_text(table, header=document.header, width=text_width(120)))
+        say(render_text(document.table, header=document.header, width=text_width(120)))
         say(f"\nresults  {folder}")
     if plot is not None:
-        from meshtrain.results.plots import plot as draw
+        _draw(document.table, plot, title=document.title, header=document.header)
 
-        drawn = draw(table, plot, title=document.title, y_label=document.header)
-        tell(f"plot     {drawn}")
+
+def _document(merged: Merged) -> TableDocument:
+    return TableDocument(
+        version=TABLE_JSON_VERSION,
+        title=merged.results.name,
+        header=merged.header or merged.table.metric,
+        table=merged.table,
+        rerun=merged.rerun,
+        twice=merged.twice,
+        notes=merged.results.notes,
+    )
+
+
+# --- where it goes ------------------------------------------------------------------------
+
+
+def _print_json(merged: Sequence[Merged], comparisons: tuple[Comparison, ...]) -> None:
+    documents = tuple(_document(one) for one in merged)
+    if len(documents) == 1:
+        typer.echo(document_json(documents[0]), nl=False)
+        return
+    whole = ComparisonDocument(TABLE_JSON_VERSION, comparisons, documents)
+    typer.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2))
+
+
+def _print_text(merged: Sequence[Merged], comparisons: Sequence[Comparison]) -> None:
+    width = text_width(120)
+    if len(merged) == 1:
+        say(render_text(merged[0].table, header=merged[0].header, width=width))
+    for place, comparison in enumerate(comparisons):
+        say(("\n" if place else "") + render_comparison(comparison, header=merged[0].header,
+                                                        width=width))  # fmt: skip
+    say()
+    for one in merged:
+        lines = [
+            *twice_lines(one.twice),
+            *(f"note     {note}" for note in one.results.notes),
+            *rerun_lines(one.rerun, named=len(merged) > 1),
+        ]
+        if len(merged) > 1 and lines:
+            say(one.results.name)
+        for line in lines:
+            # Names and reasons may hold what a terminal would obey.
+            say("".join(char if char.isprintable() else " " for char in line))
+        if lines:
+            say()
+    for one in merged:
+        for source in one.results.sources:
+            say(f"results  {source}")
+
+
+def _print_archived(merged: Sequence[Merged]) -> None:
+    for one in merged:
+        if one.results.archived is not None:
+            ended = sum(cell.state == CellState.SUCCEEDED for cell in one.results.cells)
+            of = "" if len(merged) == 1 else f" of {one.results.name}"
+            say(f"archive  {one.results.archived} of {ended} results{of} are there")
+
+
+def _write_files(
+    merged: Sequence[Merged],
+    comparisons: Sequence[Comparison],
+    asked: _Asked,
+    plot: Path | None,
+    parquet: Path | None,
+    html: Path | None,
+) -> None:
+    from importlib.metadata import version
+
+    results = [one.results for one in merged]
+    together: MergedTable | None = None
+    if len(merged) > 1 and (plot is not None or html is not None):
+        whole, axis = joined(results)
+        by = None if asked.by is None else (*asked.by, axis)
+        together = merge(whole.cells, whole.spec, by=by, metric=merged[0].table.metric or None)
+    if plot is not None:
+        title = " and ".join(one.name for one in results)
+        _draw(together or merged[0].table, plot, title=title, header=merged[0].header)
+    if parquet is not None:
+        from meshtrain.results.parquet import write_parquet
+
+        count = write_parquet(parquet, results, version=version("meshtrain"))
+        tell(f"parquet  {parquet}, {count:,} cells")
+    if html is not None:
+        made = Made(wall_now_s(), version("meshtrain"), _command_line())
+        text = report(merged, comparisons, made, together=together)
+        write_atomic(html, text.encode("utf-8", "replace"))
+        tell(f"report   {html}")
+
+
+def _command_line() -> str:
+    return " ".join(map(shlex.quote, ["meshtrain", *sys.argv[1:]]))
+
+
+def _draw(table: MergedTable, path: Path, *, title: str, header: str) -> None:
+    from meshtrain.results.plots import plot as draw
+
+    tell(f"plot     {draw(table, path, title=title, y_label=header)}")

@@ -10,7 +10,7 @@ link.request(submission.message())
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +30,12 @@ from meshtrain.spec.inputs import is_share
 from meshtrain.spec.jobfile import JobFile, parse_job_file
 from meshtrain.spec.jobs import CodeDigests, InputData, SweepSpec
 from meshtrain.spec.lineage import ResolvedParent
+from meshtrain.spec.problems import did_you_mean
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
 from meshtrain.wire.messages import Submit
 
 if TYPE_CHECKING:
+    from meshtrain.artifacts.upload import UploadSteps
     from meshtrain.security.signing import HttpSecurity
     from meshtrain.security.standing import Standing
 
@@ -165,12 +167,18 @@ def http_security(standing: Standing | None, http_url: str) -> HttpSecurity | No
     return HttpSecurity(standing.identity, standing.members.roll, encrypted)
 
 
-async def upload(submission: Submission, http_url: str, standing: Standing | None) -> None:
+async def upload(
+    submission: Submission,
+    http_url: str,
+    standing: Standing | None,
+    shows: Callable[[Snapshot], UploadSteps] | None = None,
+) -> None:
     """Puts the snapshots of code into the master's store; only what it lacks travels.
 
     Args:
         http_url: where the master takes uploads.
         standing: who submits; None where the master lets everybody in.
+        shows: gives what is told how the upload of a snapshot goes on.
 
     Raises ArtifactError when it can't be reached or refuses, UserError when a
     file has changed since the snapshot was taken.
@@ -179,7 +187,13 @@ async def upload(submission: Submission, http_url: str, standing: Standing | Non
 
     security = http_security(standing, http_url)
     for snapshot in submission.snapshots.values():
-        sent = await upload_tree(snapshot.folder, http_url, files=snapshot.files, security=security)
+        sent = await upload_tree(
+            snapshot.folder,
+            http_url,
+            files=snapshot.files,
+            security=security,
+            steps=shows(snapshot) if shows is not None else None,
+        )
         if sent != snapshot.digests.artifact_id:
             raise UserError(
                 f"{snapshot.folder} changed while it was being submitted "
@@ -198,10 +212,24 @@ def read_job_file(path: Path) -> bytes:
         with path.open("rb") as file:
             # One more than is allowed: the parser tells that it is too large.
             return file.read(FILE_SIZE_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the job file {path} can't be read: there is no such file{near_path(path)}"
+        ) from error
     except OSError as error:
         raise UserError(
             f"the job file {path} can't be read: {error.strerror or error}. Check its path"
         ) from error
+
+
+def near_path(path: Path) -> str:
+    """What may have been meant by a path where nothing is, for the end of an error."""
+    try:
+        beside = [entry.name for _, entry in zip(range(1000), path.parent.iterdir(), strict=False)]
+    except OSError:
+        return f": there is no folder {path.parent}. Check the path"
+    close = did_you_mean(path.name, beside)
+    return f'; did you mean "{path.parent / close}"?' if close else ". Check the path"
 
 
 def _snapshot(beside: Path, written: str, code_bytes_max: int | None) -> Snapshot:

@@ -11,9 +11,11 @@ import typer
 from meshtrain.cli import words
 from meshtrain.cli.context import Cli, Link, act, ask, cli_of
 from meshtrain.cli.output import painted, print_json, say, state_painted, tell, text_width
+from meshtrain.cli.sending import Sending
 from meshtrain.cli.submission import (
     ALLOW_LARGE_CODE,
     CODE_BYTES_MAX,
+    Snapshot,
     Submission,
     prepare,
     upload,
@@ -27,6 +29,7 @@ from meshtrain.cli.submission_text import (
     inputs_document,
     largest_texts,
 )
+from meshtrain.cli.working import working
 from meshtrain.ids import short
 from meshtrain.net.address import split_address
 from meshtrain.results.formats import clip
@@ -68,19 +71,26 @@ def command(
       meshtrain submit few_shot.yaml --wait
     """
     cli = cli_of(ctx)
-    submission = prepare(file, code_bytes_max=None if allow_large_code else CODE_BYTES_MAX)
-    with cli.link() as link:
-        submission = with_inputs(with_parents(submission, link), link)
-        sweep = submission.sweep(bases_only=bases_only)
-        # Asked in any case: a master that is away is told sooner than a slow one.
-        url = http_url(cli, link)
-        if submission.snapshots:
-            asyncio.run(upload(submission, url, cli.way.standing))
-        message = submission.message(
-            bases_only=bases_only, allow_pending=allow_pending, again=again
-        )
-        done = act(link, message, max(SUBMIT_TIMEOUT_S, cli.timeout_s))
-        (row,) = ask(link, "sweeps", done.done[:1]).rows
+    with working(f"reading {file} and its code") as step:
+        code_bytes_max = None if allow_large_code else CODE_BYTES_MAX
+        submission = prepare(file, code_bytes_max=code_bytes_max)
+        with cli.link() as link:
+            submission = with_inputs(with_parents(submission, link), link)
+            sweep = submission.sweep(bases_only=bases_only)
+            # Asked in any case: a master that is away is told sooner than a slow one.
+            url = http_url(cli, link)
+            if submission.snapshots:
+
+                def shows(snapshot: Snapshot) -> Sending:
+                    return Sending(step, f"the code in {snapshot.written}", snapshot.size_bytes)
+
+                asyncio.run(upload(submission, url, cli.way.standing, shows))
+            message = submission.message(
+                bases_only=bases_only, allow_pending=allow_pending, again=again
+            )
+            step.says(f"waiting for the master to take {words.count(len(sweep.jobs), 'job')}")
+            done = act(link, message, max(SUBMIT_TIMEOUT_S, cli.timeout_s))
+            (row,) = ask(link, "sweeps", done.done[:1]).rows
     if as_json:
         inputs = inputs_document(sweep)
         receipt = receipt_document(row, done.notes)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from meshtrain.ids import short
 
 METRICS_SHOWN_MAX = 2
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -31,6 +34,17 @@ def duration(seconds: float) -> str:
 def whole_seconds(seconds: float) -> str:
     """A span of time that is still running: no finer than a second."""
     return f"{max(round(seconds), 0)} s" if seconds < 9.95 else duration(seconds)
+
+
+def clock(wall_s: float, now_s: float) -> str:
+    """A moment near now, in this host's time: `14:20`, `Sat 14:20`, `28 Nov 14:20`."""
+    then, now = time.localtime(wall_s), time.localtime(now_s)
+    text = f"{then.tm_hour:02}:{then.tm_min:02}"
+    if (then.tm_year, then.tm_yday) == (now.tm_year, now.tm_yday):
+        return f"{text}:{then.tm_sec:02}" if abs(wall_s - now_s) < 120 else text
+    if abs(wall_s - now_s) < 6 * 86400:
+        return f"{_DAYS[then.tm_wday]} {text}"
+    return f"{then.tm_mday} {_MONTHS[then.tm_mon - 1]} {text}"
 
 
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:

@@ -33,6 +33,15 @@ class Homes:
         #: sweep → values → nodes, in the order in which they came to it
         self._of_sweep: dict[str, dict[str, dict[str, None]]] = {}
 
+    def copy(self, is_there: Callable[[str], bool]) -> Homes:
+        """The same homes, for a copy of the mesh."""
+        copied = Homes(is_there)
+        copied._of_sweep = {
+            sweep_id: {values: dict(nodes) for values, nodes in groups.items()}
+            for sweep_id, groups in self._of_sweep.items()
+        }
+        return copied
+
     def note(self, group: Group, node_id: str) -> None:
         """A job of the group runs on the node."""
         sweep_id, values = group

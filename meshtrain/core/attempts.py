@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from meshtrain.core import checkpoints, gpu_health, shares
+from meshtrain.core import budget, checkpoints, gpu_health, shares
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
+from meshtrain.core.budget import price_of
 from meshtrain.core.job import (
     Attempt,
     AttemptState,
@@ -22,7 +23,8 @@ from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import why_never
 from meshtrain.core.retry import RULES, decide
 from meshtrain.core.spread import spread
-from meshtrain.core.state import SOURCES_MAX, MeshState
+from meshtrain.core.state import MeshState
+from meshtrain.core.told_sources import SOURCES_MAX, told_sources
 from meshtrain.core.work_inputs import datasets_of
 from meshtrain.ids import short
 from meshtrain.spec.jobs import CommandWork
@@ -37,6 +39,7 @@ MORE_GPU_MEMORY = 1.25
 def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> None:
     """Give a waiting job to the nodes that the placements name, under a new epoch."""
     epoch = state.next_epoch()
+    placements = tuple(_priced(state, placement) for placement in placements)
     recipe_hash = job.spec.recipe_hash
     parent = state.parent_of(job)
     base_artifact = None if parent is None else parent.artifact_id
@@ -94,6 +97,15 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
         node.assign_seqs[attempt.attempt_id] = node.seq
 
 
+def _priced(state: MeshState, placement: Placement) -> Placement:
+    if not placement.gpus:
+        return placement
+    price = price_of(state.nodes[placement.node_id].spec, state.config.prices)
+    if not price:
+        return placement
+    return msgspec.structs.replace(placement, price_per_gpu_hour=price)
+
+
 def _need(state: MeshState, artifact_id: str | None, node_id: str) -> cmd.ArtifactNeed | None:
     if artifact_id is None:
         return None
@@ -103,7 +115,7 @@ def _need(state: MeshState, artifact_id: str | None, node_id: str) -> cmd.Artifa
         node.fetching.add(artifact_id)
         tell_source(state, artifact_id, node_id)
     size_bytes = state.copies.directory.size_bytes(artifact_id)
-    return cmd.ArtifactNeed(artifact_id, state.sources(artifact_id, node_id), size_bytes)
+    return cmd.ArtifactNeed(artifact_id, told_sources(state, artifact_id, node_id), size_bytes)
 
 
 def tell_source(state: MeshState, artifact_id: str, node_id: str) -> None:
@@ -196,6 +208,7 @@ def end_attempt(state: MeshState, job: Job, outcome: AttemptState) -> None:
     state.keep_attempt(attempt)
     state.live.pop(attempt.attempt_id, None)
     state.leases.pop(attempt.attempt_id, None)
+    budget.charge(state, job, attempt)
     if attempt.artifact_id is not None:
         waiting = state.collecting.get(attempt.artifact_id)
         if waiting is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meshtrain.core import attempts, collecting, restoring
 from meshtrain.core import commands as cmd
+from meshtrain.core.budget import REBUILD as REBUILD
 from meshtrain.core.events import AttemptEnded
 from meshtrain.core.job import (
     Base,
@@ -17,9 +18,6 @@ from meshtrain.core.job import (
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
 from meshtrain.spec.jobs import BaseSpec, JobSpec
-
-REBUILD = "rebuild"
-"""Stands among a base's requesters while somebody's request to train it anew is open."""
 
 
 def base_job_id(recipe_hash: str) -> str:

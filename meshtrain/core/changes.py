@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from meshtrain.core.job import BaseState, JobKind, JobState
-from meshtrain.core.node import MASTER_NODE_ID
+from meshtrain.core.node import MASTER_NODE_ID, HostUse
 
 
-class JobRow(msgspec.Struct, frozen=True, tag="job"):
+class JobRow(msgspec.Struct, frozen=True, tag="job", gc=False):
     job_id: str
     name: str
     kind: JobKind
@@ -30,6 +30,23 @@ class JobRow(msgspec.Struct, frozen=True, tag="job"):
     priority: int = 0
 
 
+class SweepProgress(msgspec.Struct, frozen=True):
+    """How far a sweep is, as the master counts, so that nobody needs its jobs for that."""
+
+    states: dict[str, int] = {}
+    """Jobs by their state."""
+    failures: dict[str, int] = {}
+    """Failed jobs by the class of their failure."""
+    waiting_for: dict[str, int] = {}
+    """Waiting jobs by the recipe hash of the base that they start from; the most of them."""
+    ran: int = 0
+    """Jobs that succeeded and whose times are known."""
+    ran_s: float = 0.0
+    """What those took together."""
+    running_since_s: float = 0.0
+    """The sum of the starts of those that run, in wall time."""
+
+
 class SweepRow(msgspec.Struct, frozen=True, tag="sweep"):
     sweep_id: str
     name: str
@@ -39,6 +56,21 @@ class SweepRow(msgspec.Struct, frozen=True, tag="sweep"):
     """Of its bases, those that were there, or in training, when it came."""
     submitted_wall_s: float = 0.0
     cancelled: bool = False
+    progress: SweepProgress | None = None
+    """Told where jobs that don't run aren't; see `Lists`."""
+    gpu_hours: float = 0.0
+    """What its attempts that have ended used of the GPUs."""
+    money: float = 0.0
+    """What that cost."""
+    gpu_hours_max: float | None = None
+    """Its budget; None is no limit."""
+    money_max: float | None = None
+    budget_spent: bool = False
+    """Nothing more of it is started."""
+    ends_wall_s: float | None = None
+    """When it is likely to end; and the range that this falls into in 8 cases of 10."""
+    ends_low_wall_s: float | None = None
+    ends_high_wall_s: float | None = None
 
 
 class BaseRow(msgspec.Struct, frozen=True, tag="base"):
@@ -56,6 +88,10 @@ class BaseRow(msgspec.Struct, frozen=True, tag="base"):
     """Jobs that have yet to start from it or are running on it."""
     pinned: tuple[str, ...] = ()
     """The nodes that it stays on whatever comes; "" is all that hold it."""
+    started: int | None = None
+    """Experiments that have started from it; told where jobs that don't run aren't."""
+    parent: str | None = None
+    """The recipe hash of the base that it continues from."""
 
 
 class NodeRow(msgspec.Struct, frozen=True, tag="node"):
@@ -76,6 +112,10 @@ class NodeRow(msgspec.Struct, frozen=True, tag="node"):
     cache_budget_bytes: int = 0
     """0 is as much as the disk has, but for a reserve."""
     disk_free_bytes: int = 0
+    use: HostUse | None = None
+    """How busy its host is; None while it is away, or hasn't told."""
+    fetching: tuple[str, ...] = ()
+    """The artifacts that are on their way to it."""
 
 
 class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
@@ -88,6 +128,8 @@ class TransferRow(msgspec.Struct, frozen=True, tag="transfer"):
     label: str = ""
     bytes_reused: int = 0
     """What the node had of it in other artifacts."""
+    wall_s: float = 0.0
+    """When all of it was there; 0 where that isn't known."""
 
 
 class Note(msgspec.Struct, frozen=True, tag="note"):
@@ -118,4 +160,12 @@ class Moved(msgspec.Struct, frozen=True, tag="moved"):
         )
 
 
-Change = JobRow | SweepRow | BaseRow | NodeRow | TransferRow | Note | Moved
+class Lists(msgspec.Struct, frozen=True, tag="lists"):
+    """Some of the jobs have changed, and only those that run are told: the others are asked
+    for in pages. What sums need of them comes with sweeps and bases."""
+
+    jobs: int
+    """How many there are."""
+
+
+Change = JobRow | SweepRow | BaseRow | NodeRow | TransferRow | Note | Moved | Lists

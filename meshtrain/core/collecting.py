@@ -6,6 +6,7 @@ from meshtrain.core import effects as fx
 from meshtrain.core import publishing
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.state import MeshState
+from meshtrain.core.told_sources import told_sources
 
 
 def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
@@ -22,7 +23,7 @@ def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
 
 def collect(state: MeshState, artifact_id: str) -> None:
     """Have the master fetch an artifact, if anybody can give it."""
-    sources = state.sources(artifact_id, MASTER_NODE_ID)
+    sources = told_sources(state, artifact_id, MASTER_NODE_ID)
     if sources:
         state.collect_again_s.pop(artifact_id, None)
         state.out.append(fx.CollectArtifact(artifact_id, sources))

@@ -20,6 +20,16 @@ class Directory:
         #: of artifacts that some node holds, as far as it is known
         self._size_bytes: dict[str, int] = {}
 
+    def only(self, artifact_ids: Iterable[str]) -> Directory:
+        """A copy that knows of these artifacts alone."""
+        copied = Directory()
+        for artifact_id in artifact_ids:
+            if artifact_id in self._holders:
+                copied._holders[artifact_id] = set(self._holders[artifact_id])
+            if artifact_id in self._size_bytes:
+                copied._size_bytes[artifact_id] = self._size_bytes[artifact_id]
+        return copied
+
     def add(self, node: Node, artifact_id: str, size_bytes: int = 0) -> bool:
         """Note that a node holds an artifact. False while it is on its way out there."""
         if artifact_id == node.evicting:

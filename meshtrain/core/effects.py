@@ -11,6 +11,7 @@ from meshtrain.core.changes import Change
 from meshtrain.core.commands import ArtifactSource, Command
 from meshtrain.core.job import Attempt, Base, Job, Sweep
 from meshtrain.core.named_input import NamedInput
+from meshtrain.core.spending import Spending
 
 # --- kept -----------------------------------------------------------------------
 
@@ -73,6 +74,12 @@ class SavePin(msgspec.Struct, frozen=True):
     pinned: bool
 
 
+class SaveSpending(msgspec.Struct, frozen=True):
+    """What a sweep has used, and may use."""
+
+    spending: Spending
+
+
 Save = (
     AddSweep
     | UpdateSweep
@@ -84,6 +91,7 @@ Save = (
     | SaveDrained
     | SaveGpuFaults
     | SavePin
+    | SaveSpending
     | AddInput
 )
 

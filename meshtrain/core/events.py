@@ -10,6 +10,7 @@ import msgspec
 
 from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
+from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.node import NodeSpec
 from meshtrain.spec.jobs import SweepSpec
 
@@ -42,12 +43,25 @@ class CancelRequested(msgspec.Struct, frozen=True):
 class RetryRequested(msgspec.Struct, frozen=True):
     request_id: str
     job_ids: tuple[str, ...]
+    change: NeedsChange = NeedsChange()
+    """What they need from now on; such a change is made to waiting jobs too."""
 
 
 class PriorityRequested(msgspec.Struct, frozen=True):
     request_id: str
     job_ids: tuple[str, ...]
     priority: int
+
+
+class BudgetRequested(msgspec.Struct, frozen=True):
+    """Set what a sweep may use; None leaves a limit as it is."""
+
+    request_id: str
+    sweep_id: str
+    gpu_hours: float | None = None
+    money: float | None = None
+    unlimited: bool = False
+    """Lift the limits that are not given."""
 
 
 class DrainRequested(msgspec.Struct, frozen=True):
@@ -269,6 +283,7 @@ Event = (
     | CancelRequested
     | RetryRequested
     | PriorityRequested
+    | BudgetRequested
     | DrainRequested
     | ReleaseRequested
     | RebuildRequested

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from meshtrain.core.job import BaseState, JobKind, JobState
 from meshtrain.core.state import MeshState
 
@@ -18,6 +20,7 @@ def check(state: MeshState) -> None:
     _check_jobs(state)
     _check_bases(state)
     _check_nodes(state)
+    _check_counts(state)
 
 
 def _check_jobs(state: MeshState) -> None:
@@ -102,3 +105,29 @@ def _check_nodes(state: MeshState) -> None:
             raise InvariantError(f"{node.node_id} miscounts what of it is taken")
         if cpus > node.cpus_max(ahead=True):
             raise InvariantError(f"{node.node_id} has more taken than it has")
+
+
+def _check_counts(state: MeshState) -> None:
+    """The sums that are kept are what a count of everything comes to."""
+    counts = state.counts
+    if +counts.jobs != Counter((job.kind, job.state) for job in state.jobs.values()):
+        raise InvariantError(f"jobs are miscounted: {counts.jobs}")
+    for sweep in state.sweeps.values():
+        there = Counter(state.jobs[job_id].state for job_id in sweep.job_ids)
+        if +counts.of_sweep.get(sweep.sweep_id, Counter()) != there:
+            raise InvariantError(f"jobs of sweep {sweep.sweep_id} are miscounted")
+    if +counts.bases != Counter(base.state for base in state.bases.values()):
+        raise InvariantError(f"bases are miscounted: {counts.bases}")
+    started = Counter(
+        job.spec.recipe_hash
+        for job in state.jobs.values()
+        if job.kind is JobKind.EXPERIMENT
+        and job.attempt is not None
+        and job.attempt.started_wall_s is not None
+    )
+    avoided = 0
+    for base in state.bases.values():
+        trained = base.generation - (base.artifact_id is None)
+        avoided += max(0, started[base.recipe_hash] - trained)
+    if counts.trainings_avoided != avoided:
+        raise InvariantError(f"{counts.trainings_avoided} avoided trainings, not {avoided}")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from meshtrain.spec.jobs import BaseSpec, JobSpec, ResultsSpec
+from meshtrain.spec.jobs import BaseSpec, JobSpec, Resources, ResultsSpec
 
 
 class JobKind(StrEnum):
@@ -93,6 +93,8 @@ class Placement(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     alone: bool = False
     """Whether it holds the whole node."""
+    price_per_gpu_hour: float = 0.0
+    """What an hour of one of these GPUs cost when they were given out."""
 
 
 class AttemptState(StrEnum):
@@ -153,6 +155,8 @@ class Job(msgspec.Struct, frozen=True):
     """Raised above the spec's after the job ran out of memory."""
     alone: bool = False
     """It ran out of main memory: from then on it has a node to itself."""
+    asked: Resources | None = None
+    """What somebody asked for since, in place of the spec's resources."""
     checkpoint: str | None = None
     """The artifact of the last checkpoint of this generation: the next attempt goes on from it."""
     checkpoint_safe: str | None = None

@@ -90,7 +90,7 @@ class ListSchedule:
             while queue:
                 if len(candidates) == 1:
                     found = fit(candidates[0], needs)
-                    placement = None if isinstance(found, str) else found
+                    placement = found if isinstance(found, Placement) else None
                 else:
                     placement = choose(candidates, needs, lambda node: 0)
                 if placement is None:

@@ -29,6 +29,30 @@ class Gpu(msgspec.Struct, frozen=True):
     memory_bytes: Bytes
 
 
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class GpuUse(msgspec.Struct, frozen=True):
+    """How much of a GPU is in use, by whomever. What the driver doesn't tell is None."""
+
+    index: GpuIndex
+    used: Share | None = None
+    """Share of the last moments in which something computed on it."""
+    memory_used_bytes: Bytes = 0
+    memory_bytes: Bytes = 0
+    temperature_c: Annotated[int, msgspec.Meta(ge=-100, le=1000)] | None = None
+
+
+class HostUse(msgspec.Struct, frozen=True):
+    """How busy a host is, all its processes together: for people, nothing is decided by it."""
+
+    cpu: Share | None = None
+    """Share of its CPUs; None where the system doesn't tell."""
+    memory_used_bytes: Bytes = 0
+    gpus: Annotated[tuple[GpuUse, ...], msgspec.Meta(max_length=1024)] = ()
+    """Of those that the mesh may use."""
+
+
 AHEAD_PER_SLOT = 1
 """Short jobs that a node gets beyond each CPU slot: they wait there, so that no slot waits
 for the master between two of them. The node itself never runs more than it has slots."""
@@ -50,6 +74,8 @@ class NodeSpec(msgspec.Struct, frozen=True):
     version: str = ""
     trains: bool = True
     """Whether the built-in training is installed there."""
+    price_per_gpu_hour: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """What an hour of one of its GPUs costs; 0 where it doesn't say."""
 
     def __post_init__(self) -> None:
         # A GPU that is listed twice would be given out twice.

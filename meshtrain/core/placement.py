@@ -9,9 +9,9 @@ import msgspec
 
 from meshtrain.core.job import Placement
 from meshtrain.core.node import Node, NodeSpec
+from meshtrain.core.refusal import Because, Refusal
 from meshtrain.spec.jobs import Resources, TrainingWork, Work
 
-GIB = 1 << 30
 START_STEP_S = 0.1
 """Starts that differ by less count as the same; what is there at once is before all others."""
 
@@ -30,32 +30,33 @@ def gpus_needed(spec: NodeSpec, needs: Resources) -> int:
     return 1 if spec.gpus else 0
 
 
-def why_never(spec: NodeSpec, needs: Resources) -> str | None:
+def why_never(spec: NodeSpec, needs: Resources) -> Refusal | None:
     """Why a node could not run the job even if it were idle; None when it could."""
     if needs.trainer and not spec.trains:
-        return "has no built-in training: install meshtrain[train] there"
+        return Refusal(Because.NO_TRAINER)
+    for name, value in needs.labels:
+        if spec.labels.get(name) != value:
+            return Refusal(Because.LABEL, note=f"{name}={value}")
     gpus = gpus_needed(spec, needs)
     if gpus:
         if len(spec.gpus) < gpus:
-            return f"has {_count(len(spec.gpus), 'GPU')}, needs {gpus}"
+            return Refusal(Because.GPUS, len(spec.gpus), gpus)
         large = [g for g in spec.gpus if g.memory_bytes >= needs.gpu_memory_bytes]
         if len(large) < gpus:
             most = max((g.memory_bytes for g in spec.gpus), default=0)
-            return (
-                f"its GPUs have {most / GIB:.0f} GiB at most, "
-                f"needs {needs.gpu_memory_bytes / GIB:.0f} GiB"
+            if not large:
+                return Refusal(Because.GPU_MEMORY, most, needs.gpu_memory_bytes)
+            return Refusal(
+                Because.FEW_LARGE, len(large), gpus, gpu_memory_bytes=needs.gpu_memory_bytes
             )
     elif spec.cpu_slots < needs.cpus:
-        return f"has {_count(spec.cpu_slots, 'CPU slot')}, needs {needs.cpus}"
+        return Refusal(Because.CPUS, spec.cpu_slots, needs.cpus)
     if spec.memory_bytes and spec.memory_bytes < needs.memory_bytes:
-        return (
-            f"has {spec.memory_bytes / GIB:.0f} GiB of memory, "
-            f"needs {needs.memory_bytes / GIB:.0f} GiB"
-        )
+        return Refusal(Because.MEMORY, spec.memory_bytes, needs.memory_bytes)
     return None
 
 
-def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str:
+def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | Refusal:
     """The part of the node that the job would hold now, or why it can't.
 
     `ahead` lets it wait there for a CPU slot: right for jobs that are over in no time.
@@ -64,23 +65,24 @@ def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str
     if never is not None:
         return never
     if not node.connected:
-        return "away"
+        return _AWAY
     if node.drained:
-        return "drained"
+        return _DRAINED
     if not node.accepting:
-        return node.note or "takes no jobs"
+        return Refusal(Because.CLOSED, note=node.note)
     if node.paused:
-        return "its disk was full a moment ago"
+        return _DISK_FULL
     if node.alone is not None:
-        return "one job has it to itself, after running out of memory"
+        return _HELD_ALONE
     if needs.alone and node.live:
-        return f"runs {_count(len(node.live), 'job')}, and this one needs it to itself"
+        return Refusal(Because.NOT_ALONE, len(node.live))
     gpus = gpus_needed(node.spec, needs)
     memory = needs.memory_bytes
     # A node that doesn't know its memory says 0: that forbids nothing.
     known = node.spec.memory_bytes
     if memory and known and known - node.memory_used_bytes < memory:
-        return "its free memory is too small"
+        free_bytes = max(0, known - node.memory_used_bytes)
+        return Refusal(Because.MEMORY_TAKEN, free_bytes, memory, of=known)
     if gpus:
         free = [
             g
@@ -91,7 +93,7 @@ def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str
             and g.memory_bytes >= needs.gpu_memory_bytes
         ]
         if len(free) < gpus:
-            return f"{_count(len(free), 'GPU')} free, needs {gpus}{_gpus_left_out(node)}"
+            return _gpus_taken(node, needs, len(free), gpus)
         # Those that didn't fail lately, and of them the smallest that do: the large
         # ones stay free for those who need them.
         free.sort(key=lambda g: (node.gpu_faults.get(g.index, 0), g.memory_bytes, g.index))
@@ -100,21 +102,39 @@ def fit(node: Node, needs: Resources, *, ahead: bool = False) -> Placement | str
     else:
         if node.cpus_max(ahead=ahead) - node.cpus_used < needs.cpus:
             free_cpus = max(0, node.spec.cpu_slots - node.cpus_used)
-            return f"{_count(free_cpus, 'CPU slot')} free, needs {needs.cpus}"
+            return Refusal(Because.CPUS_TAKEN, free_cpus, needs.cpus, of=node.spec.cpu_slots)
         placement = Placement(node.node_id, cpus=needs.cpus, memory_bytes=memory, alone=needs.alone)
     if node.assigned_count >= node.grant:
-        return "takes no more jobs at the moment"
+        return _NO_CREDIT
     return placement
 
 
-def _gpus_left_out(node: Node) -> str:
-    """What to add where GPUs are not counted that nobody of the mesh uses."""
-    told = []
-    if node.gpus_out:
-        told.append(f"{len(node.gpus_out)} out of use after faults")
-    if foreign := node.gpus_busy - node.gpus_used - node.gpus_out:
-        told.append(f"{len(foreign)} used by somebody else")
-    return f" ({', '.join(told)})" if told else ""
+_AWAY = Refusal(Because.AWAY)
+_DRAINED = Refusal(Because.DRAINED)
+_DISK_FULL = Refusal(Because.DISK_FULL)
+_HELD_ALONE = Refusal(Because.HELD_ALONE)
+_NO_CREDIT = Refusal(Because.NO_CREDIT)
+
+
+def _gpus_taken(node: Node, needs: Resources, free: int, gpus: int) -> Refusal:
+    """Too few GPUs are free; told with those that are not counted though nobody here uses them."""
+    taken = node.gpus_used | node.gpus_busy | node.gpus_out
+    small = [
+        g.memory_bytes
+        for g in node.spec.gpus
+        if g.index not in taken and g.memory_bytes < needs.gpu_memory_bytes
+    ]
+    return Refusal(
+        Because.GPUS_TAKEN,
+        free,
+        gpus,
+        of=len(node.spec.gpus),
+        smaller=len(small),
+        smaller_bytes=max(small, default=0),
+        gpu_memory_bytes=needs.gpu_memory_bytes,
+        out=len(node.gpus_out),
+        foreign=len(node.gpus_busy - node.gpus_used - node.gpus_out),
+    )
 
 
 def choose(
@@ -140,7 +160,7 @@ def choose(
     best: tuple[tuple[int, int, bool, bool, float, str], Placement] | None = None
     for node in nodes:
         placement = fit(node, needs, ahead=ahead)
-        if isinstance(placement, str):
+        if isinstance(placement, Refusal):
             continue
         slots = node.spec.cpu_slots
         waits = node.cpus_used >= slots and not placement.gpus
@@ -162,7 +182,3 @@ def load(node: Node) -> float:
     if node.spec.gpus:
         return len(node.gpus_used) / len(node.spec.gpus)
     return node.cpus_used / max(1, node.spec.cpu_slots)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -53,6 +53,10 @@ class PastRuns(msgspec.Struct, frozen=True):
     mean_s: float
     recipe_hash: str | None = None
     sweep: str | None = None
+    node_kind: str = ""
+    """The model of its GPUs, or `cpu`; empty where the node is gone."""
+    std_s: float = 0.0
+    """How much they differ; 0 for one run."""
 
 
 class PlannedBase(msgspec.Struct, frozen=True):

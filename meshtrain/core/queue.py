@@ -37,6 +37,8 @@ class Shape(msgspec.Struct, frozen=True):
     """Of a base that continues from another: the artifact of that one."""
     group: Group | None = None
     """Of a sweep with affinity: the jobs that are best on one node."""
+    purse: str | None = None
+    """Of a sweep with a budget: its id; of a base, while there are such sweeps: its recipe."""
 
 
 class WaitingQueue:
@@ -51,6 +53,34 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return len(self._valid)
+
+    def copy(self) -> WaitingQueue:
+        """The same jobs in the same order, to try something on."""
+        copied = WaitingQueue()
+        copied._heaps = {shape: list(heap) for shape, heap in self._heaps.items()}
+        copied._valid = dict(self._valid)
+        copied._groups = {sweep_id: dict(shapes) for sweep_id, shapes in self._groups.items()}
+        copied._entries = self._entries
+        return copied
+
+    def shape_of(self, job_id: str) -> Shape | None:
+        """What placement tells a waiting job by; None for one that is not in."""
+        found = self._valid.get(job_id)
+        return None if found is None else found[0]
+
+    def ordered(self) -> Iterator[str]:
+        """All waiting jobs, most urgent first, whether they could start or not."""
+        for entry in sorted(entry for _, entry in self._valid.values()):
+            yield entry[3]
+
+    def ahead_of(self, job_id: str) -> Iterator[tuple[str, Shape, int]]:
+        """The waiting jobs before one, in no order, each with its shape and priority."""
+        if job_id not in self._valid:
+            return
+        own = self._valid[job_id][1]
+        for other_id, (shape, entry) in self._valid.items():
+            if entry < own:
+                yield other_id, shape, -entry[0]
 
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._valid

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from meshtrain.core import bases, shares
+from meshtrain.core import bases, budget, shares
 from meshtrain.core import effects as fx
 from meshtrain.core.events import (
+    BudgetRequested,
     CancelRequested,
     DrainRequested,
     PriorityRequested,
@@ -16,10 +19,16 @@ from meshtrain.core.events import (
 )
 from meshtrain.core.job import Base as BaseRecord
 from meshtrain.core.job import BaseState, FailureClass, Job, JobKind, JobState, Sweep
+from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.placement import needs_of, why_never
+from meshtrain.core.refusal import text_of
+from meshtrain.core.spending import Spending
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
-from meshtrain.spec.jobs import Resources, SweepSpec
+from meshtrain.spec.jobs import BudgetSpec, Resources, SweepSpec
+
+NOTES_MAX = 10
+"""Of one reply to a request for many jobs."""
 
 
 def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
@@ -72,6 +81,13 @@ def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
     state.sweep_open.setdefault(sweep.sweep_id, 0)
     state.touched_sweeps[sweep.sweep_id] = None
     state.out.append(fx.AddSweep(sweep))
+    if spec.budget != BudgetSpec():
+        limits = Spending(
+            sweep.sweep_id,
+            gpu_hours_max=spec.budget.gpu_hours,
+            money_max=spec.budget.money,
+        )
+        budget.keep(state, limits)
     jobs = [
         Job(
             spec=job,
@@ -103,6 +119,7 @@ def on_submitted(state: MeshState, event: SweepSubmitted) -> None:
         _raise_base(state, base.recipe_hash)
     for job in jobs:
         state.enqueue(job)
+    budget.check(state)
     state.out.append(
         fx.Reply(
             event.request_id,
@@ -127,21 +144,24 @@ def _why_impossible(state: MeshState, spec: SweepSpec) -> str:
                 f"{name} asks for {resources.nodes} nodes: one attempt runs on one node as yet, "
                 "write nodes: 1"
             )
-        if not state.nodes:
-            continue
-        reasons = {}
-        for node in state.nodes.values():
-            reason = why_never(node.spec, resources)
-            if reason is None:
-                break
-            reasons[node.node_id] = reason
-        else:
-            told = "; ".join(f"{node_id} {why}" for node_id, why in sorted(reasons.items())[:5])
+        told = _refused_by_all(state, resources)
+        if told:
             return (
                 f"no known node could ever run {name}: {told}. Ask for less under resources:, "
                 "or submit with --allow-pending to let it wait for a larger node"
             )
     return ""
+
+
+def _refused_by_all(state: MeshState, needs: Resources) -> str:
+    """Why each known node could never run it; empty where one could, or none is known."""
+    reasons = {}
+    for node in state.nodes.values():
+        reason = why_never(node.spec, needs)
+        if reason is None:
+            return ""
+        reasons[node.node_id] = text_of(reason)
+    return "; ".join(f"{node_id} {why}" for node_id, why in sorted(reasons.items())[:5])
 
 
 def _count(number: int, noun: str) -> str:
@@ -203,7 +223,8 @@ def _who_waits(state: MeshState, recipe_hash: str) -> str:
 def on_retry(state: MeshState, event: RetryRequested) -> None:
     """New generations of jobs that failed or were cancelled.
 
-    A base takes with it those that ended because of it, and a job its base.
+    A base takes with it those that ended because of it, and a job its base. With
+    a change of their needs, those that wait are changed too.
     """
     asked: dict[str, None] = {}
     for job_id in event.job_ids:
@@ -218,14 +239,30 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
                     and job.failure.failure_class is FailureClass.BASE_FAILED
                 ):
                     asked[job.job_id] = None
+    change = event.change
+    if told := _why_not_changed(state, asked, change):
+        state.out.append(fx.Reply(event.request_id, error=told))
+        return
     done = []
     revived = []
+    notes = []
     for job_id in asked:
         job = state.jobs[job_id]
+        if job.state is JobState.WAITING and not change.is_empty:
+            done.append(job_id)
+            job = _ask(state, job, change)
+            if job_id in state.queue:
+                state.passed_over.pop(job_id, None)
+                state.enqueue(job)
+            continue
         if job.state not in (JobState.FAILED, JobState.CANCELLED):
+            if job.state.is_leased and not change.is_empty:
+                notes.append(f"{job.name} is {job.state}: what it needs is not changed")
             continue
         done.append(job_id)
         shares.forget(state, job)
+        if not change.is_empty:
+            job = _ask(state, job, change)
         recipe_hash = state.base_of_job.get(job_id)
         if recipe_hash is not None:
             bases.revive(state, state.bases[recipe_hash])
@@ -247,7 +284,61 @@ def on_retry(state: MeshState, event: RetryRequested) -> None:
         if not state.is_wanted(recipe_hash):
             # Asked for by itself: nobody who waits on it would keep it alive.
             state.requesters.setdefault(recipe_hash, set()).add(bases.REBUILD)
-    state.out.append(fx.Reply(event.request_id, done=tuple(done)))
+    budget.check(state)
+    shown = tuple(notes[:NOTES_MAX])
+    if len(notes) > NOTES_MAX:
+        shown += (f"… and {len(notes) - NOTES_MAX} more",)
+    state.out.append(fx.Reply(event.request_id, done=tuple(done), notes=shown))
+
+
+def _why_not_changed(state: MeshState, job_ids: Iterable[str], change: NeedsChange) -> str:
+    """Why nobody could run one of the jobs after the change; empty where all could be run."""
+    if change.is_empty:
+        return ""
+    seen: set[Resources] = set()
+    for job_id in job_ids:
+        job = state.jobs[job_id]
+        needs = needs_of(_changed(job, change), job.spec.work)
+        if needs in seen or job.state.is_leased or job.state is JobState.SUCCEEDED:
+            continue
+        seen.add(needs)
+        if told := _refused_by_all(state, needs):
+            return f"nothing was changed: no known node could ever run {job.name} then: {told}"
+    return ""
+
+
+def _changed(job: Job, change: NeedsChange) -> Resources:
+    return change.applied_to(job.asked or job.spec.resources)
+
+
+def _ask(state: MeshState, job: Job, change: NeedsChange) -> Job:
+    """Note what a job needs from now on; a memory of its GPUs that is given holds as it is."""
+    if change.gpu_memory_bytes is not None:
+        return state.keep_job(job, asked=_changed(job, change), gpu_memory_bytes=0)
+    return state.keep_job(job, asked=_changed(job, change))
+
+
+def on_budget(state: MeshState, event: BudgetRequested) -> None:
+    """Set what a sweep may use, or lift it."""
+    known = state.spending.get(event.sweep_id) or Spending(event.sweep_id)
+    hours_max, money_max = known.gpu_hours_max, known.money_max
+    if event.unlimited:
+        hours_max = money_max = None
+    was_limited = known.has_limit
+    spending = msgspec.structs.replace(
+        known,
+        gpu_hours_max=hours_max if event.gpu_hours is None else event.gpu_hours,
+        money_max=money_max if event.money is None else event.money,
+    )
+    budget.keep(state, spending)
+    if spending.has_limit != was_limited:
+        # They compete in other shapes than before.
+        sweep = state.sweeps[event.sweep_id]
+        base_jobs = [state.bases[recipe_hash].job_id for recipe_hash in sweep.recipe_hashes]
+        for job_id in (*base_jobs, *sweep.job_ids):
+            if job_id in state.queue:
+                state.enqueue(state.jobs[job_id])
+    state.out.append(fx.Reply(event.request_id, done=(event.sweep_id,)))
 
 
 def on_priority(state: MeshState, event: PriorityRequested) -> None:

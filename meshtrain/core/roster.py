@@ -129,9 +129,12 @@ def on_beat(state: MeshState, event: NodeBeat) -> None:
     node.cache = event.cache
     if event.room is not None or node.room is not None:
         eviction.on_room_told(state, node, event.room)
-    node.fetching = set(event.fetching) | {
+    fetching = set(event.fetching) | {
         a for a in node.fetching if a not in node.holds and node.outbox
     }
+    if fetching != node.fetching:
+        state.touched_nodes[node.node_id] = None
+    node.fetching = fetching
     stuck = event.seen_seq == node.seen_seq and bool(node.outbox)
     node.trim_outbox(event.seen_seq)
     for live in event.attempts:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from meshtrain.core.changes import BaseRow, Change, JobRow, NodeRow, SweepRow, TransferRow
 from meshtrain.core.job import BaseState, Job, JobState
 from meshtrain.core.node import MASTER_NODE_ID, Node
+from meshtrain.core.spending import Spending
 from meshtrain.core.state import MeshState
 from meshtrain.ids import short
 
@@ -43,6 +44,8 @@ def waiting_reason(state: MeshState, job: Job) -> str:
     if job.state is not JobState.WAITING:
         return ""
     if job.spec.recipe_hash is not None and not state.is_ready(job.spec.recipe_hash):
+        if job.spec.recipe_hash in state.unpaid:
+            return "the budget of every sweep that waits on its base is spent"
         base = state.bases[job.spec.recipe_hash]
         if base.state is BaseState.COMMITTED:
             return f"waits for a host that holds base {short(base.recipe_hash)}"
@@ -53,6 +56,10 @@ def waiting_reason(state: MeshState, job: Job) -> str:
             f"waits for a host that holds {short(parent.artifact_id)}, the model of base "
             f"{short(parent.recipe_hash)} that it continues from"
         )
+    if job.sweep_id in state.spent:
+        return "the budget of its sweep is spent: see meshtrain budget"
+    if state.base_of_job.get(job.job_id) in state.unpaid:
+        return "the budget of every sweep that waits on it is spent"
     if job.job_id not in state.queue:
         return "waits a moment before it runs again"
     if not any(node.connected for node in state.nodes.values()):
@@ -62,6 +69,8 @@ def waiting_reason(state: MeshState, job: Job) -> str:
 
 def sweep_row(state: MeshState, sweep_id: str) -> SweepRow:
     sweep = state.sweeps[sweep_id]
+    spending = state.spending.get(sweep_id) or Spending(sweep_id)
+    ends = state.sweep_ends.get(sweep_id) if state.sweep_open.get(sweep_id) else None
     return SweepRow(
         sweep_id=sweep.sweep_id,
         name=sweep.name,
@@ -70,6 +79,14 @@ def sweep_row(state: MeshState, sweep_id: str) -> SweepRow:
         reused=len(sweep.reused),
         submitted_wall_s=sweep.submitted_wall_s,
         cancelled=sweep.cancelled,
+        gpu_hours=spending.gpu_s / 3600,
+        money=spending.money,
+        gpu_hours_max=spending.gpu_hours_max,
+        money_max=spending.money_max,
+        budget_spent=sweep_id in state.spent,
+        ends_wall_s=None if ends is None else ends.mid_s,
+        ends_low_wall_s=None if ends is None else ends.low_s,
+        ends_high_wall_s=None if ends is None else ends.high_s,
     )
 
 
@@ -88,6 +105,7 @@ def base_row(state: MeshState, recipe_hash: str) -> BaseRow:
         holders=tuple(state.holders(base.artifact_id)) if base.artifact_id else (),
         waiting=len(state.waiters.get(recipe_hash, ())),
         pinned=state.copies.pinned_at(recipe_hash),
+        parent=None if base.spec.parent is None else base.spec.parent.recipe_hash,
     )
 
 
@@ -110,6 +128,7 @@ def node_row(state: MeshState, node_id: str) -> NodeRow:
         cache_used_bytes=node.cache.used_bytes,
         cache_budget_bytes=node.cache.budget_bytes,
         disk_free_bytes=node.cache.free_bytes,
+        fetching=tuple(sorted(node.fetching)),
     )
 
 

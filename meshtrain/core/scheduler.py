@@ -12,7 +12,7 @@ with the same clock readings always have the same effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -21,17 +21,16 @@ import msgspec
 from meshtrain.core import (
     attempts,
     bases,
+    budget,
     checkpoints,
     collecting,
     eviction,
     gpu_health,
     parents,
-    patience,
     pins,
     publishing,
     reports,
     requests,
-    reserve,
     restoring,
     roster,
     rows,
@@ -40,11 +39,8 @@ from meshtrain.core import (
 )
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core.affinity import AT_HOME
-from meshtrain.core.job import BaseState, JobState, Placement
-from meshtrain.core.node import Node
-from meshtrain.core.placement import choose
-from meshtrain.core.queue import Shape
+from meshtrain.core.job import BaseState, JobState
+from meshtrain.core.placing import PlacePass
 from meshtrain.core.state import Loaded, MeshState, SchedulerConfig
 
 _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
@@ -53,6 +49,7 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.CancelRequested: requests.on_cancel,
         ev.RetryRequested: requests.on_retry,
         ev.PriorityRequested: requests.on_priority,
+        ev.BudgetRequested: requests.on_budget,
         ev.DrainRequested: requests.on_drain,
         ev.ReleaseRequested: gpu_health.on_release,
         ev.RebuildRequested: requests.on_rebuild,
@@ -96,6 +93,8 @@ class Scheduler:
         for named in loaded.named_inputs:
             state.named_inputs[named.name] = (*state.named_inputs.get(named.name, ()), named)
             state.collect_again_s[named.artifact_id] = now_s + config.collect_retry_s
+        state.spending = {spending.sweep_id: spending for spending in loaded.spending}
+        state.limited = {s.sweep_id for s in loaded.spending if s.has_limit}
         for sweep in loaded.sweeps:
             state.sweeps[sweep.sweep_id] = sweep
             state.sweep_open.setdefault(sweep.sweep_id, 0)
@@ -129,6 +128,7 @@ class Scheduler:
             group = state.group_of(job)
             if group is not None and job.attempt is not None:
                 state.homes.note(group, job.attempt.node_id)
+        budget.judge(state, quietly=True)
         state.touched_jobs.clear()
 
     def handle(self, event: ev.Event, now_s: float) -> list[fx.Effect]:
@@ -158,6 +158,7 @@ class Scheduler:
         state = self.state
         roster.check_silent(state)
         roster.check_deadlines(state)
+        budget.check(state)
         shares.clear(state)
         bases.settle(state)
         bases.check_lost(state)
@@ -183,134 +184,4 @@ class Scheduler:
     def _place(self) -> None:
         """Give waiting jobs to nodes that take some, most urgent first."""
         state = self.state
-        if not len(state.queue):
-            return
-        ahead = bool(state.short_sweeps)
-        free = {
-            node.node_id: node
-            for node in state.nodes.values()
-            if node.takes_jobs and node.has_room(ahead=ahead)
-        }
-        if not free:
-            return
-        kept: set[str] = set()
-        fitted_nowhere: set[tuple[Shape, bool]] = set()
-        for job_id, shape, turn in state.queue.in_order(self._is_open):
-            if not free:
-                return
-            job = state.jobs[job_id]
-            lacking_s = self._lacking_s(shape)
-            short = job.sweep_id in state.short_sweeps
-            there: Iterable[Node] = free.values()
-            if shape.shares:
-                there = [n for n in there if shares.has_all(state, n, shape.shares)]
-            if shape.group is not None and (_ungrouped(shape), short) in fitted_nowhere:
-                continue
-            placement = choose(
-                there,
-                shape.needs,
-                lacking_s,
-                ahead=short,
-                run_s=state.run_s_mean.get(job.sweep_id or "", 0.0),
-                is_home=self._is_home(shape),
-            )
-            if placement is None:
-                if shape.group is not None:
-                    fitted_nowhere.add((_ungrouped(shape), short))
-                if reserve.is_wide(shape.needs):
-                    node_id = reserve.node_for(state, job, shape.needs, kept)
-                    if node_id is not None:
-                        kept.add(node_id)
-                        free.pop(node_id, None)
-                continue
-            node = state.nodes[placement.node_id]
-            if patience.is_sooner_elsewhere(state, job, shape, lacking_s(node)):
-                continue
-            state.copies.held_back_s.pop(shape.recipe_hash or "", None)
-            kin = self._kin(job_id, shape, placement, there, ahead=short)
-            if kin is None:
-                turn.take()
-            else:
-                # It is at home there; this one finds another place, or waits for the next.
-                turn.give_to(kin[0])
-                job, placement = state.jobs[kin[0]], kin[1]
-            attempts.assign(state, job, (placement,))
-            node = state.nodes[placement.node_id]
-            if not (node.takes_jobs and node.has_room(ahead=ahead)):
-                del free[node.node_id]
-
-    def _is_home(self, shape: Shape) -> Callable[[Node], bool] | None:
-        group, homes = shape.group, self.state.homes
-        if group is None:
-            return None
-        return lambda node: homes.rank(group, node.node_id) == AT_HOME
-
-    def _kin(
-        self,
-        job_id: str,
-        shape: Shape,
-        placement: Placement,
-        there: Iterable[Node],
-        *,
-        ahead: bool,
-    ) -> tuple[str, Placement] | None:
-        """A job of the same sweep that is rather at home where this one would go, and its place."""
-        homes, node_id = self.state.homes, placement.node_id
-        rank = homes.rank(shape.group, node_id)
-        found = None
-        if rank == AT_HOME:
-            return None
-        node = self.state.nodes[node_id]
-        here_s = self._lacking_s(shape)(node)
-        for other_id, other in self.state.queue.kin(job_id):
-            nearer = homes.rank(other.group, node_id)
-            if nearer >= rank or not self._is_open(other):
-                continue
-            if not shares.has_all(self.state, self.state.nodes[node_id], other.shares):
-                continue
-            lacking_s = self._lacking_s(other)
-            if lacking_s(node) > here_s:
-                # What it starts from would have to come first.
-                continue
-            place = choose(there, other.needs, lacking_s, ahead=ahead, is_home=self._is_home(other))
-            if place is None or place.node_id != node_id:
-                continue
-            rank, found = nearer, (other_id, place)
-            if rank == AT_HOME:
-                break
-        return found
-
-    def _is_open(self, shape: Shape) -> bool:
-        state = self.state
-        if shape.parent is not None and not state.is_held(shape.parent):
-            return False
-        return shape.recipe_hash is None or state.is_ready(shape.recipe_hash)
-
-    def _lacking_s(self, shape: Shape) -> Callable[[Node], float]:
-        """How long a node would fetch what it lacks, by what it fetched lately."""
-        wanted = list(shape.datasets)
-        if shape.recipe_hash is not None:
-            base = self.state.bases[shape.recipe_hash]
-            if base.artifact_id is not None:
-                wanted.append((base.artifact_id, base.size_bytes))
-        if shape.parent is not None:
-            wanted.append((shape.parent, 1))
-        if not wanted:
-            return lambda node: 0.0
-        rates = self.state.copies.rates
-
-        def lacking_s(node: Node) -> float:
-            total = 0
-            for artifact_id, size_bytes in wanted:
-                if artifact_id not in node.holds:
-                    # Half a way: it is coming already.
-                    is_coming = artifact_id in node.fetching
-                    total += size_bytes // 2 if is_coming else max(1, size_bytes)
-            return total / rates.of_node(node.node_id) if total else 0.0
-
-        return lacking_s
-
-
-def _ungrouped(shape: Shape) -> Shape:
-    """What all groups of a sweep have in common."""
-    return msgspec.structs.replace(shape, group=None)
+        PlacePass(state, lambda job, place: attempts.assign(state, job, (place,))).run()

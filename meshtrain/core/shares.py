@@ -29,11 +29,16 @@ def note_lack(state: MeshState, job: Job, failure: Failure) -> None:
 
 def has_all(state: MeshState, node: Node, shares: tuple[str, ...]) -> bool:
     """Whether no share is known to be missing on a node."""
+    return not lack_of(state, node, shares)
+
+
+def lack_of(state: MeshState, node: Node, shares: tuple[str, ...]) -> str:
+    """How a node said that it lacks one of the shares; empty where it is not known to."""
     for share in shares:
         known = state.lacking_shares.get(share, {}).get(node.node_id)
         if known is not None and known[0] > state.now_s:
-            return False
-    return True
+            return known[1] or share
+    return ""
 
 
 def nobody_has(state: MeshState, job: Job, failure: Failure) -> Failure | None:

@@ -29,29 +29,22 @@ from meshtrain.core.job import (
     JobState,
     Sweep,
 )
+from meshtrain.core.mesh_counts import MeshCounts
 from meshtrain.core.named_input import NamedInput, Versions
 from meshtrain.core.node import MASTER_NODE_ID, GpuFaults, Node
 from meshtrain.core.placement import needs_of
 from meshtrain.core.queue import Shape, WaitingQueue
-from meshtrain.core.rates import BYTES_PER_S_ASSUMED
 from meshtrain.core.session import split_session
-from meshtrain.core.spread import spread
+from meshtrain.core.span import Span
+from meshtrain.core.spending import Spending
 from meshtrain.core.work_inputs import read_by
 from meshtrain.spec.jobs import Resources
 from meshtrain.spec.lineage import Parent
 
 LIVES_MAX = 64
 """Lives of one node's daemon that are remembered, so that a late hello of one is known as such."""
-
-
 OUTBOX_MAX = 10_000
 """Commands that one node may leave unseen; what comes on top is asked for again later."""
-SOURCES_MAX = 64
-"""Of one artifact that a node is told of at a time, whole holders and partial ones each: a few
-more than it follows."""
-SOURCES_TRIED_MAX = 32
-"""Of these, those that served the node before; the others are new to it."""
-
 
 SHORT_RUN_S = 0.5
 """Jobs that run for less may wait on a node that is busy: they soon have their turn there."""
@@ -76,6 +69,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     """On how many nodes popular bases are placed before they are asked for."""
     prefetch: bool = True
     """Whether a busy node fetches what its next job will start from."""
+    prices: dict[str, float] = {}
+    """Label, or "default" → what an hour of one GPU costs on nodes that don't say it."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -92,6 +87,7 @@ class Loaded(msgspec.Struct, frozen=True):
     gpu_faults: tuple[GpuFaults, ...] = ()
     pins: tuple[Pin, ...] = ()
     named_inputs: tuple[NamedInput, ...] = ()
+    spending: tuple[Spending, ...] = ()
 
 
 class MeshState:
@@ -104,6 +100,7 @@ class MeshState:
         self.ticked_s = 0.0
         self.wall_offset_s = 0.0
 
+        self.counts = MeshCounts()
         self.jobs: dict[str, Job] = {}
         self.sweeps: dict[str, Sweep] = {}
         #: jobs of a sweep that have not ended
@@ -113,6 +110,14 @@ class MeshState:
         #: sweep → how long its jobs ran lately, in seconds; those whose jobs are over in no time
         self.run_s_mean: dict[str, float] = {}
         self.short_sweeps: set[str] = set()
+        #: sweep → what it used; those with a budget, and of them those that have spent it
+        self.spending: dict[str, Spending] = {}
+        self.limited: set[str] = set()
+        self.spent: set[str] = set()
+        #: recipe hashes of bases that only such sweeps wait on
+        self.unpaid: set[str] = set()
+        #: sweep → when it is over, as it was estimated last
+        self.sweep_ends: dict[str, Span] = {}
         #: recipe hash → jobs that have not ended and start from that base
         self.waiters: dict[str, set[str]] = {}
         #: recipe hash → sweeps that ask for the base itself
@@ -191,6 +196,7 @@ class MeshState:
 
     def register(self, job: Job) -> None:
         """Take in a job that the store holds, or will hold: indices only."""
+        self.counts.replace_job(self.jobs.get(job.job_id), job)
         self.jobs[job.job_id] = job
         self.order = max(self.order, job.order)
         self.copies.needed.update(given_with(job.spec.work))
@@ -215,6 +221,7 @@ class MeshState:
             assert state in TRANSITIONS[job.state], f"{job.name}: {job.state} → {state}"
             changes["state"] = state
         job = msgspec.structs.replace(job, **changes)
+        self.counts.replace_job(self.jobs[job.job_id], job)
         self.jobs[job.job_id] = job
         self.touched_jobs[job.job_id] = None
         if job.spec.recipe_hash is not None:
@@ -261,7 +268,7 @@ class MeshState:
                 job = self.change_job(job, priority=priority)
         self.queue.push(
             job.job_id,
-            self._shape(job),
+            self.shape_of(job),
             priority=priority,
             order=job.order,
             is_base=job.kind is JobKind.BASE,
@@ -271,7 +278,7 @@ class MeshState:
         node = self.nodes.get(node_id)
         return node is not None and node.connected
 
-    def _shape(self, job: Job) -> Shape:
+    def shape_of(self, job: Job) -> Shape:
         datasets, shares = read_by(job.spec.work)
         parent = self.parent_of(job)
         return Shape(
@@ -281,7 +288,15 @@ class MeshState:
             shares,
             parent=None if parent is None else parent.artifact_id,
             group=self.group_of(job),
+            purse=self._purse(job),
         )
+
+    def _purse(self, job: Job) -> str | None:
+        if not self.limited:
+            return None
+        if job.kind is JobKind.BASE:
+            return self.base_of_job[job.job_id]
+        return job.sweep_id if job.sweep_id in self.limited else None
 
     def group_of(self, job: Job) -> Group | None:
         """The jobs that it is best on one node with; None where its sweep has no affinity."""
@@ -305,8 +320,8 @@ class MeshState:
         )
 
     def needs(self, job: Job) -> Resources:
-        """What the job needs now: its spec's, with more room after it ran out of memory."""
-        needs = needs_of(job.spec.resources, job.spec.work)
+        """What the job needs now: as asked last, with more room after it ran out of memory."""
+        needs = needs_of(job.asked or job.spec.resources, job.spec.work)
         if job.gpu_memory_bytes > needs.gpu_memory_bytes:
             needs = msgspec.structs.replace(needs, gpu_memory_bytes=job.gpu_memory_bytes)
         return msgspec.structs.replace(needs, alone=True) if job.alone else needs
@@ -335,6 +350,7 @@ class MeshState:
     def know_base(self, base: Base) -> Base:
         """Take in a base that the store holds, or will hold: indices only."""
         known = self.bases.get(base.recipe_hash)
+        self.counts.replace_base(known, base)
         former = known.artifact_id if known is not None else None
         self.copies.learn_base(base.recipe_hash, former, base.artifact_id)
         self.bases[base.recipe_hash] = base
@@ -370,44 +386,6 @@ class MeshState:
         if artifact_id in self.held_by_master:
             names.append(MASTER_NODE_ID)
         return names
-
-    def sources(self, artifact_id: str, for_node: str) -> tuple[cmd.ArtifactSource, ...]:
-        """Where a node may fetch from: whole holders, then partial ones, the master last.
-
-        Among each kind, those that served the node fastest come first. Of very many
-        it is told a part, each node another one.
-        The master's own address is not known here: its url is left empty for
-        the daemon to fill.
-        """
-        asker = self.nodes.get(for_node)
-        by_master = artifact_id in self.held_by_master and for_node != MASTER_NODE_ID
-        if by_master and asker is not None and artifact_id in asker.holds:
-            # It has it: listing all holders for each of its jobs would be most of the work.
-            return (cmd.ArtifactSource(MASTER_NODE_ID, ""),)
-        whole: list[cmd.ArtifactSource] = []
-        partial: list[cmd.ArtifactSource] = []
-        for node_id, node in self.nodes.items():
-            has = artifact_id in node.holds
-            if (has or artifact_id in node.fetching) and node.connected and node_id != for_node:
-                (whole if has else partial).append(cmd.ArtifactSource(node_id, node.spec.http_url))
-        suspects = self.copies.suspects
-        if suspects:
-            # Nobody is asked who sent something corrupt, while there is another.
-            whole = [s for s in whole if (s.node_id, artifact_id) not in suspects] or whole
-        rates = self.copies.rates.by_source(for_node)
-        found: list[cmd.ArtifactSource] = []
-        for part in (whole, partial):
-            if rates:
-                part.sort(key=lambda s: rates.get(s.node_id, BYTES_PER_S_ASSUMED), reverse=True)
-            if len(part) > SOURCES_MAX:
-                tried = [s for s in part if s.node_id in rates][:SOURCES_TRIED_MAX]
-                known = {s.node_id for s in tried}
-                others = [s for s in part if s.node_id not in known]
-                part = tried + spread(others, for_node, SOURCES_MAX - len(tried))
-            found += part
-        if by_master:
-            found.append(cmd.ArtifactSource(MASTER_NODE_ID, ""))
-        return tuple(found)
 
     # --- nodes ------------------------------------------------------------------------
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from meshtrain.core.changes import BaseRow, JobRow, SweepProgress
 from meshtrain.core.job import JobKind, JobState
 
-if TYPE_CHECKING:
-    from meshtrain.core.changes import BaseRow, JobRow
+WAITING_FOR_MAX = 50
+"""Bases of one sweep whose waiting jobs are told base by base."""
 
 
 @dataclass(slots=True)
@@ -27,6 +27,32 @@ class SweepTally:
     """What those took together."""
     running_since_s: float = 0.0
     """The sum of the starts of those that run, in wall time."""
+
+    @classmethod
+    def told(cls, progress: SweepProgress) -> SweepTally:
+        """What the master counted."""
+        return cls(
+            states=Counter({JobState(state): n for state, n in progress.states.items()}),
+            failures=Counter(progress.failures),
+            waiting_for=Counter(progress.waiting_for),
+            ran=progress.ran,
+            ran_s=progress.ran_s,
+            running_since_s=progress.running_since_s,
+        )
+
+    def progress(self) -> SweepProgress:
+        """The same, to be told."""
+        waiting_for = {recipe_hash: n for recipe_hash, n in self.waiting_for.items() if n}
+        if len(waiting_for) > WAITING_FOR_MAX:
+            waiting_for = dict(Counter(waiting_for).most_common(WAITING_FOR_MAX))
+        return SweepProgress(
+            states={str(state): n for state, n in self.states.items() if n},
+            failures={name: n for name, n in self.failures.items() if n},
+            waiting_for=waiting_for,
+            ran=self.ran,
+            ran_s=self.ran_s,
+            running_since_s=self.running_since_s,
+        )
 
     @property
     def ended(self) -> int:
@@ -65,6 +91,10 @@ class Tally:
         if old is not None:
             self._add(old, -1)
         self._add(new, +1)
+        self.move(old, new)
+
+    def move(self, old: JobRow | None, new: JobRow) -> None:
+        """Note only which node holds a lease of the job now."""
         if old is not None and old.node_id is not None and old.node_id != new.node_id:
             self._leave(old.node_id, old.job_id)
         if new.node_id is not None:
@@ -80,7 +110,8 @@ class Tally:
         that was trained is one training that did happen.
         """
         trained = base.generation if base.artifact_id is not None else base.generation - 1
-        return max(0, self.started[base.recipe_hash] - trained)
+        started = self.started[base.recipe_hash] if base.started is None else base.started
+        return max(0, started - trained)
 
     def _leave(self, node_id: str, job_id: str) -> None:
         held = self.on_node.get(node_id, {})
@@ -95,7 +126,9 @@ class Tally:
             self.started[row.recipe_hash] += sign
         if row.sweep_id is None:
             return
-        tally = self.sweeps.setdefault(row.sweep_id, SweepTally())
+        tally = self.sweeps.get(row.sweep_id)
+        if tally is None:
+            tally = self.sweeps[row.sweep_id] = SweepTally()
         tally.states[row.state] += sign
         if row.state is JobState.WAITING and row.recipe_hash is not None:
             tally.waiting_for[row.recipe_hash] += sign

@@ -20,6 +20,7 @@ from meshtrain.core.node import Node
 from meshtrain.core.placement import why_never
 from meshtrain.core.queue import Shape
 from meshtrain.core.state import MeshState
+from meshtrain.core.told_sources import told_sources
 from meshtrain.ids import short
 
 SHAPES_LOOKED_AT_MAX = 16
@@ -205,7 +206,7 @@ def _popular(state: MeshState) -> list[Base]:
 
 
 def _fetch_ahead(state: MeshState, node: Node, artifact_id: str) -> None:
-    sources = state.sources(artifact_id, node.node_id)
+    sources = told_sources(state, artifact_id, node.node_id)
     if not sources:
         return
     node.fetching.add(artifact_id)

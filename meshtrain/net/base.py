@@ -19,8 +19,8 @@ from meshtrain.wire.codec import BadMessageKind
 from meshtrain.wire.messages import (
     BulkToMaster,
     BulkToNode,
-    Feed,
     FromNode,
+    ToDashboard,
     ToMaster,
     ToNode,
     ToPerson,
@@ -95,7 +95,11 @@ class MasterTransport(Protocol):
 
     @property
     def subscribers(self) -> int:
-        """How many dashboards listen to the feed."""
+        """How many listen to the whole feed."""
+
+    @property
+    def brief_subscribers(self) -> int:
+        """How many listen to the feed in brief."""
 
     def send_control(self, peer: bytes, messages: Sequence[ToNode | ToPerson]) -> bool:
         """Send without waiting; False when they were dropped."""
@@ -103,8 +107,8 @@ class MasterTransport(Protocol):
     def send_bulk(self, peer: bytes, messages: Sequence[BulkToNode]) -> bool:
         """Send without waiting; False when they were dropped."""
 
-    def publish(self, feed: Feed) -> bool:
-        """Tell all dashboards; False when there is none."""
+    def publish(self, feed: ToDashboard) -> bool:
+        """Tell all who listen to this feed; False when nobody does."""
 
     def pause_bulk(self) -> None:
         """Read no more bulk, so that its senders come to a halt."""

@@ -9,14 +9,15 @@ https://rfc.zeromq.org/spec/26/ (CurveZMQ)
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import Final
 
 import zmq
 
-from meshtrain.core.member import Member, MemberKind
 from meshtrain.errors import SettingsError
+from meshtrain.net.peer_names import peer_name as peer_name
+from meshtrain.net.peer_names import peer_prefix as peer_prefix
+from meshtrain.net.peer_names import person_of as person_of
 from meshtrain.net.sockets import Socket
 from meshtrain.security.keys import Identity
 from meshtrain.security.membership import Roll
@@ -25,7 +26,6 @@ from meshtrain.security.standing import Standing
 ZAP_DOMAIN: Final = b"meshtrain"
 HANDSHAKE_MS: Final = 10_000
 """A connection that hasn't proved a key by then is closed."""
-_SECRET_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +84,3 @@ def secure_client(socket: Socket, security: ClientSecurity) -> None:
     socket.setsockopt(zmq.CURVE_PUBLICKEY, security.identity.curve_public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, security.identity.curve_secret)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-
-
-def peer_prefix(member: Member) -> bytes:
-    """What the peer name of each of a member's links begins with; no other member's does."""
-    if member.kind is MemberKind.NODE:
-        return f"{member.name}/".encode()
-    return f"{member.kind.value}@{member.name}/".encode()
-
-
-def peer_name(member: Member, life: str = "") -> bytes:
-    """A fresh name for a link of a member.
-
-    It ends in a secret between the member and the master: the ROUTER hands a
-    name over to whoever comes with it last, so no other member may know it.
-    """
-    middle = f"{life}/" if life else ""
-    return peer_prefix(member) + f"{middle}{secrets.token_hex(_SECRET_BYTES)}".encode()
-
-
-def person_of(peer: bytes) -> str:
-    """The person whose link has this name; "" where it is no person's."""
-    kind, _, rest = peer.partition(b"@")
-    name, slash, _ = rest.partition(b"/")
-    return name.decode("ascii", "replace") if kind == b"person" and slash else ""

@@ -11,7 +11,8 @@ import msgspec
 import zmq
 
 from meshtrain.core.changes import Change
-from meshtrain.errors import ProtocolError
+from meshtrain.core.pages import Page, PageQuery
+from meshtrain.errors import ProtocolError, UserError
 from meshtrain.ids import new_id
 from meshtrain.net.address import endpoint, split_address
 from meshtrain.net.base import MasterAwayError, NotAdmittedError, SocketLimits
@@ -20,21 +21,25 @@ from meshtrain.net.link import LinkMonitor, LinkState, trouble_of
 from meshtrain.net.sockets import Context, Socket, open_dealer, send_frames
 from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain.wire.fields import Port
 from meshtrain.wire.messages import (
     Answer,
+    AskPage,
     Done,
     FromPerson,
-    Port,
+    PageGiven,
     Query,
     Refused,
     Snapshot,
     ToPerson,
 )
 
-NotRefused = Done | Answer | Snapshot
+NotRefused = Done | Answer | PageGiven | Snapshot
 
 PORTS_QUERY = "ports"
 SNAPSHOT_QUERY = "snapshot"
+BRIEF_SNAPSHOT = "brief"
+"""Named in it by who wants only the jobs that run."""
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -115,13 +120,22 @@ class MasterClient:
         ProtocolError when the master refuses the message or answers with nonsense.
         """
         for answer in self._answers(message, timeout_s):
-            if isinstance(answer, Snapshot):
+            if isinstance(answer, Snapshot | PageGiven):
                 break
             return answer
         raise ProtocolError(
-            f"the master at {self._address} answered with a snapshot that was not asked for: "
+            f"{self._address} answered with a page or a snapshot that was not asked for: "
             "see that both sides run the same version"
         )
+
+    def page(self, query: PageQuery) -> Page:
+        """A page of a long list, filtered and sorted by the master.
+
+        It may have fewer rows than `query.limit`. Raises as `request` does, and
+        UserError for what no page can answer.
+        """
+        answer = next(iter(self._answers(AskPage(new_id("request"), query), None)))
+        return page_in(answer, self._address)
 
     def ports(self) -> Ports:
         """Where the master listens. Raises as `request` does."""
@@ -220,6 +234,24 @@ class SnapshotParts:
         self.incarnation, self.seq = answer.incarnation, answer.seq
         self.changes.extend(answer.changes)
         return answer.last
+
+
+def page_in(answer: ToPerson, address: str) -> Page:
+    """The page in an answer to AskPage.
+
+    Raises UserError when the master says what was wrong with the question, and
+    ProtocolError when there is no page.
+    """
+    if isinstance(answer, Refused):
+        raise ProtocolError(refused(address, answer))
+    if isinstance(answer, PageGiven):
+        if answer.error:
+            raise UserError(answer.error)
+        if answer.page is not None:
+            return answer.page
+    raise ProtocolError(
+        f"the master at {address} gave no page: see that both sides run the same version"
+    )
 
 
 def read_ports(answer: ToPerson, address: str) -> Ports:

@@ -14,34 +14,47 @@ import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from enum import Enum, auto
 
 import msgspec
 import zmq
 
 from meshtrain.clock import lease_now_s
 from meshtrain.core.changes import Change
+from meshtrain.core.pages import Page, PageQuery
 from meshtrain.core.view import MeshView
 from meshtrain.errors import ProtocolError
 from meshtrain.ids import new_id
 from meshtrain.net.address import endpoint, split_address
 from meshtrain.net.base import MasterAwayError, NotAdmittedError, SocketLimits
 from meshtrain.net.curve import ClientSecurity, peer_name, secure_client
+from meshtrain.net.feed_order import Order as Order
+from meshtrain.net.feed_order import order_of as order_of
+from meshtrain.net.feed_topics import BRIEF_TOPIC, FEED_TOPIC, GREETING_TOPIC
 from meshtrain.net.link import LinkMonitor, LinkState, trouble_of
 from meshtrain.net.socket_reader import SocketReader
 from meshtrain.net.sockets import Context, Socket, open_dealer, open_socket, send_frames
 from meshtrain.net.zmq_client import (
+    BRIEF_SNAPSHOT,
     PORTS_QUERY,
     SNAPSHOT_QUERY,
     SnapshotParts,
     no_answer,
     no_master,
+    page_in,
     read_ports,
     refused,
 )
 from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import BadMessageError, Decoder, encode
-from meshtrain.wire.messages import Feed, Query, Refused, ToPerson
+from meshtrain.wire.messages import (
+    AskPage,
+    FromPerson,
+    PageGiven,
+    Query,
+    Refused,
+    ToDashboard,
+    ToPerson,
+)
 
 GAP_DOUBLINGS_MAX = 5
 
@@ -53,23 +66,6 @@ class FeedBatch(msgspec.Struct, frozen=True):
     seq: int
     changes: tuple[Change, ...]
     whole: bool
-
-
-class Order(Enum):
-    """Where a message of the feed stands after the last one applied."""
-
-    OLD = auto()
-    NEXT = auto()
-    GAP = auto()
-
-
-def order_of(feed: Feed, incarnation: int, seq: int) -> Order:
-    """Where `feed` stands when `seq` of `incarnation` was the last one applied."""
-    if feed.incarnation != incarnation:
-        return Order.OLD if feed.incarnation < incarnation else Order.GAP
-    if feed.seq <= seq:
-        return Order.OLD
-    return Order.NEXT if feed.seq == seq + 1 else Order.GAP
 
 
 class FeedSettings(msgspec.Struct, frozen=True):
@@ -99,7 +95,8 @@ class FeedClient:
     Must be made within a running event loop. `view` is the picture, `trouble`
     says why it isn't live ("" when it is), `last_heard_s` is when the master was
     last heard, on the lease clock (None: never), `snapshots` counts them.
-    `security` are the keys of the person who watches.
+    `security` are the keys of the person who watches. With `brief` the picture has
+    only the jobs that run, and the sums over all; the others are asked for with `page`.
 
     Raises SettingsError when the address is malformed, or not loopback and there is
     no `security`.
@@ -109,6 +106,7 @@ class FeedClient:
         self,
         address: str,
         *,
+        brief: bool = False,
         settings: FeedSettings | None = None,
         limits: SocketLimits | None = None,
         jitter: Callable[[], float] = random.random,
@@ -120,6 +118,7 @@ class FeedClient:
         self.last_heard_s: float | None = None
         self.snapshots = 0
         self._address = address
+        self._brief = brief
         self._settings = settings or FeedSettings()
         self._limits = limits = limits or SocketLimits()
         self._jitter = jitter
@@ -133,16 +132,19 @@ class FeedClient:
         self._answer_decoder: Decoder[ToPerson] = Decoder(
             ToPerson, limits.control_message_bytes_max
         )
-        self._feed_decoder: Decoder[Feed] = Decoder(Feed, limits.feed_message_bytes_max)
+        self._feed_decoder: Decoder[ToDashboard] = Decoder(
+            ToDashboard, limits.feed_message_bytes_max
+        )
         self._incarnation = 0
         self._seq = 0
         self._holes = False
         self._snapshot_s = -math.inf
         self._gaps_in_row = 0
-        self._buffer: deque[Feed] = deque()
+        self._buffer: deque[ToDashboard] = deque()
         self._feed_came = asyncio.Event()
         self._answers: deque[ToPerson | ProtocolError] = deque()
         self._answer_came = asyncio.Event()
+        self._pages: dict[str, asyncio.Future[ToPerson]] = {}
         self._subscribed = asyncio.Event()
         self._feed: Socket | None = None
         self._feed_reader: SocketReader | None = None
@@ -185,6 +187,25 @@ class FeedClient:
                     yield batch
             await asyncio.sleep(self._wait_for_snapshot_s())
 
+    async def page(self, query: PageQuery) -> Page:
+        """A page of a long list, as the master has it now.
+
+        It may have fewer rows than `query.limit`. Raises UserError for what no page can
+        answer, MasterAwayError when no answer comes in time, and ProtocolError when it
+        is nonsense.
+        """
+        request_id = new_id("request")
+        answered = self._pages[request_id] = asyncio.get_running_loop().create_future()
+        deadline_s = asyncio.get_running_loop().time() + self._settings.timeout_s
+        try:
+            await self._send(AskPage(request_id, query), deadline_s)
+            async with asyncio.timeout_at(deadline_s):
+                return page_in(await answered, self._address)
+        except TimeoutError as error:
+            raise self._away(no_answer(self._address, self._settings.timeout_s)) from error
+        finally:
+            del self._pages[request_id]
+
     def stale_s(self) -> float | None:
         """Seconds since the master was last heard; None when it never was."""
         return None if self.last_heard_s is None else self._now_s() - self.last_heard_s
@@ -202,6 +223,9 @@ class FeedClient:
         self._feed_came.set()
         self._answer_came.set()
         self._subscribed.set()
+        for answered in self._pages.values():
+            if not answered.done():
+                answered.set_exception(MasterAwayError("the client was closed"))
 
     def _wait_for_snapshot_s(self) -> float:
         """Longer each time when snapshots follow each other closely: they cost the master."""
@@ -220,10 +244,13 @@ class FeedClient:
             self._buffer.clear()
             self._holes = False
         parts = SnapshotParts(self._address)
-        async for answer in self._ask(SNAPSHOT_QUERY):
+        names = (BRIEF_SNAPSHOT,) if self._brief else ()
+        async for answer in self._ask(SNAPSHOT_QUERY, names):
             if parts.add(answer):
                 break
-        self.view = MeshView()
+        former, self.view = self.view, MeshView()
+        # What was read of hosts before is as true as it was.
+        self.view.use_history = former.use_history
         for change in parts.changes:
             self.view.apply(change)
         self._incarnation, self._seq = parts.incarnation, parts.seq
@@ -244,7 +271,8 @@ class FeedClient:
             )
             if self._security is not None:
                 secure_client(self._feed, self._security)
-            self._feed.setsockopt(zmq.SUBSCRIBE, b"")
+            for topic in (BRIEF_TOPIC, GREETING_TOPIC) if self._brief else (FEED_TOPIC,):
+                self._feed.setsockopt(zmq.SUBSCRIBE, topic)
             where = endpoint(self._host, feed_port)
             self._feed_monitor = self._follow(self._feed, where, lambda state: None)
             self._feed.connect(where)
@@ -265,24 +293,25 @@ class FeedClient:
             return answer
         raise MasterAwayError("the client was closed")
 
-    async def _ask(self, what: str) -> AsyncIterator[ToPerson]:
-        request_id = new_id("request")
-        timeout_s = self._settings.timeout_s
-        self._answers.clear()
-        data = encode(Query(request_id, what), self._limits.control_message_bytes_max)
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
+    async def _send(self, message: FromPerson, deadline_s: float) -> None:
+        """Send when the link is up. Raises MasterAwayError when it isn't in time."""
+        data = encode(message, self._limits.control_message_bytes_max)
         try:
             async with asyncio.timeout_at(deadline_s):
                 await self._control_reader.wait_writable()
-        except TimeoutError as error:
-            raise self._away(no_master(self._address, timeout_s)) from error
-        if self._closed:
-            return
-        try:
+            if self._closed:
+                raise MasterAwayError("the client was closed")
             send_frames(self._control, [data])
-        except zmq.Again as error:
-            raise self._away(no_master(self._address, timeout_s)) from error
-        self._control_reader.recheck()
+            self._control_reader.recheck()
+        except (TimeoutError, zmq.Again) as error:
+            raise self._away(no_master(self._address, self._settings.timeout_s)) from error
+
+    async def _ask(self, what: str, names: tuple[str, ...] = ()) -> AsyncIterator[ToPerson]:
+        request_id = new_id("request")
+        timeout_s = self._settings.timeout_s
+        self._answers.clear()
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
+        await self._send(Query(request_id, what, names), deadline_s)
         while not self._closed:
             try:
                 async with asyncio.timeout_at(deadline_s):
@@ -384,10 +413,26 @@ class FeedClient:
         for frames in multiparts:
             for data in frames:
                 try:
-                    self._answers.append(self._answer_decoder.decode(data))
+                    answer = self._answer_decoder.decode(data)
                 except BadMessageError as error:
                     self._answers.append(error)
+                    continue
+                if not self._is_for_page(answer):
+                    self._answers.append(answer)
         self._answer_came.set()
+
+    def _is_for_page(self, answer: ToPerson) -> bool:
+        """Gives a page to who asked for it."""
+        if isinstance(answer, Refused):
+            # It doesn't say what it is for: nobody needs to wait any longer.
+            for answered in self._pages.values():
+                if not answered.done():
+                    answered.set_result(answer)
+            return False
+        waiting = self._pages.get(answer.request_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+        return isinstance(answer, PageGiven)
 
     def _take_feed(self, multiparts: list[list[bytes]]) -> None:
         self.last_heard_s = self._now_s()

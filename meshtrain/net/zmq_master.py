@@ -32,17 +32,19 @@ from meshtrain.net.base import (
     TransportCounts,
 )
 from meshtrain.net.curve import MasterSecurity, secure_server
+from meshtrain.net.feed_topics import BRIEF_TOPIC, FEED_GREETING, FEED_TOPIC
 from meshtrain.net.listening import ListeningPort
 from meshtrain.net.socket_reader import SocketReader
 from meshtrain.net.sockets import Context, Socket, open_socket, send_frames, split
 from meshtrain.security.loopback import permitted_address
 from meshtrain.wire.codec import BadMessageError, BadMessageKind, Decoder, encode
 from meshtrain.wire.messages import (
+    Brief,
     BulkToMaster,
     BulkToNode,
-    Feed,
     Message,
     Refused,
+    ToDashboard,
     ToMaster,
     ToNode,
     ToPerson,
@@ -50,8 +52,6 @@ from meshtrain.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
-FEED_GREETING = Feed(incarnation=0, seq=0)
-"""What a dashboard hears first when its link to the feed stands; no real feed is number 0."""
 LAST_WORDS_MS = 1000
 """How long links that are cut by `rebind` may take to send what was said before."""
 
@@ -91,6 +91,7 @@ class MasterSockets:
         self._on_control = on_control
         self._on_bulk = on_bulk
         self._subscribers = 0
+        self._brief_subscribers = 0
         self._closed = False
         self._bulk_paused = False
         self._security = security
@@ -132,8 +133,13 @@ class MasterSockets:
 
     @property
     def subscribers(self) -> int:
-        """How many dashboards listen to the feed."""
+        """How many listen to the whole feed."""
         return self._subscribers
+
+    @property
+    def brief_subscribers(self) -> int:
+        """How many listen to the feed in brief."""
+        return self._brief_subscribers
 
     def send_control(self, peer: bytes, messages: Sequence[ToNode | ToPerson]) -> bool:
         """Send messages to a peer in one multipart, which arrives whole or not at all.
@@ -151,17 +157,17 @@ class MasterSockets:
         reader, limits = self._bulk_reader, self._limits
         return self._send(reader, self._bulk, peer, messages, limits.bulk_message_bytes_max)
 
-    def publish(self, feed: Feed) -> bool:
-        """Tell all dashboards; encodes nothing and returns False when there is none.
+    def publish(self, feed: ToDashboard) -> bool:
+        """Tell all who listen to this feed; encodes nothing and returns False when nobody does.
 
         A dashboard that is too slow misses some, and notices by their numbers.
         """
         if self._closed:
             return False
-        if not self._subscribers:
+        if not self._listeners(feed):
             # A subscription may wait in the socket, ahead of the snapshot it comes with.
             self._feed_reader.drain()
-            if not self._subscribers:
+            if not self._listeners(feed):
                 return False
         try:
             data = encode(feed, self._limits.feed_message_bytes_max)
@@ -202,7 +208,7 @@ class MasterSockets:
         control.close(LAST_WORDS_MS)
         bulk.close(LAST_WORDS_MS)
         feed.close(0)
-        self._subscribers = 0
+        self._subscribers = self._brief_subscribers = 0
         self._open_all()
 
     def close(self) -> None:
@@ -342,13 +348,19 @@ class MasterSockets:
 
     def _take_subscriptions(self, multiparts: list[list[bytes]]) -> None:
         for frames in multiparts:
-            match frames[0][:1]:
-                case b"\x01":
-                    self._subscribers += 1
-                case b"\x00":
-                    self._subscribers = max(0, self._subscribers - 1)
-                case _:
-                    self.counts.refused[BadMessageKind.MALFORMED] += 1
+            change = {b"\x01": 1, b"\x00": -1}.get(frames[0][:1])
+            if change is None:
+                self.counts.refused[BadMessageKind.MALFORMED] += 1
+                continue
+            topic = frames[0][1:]
+            # A topic is the beginning of what is wanted: an empty one is all.
+            if FEED_TOPIC.startswith(topic):
+                self._subscribers = max(0, self._subscribers + change)
+            if BRIEF_TOPIC.startswith(topic):
+                self._brief_subscribers = max(0, self._brief_subscribers + change)
+
+    def _listeners(self, feed: ToDashboard) -> int:
+        return self._brief_subscribers if isinstance(feed, Brief) else self._subscribers
 
     # --- going out ----------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import math
@@ -12,6 +13,8 @@ from typing import Any
 import msgspec
 
 INT_MAX = 2**63 - 1
+KEYS_KEPT_MAX = 65_536
+"""Values whose keys are remembered: a sweep of many cells has few values on each axis."""
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -30,20 +33,34 @@ def axis_key(cell: Mapping[str, Any], axis: str) -> AxisKey:
     """The key of the cell's value on `axis`, or ABSENT."""
     if axis not in cell:
         return ABSENT
-    value = plain_value(cell[axis])
+    value = cell[axis]
+    if type(value) in _HASHABLE:
+        return _known_key(value)
+    return _made_key(value)
+
+
+_HASHABLE = frozenset({bool, int, float, str, type(None)})
+
+
+def _made_key(value: Any) -> AxisKey:
+    value = plain_value(value)
     if value is None:
         return AxisKey("none", "")
     if isinstance(value, bool):
         return AxisKey("bool", str(value))
     if isinstance(value, int | float):
-        number = float(value)
+        # A zero's sign goes: 0.0 and -0.0 are one value.
+        number = float(value) + 0.0
         return AxisKey("number", repr(number) if number == value else str(value))
     return AxisKey("text", value)
 
 
+_known_key = functools.lru_cache(KEYS_KEPT_MAX, typed=True)(_made_key)
+
+
 def plain_value(value: Any) -> bool | int | float | str | None:
     """`value` as a scalar that JSON can carry: what is none becomes its text."""
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, str) or value is True or value is False:
         return value
     if isinstance(value, int):
         return value if abs(value) <= INT_MAX else str(value)
@@ -75,42 +92,68 @@ def axis_names(cells: Iterable[Mapping[str, Any]]) -> list[str]:
     """All axes of the cells, in the order in which they first appear."""
     names: dict[str, None] = {}
     for cell in cells:
-        names.update(dict.fromkeys(cell))
+        if not cell.keys() <= names.keys():
+            names.update(dict.fromkeys(cell))
     return list(names)
+
+
+class AxisColumns:
+    """The keys of many cells, a column an axis; made once, since a sweep may have many cells."""
+
+    __slots__ = ("columns", "count")
+
+    def __init__(self, cells: Sequence[Mapping[str, Any]]) -> None:
+        self.count = len(cells)
+        self.columns = {
+            name: [axis_key(cell, name) for cell in cells] for name in axis_names(cells)
+        }
+
+    def of(self, axis: str) -> list[AxisKey]:
+        """Each cell's key on `axis`."""
+        return self.columns.get(axis) or [ABSENT] * self.count
+
+    def points(self, axes: Sequence[str]) -> Iterable[tuple[AxisKey, ...]]:
+        """Each cell's keys on `axes`."""
+        if not axes:
+            return [()] * self.count
+        return zip(*(self.of(axis) for axis in axes), strict=True)
+
+    def ordered(self, axis: str, *, in_sweep_order: bool) -> list[AxisKey]:
+        """The distinct values of `axis`, ABSENT last.
+
+        With `in_sweep_order`, the cells come in the sweep's order, and the values
+        keep it even where excluded cells hide it at the start: between two values,
+        those cells decide that differ in nothing else.
+        """
+        seen = dict.fromkeys(self.of(axis))
+        absent = [ABSENT] if ABSENT in seen else []
+        seen.pop(ABSENT, None)
+        if not in_sweep_order:
+            return [*sorted(seen, key=natural_axis_key), *absent]
+        if len(seen) < 2:
+            return [*seen, *absent]
+        return [*self._in_sweep_order(axis, list(seen)), *absent]
+
+    def _in_sweep_order(self, axis: str, seen: list[AxisKey]) -> list[AxisKey]:
+        rank = {key: place for place, key in enumerate(seen)}
+        followers: dict[AxisKey, set[AxisKey]] = {key: set() for key in seen}
+        last_in_context: dict[Hashable, AxisKey] = {}
+        contexts = self.points([name for name in self.columns if name != axis])
+        for key, context in zip(self.of(axis), contexts, strict=True):
+            if key == ABSENT:
+                continue
+            before = last_in_context.get(context)
+            if before is not None and before != key:
+                followers[before].add(key)
+            last_in_context[context] = key
+        return _topological(rank, followers)
 
 
 def ordered_keys(
     cells: Sequence[Mapping[str, Any]], axis: str, *, in_sweep_order: bool
 ) -> list[AxisKey]:
-    """The distinct values of `axis`, ABSENT last.
-
-    With `in_sweep_order`, the cells come in the sweep's order, and the values
-    keep it even where excluded cells hide it at the start: between two values,
-    those cells decide that differ in nothing else.
-    """
-    seen = dict.fromkeys(axis_key(cell, axis) for cell in cells)
-    seen.pop(ABSENT, None)
-    with_axis = [cell for cell in cells if axis in cell]
-    present = (
-        _in_sweep_order(with_axis, axis) if in_sweep_order else sorted(seen, key=natural_axis_key)
-    )
-    return [*present, ABSENT] if len(with_axis) < len(cells) else present
-
-
-def _in_sweep_order(cells: Sequence[Mapping[str, Any]], axis: str) -> list[AxisKey]:
-    rank: dict[AxisKey, int] = {}
-    last_in_context: dict[Hashable, AxisKey] = {}
-    followers: dict[AxisKey, set[AxisKey]] = {}
-    for cell in cells:
-        key = axis_key(cell, axis)
-        rank.setdefault(key, len(rank))
-        followers.setdefault(key, set())
-        context = tuple((name, axis_key(cell, name)) for name in sorted(cell) if name != axis)
-        before = last_in_context.get(context)
-        if before is not None and before != key:
-            followers[before].add(key)
-        last_in_context[context] = key
-    return _topological(rank, followers)
+    """The distinct values of `axis` as `AxisColumns.ordered` puts them."""
+    return AxisColumns(cells).ordered(axis, in_sweep_order=in_sweep_order)
 
 
 def _topological(rank: dict[AxisKey, int], followers: dict[AxisKey, set[AxisKey]]) -> list[AxisKey]:

@@ -1,7 +1,7 @@
 """Where the results of a sweep and of its cells lie, and how one is put in place.
 
 results/<sweep>/
-    table.csv  cells.csv  table.json  table.txt  plot.png
+    table.csv  cells.csv  table.json  table.txt  plot.png  report.html
     phase1_base_models.json  phase2_experiments.json
     <cell>/
         metrics.json  config.json  log  and what else the job put out

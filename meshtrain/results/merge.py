@@ -6,7 +6,6 @@ missing stays visible with its reason; it is never averaged away.
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,15 +17,17 @@ import msgspec
 from meshtrain.errors import NotFoundError
 from meshtrain.results.axes import (
     ABSENT,
+    AxisColumns,
     AxisKey,
-    axis_key,
     axis_names,
     natural_key,
-    ordered_keys,
     plain_value,
 )
+from meshtrain.results.direction import Direction, direction_of, words_of
+from meshtrain.results.direction import higher_is_better as higher_is_better
+from meshtrain.results.interval import CONFIDENCE, half_width
 from meshtrain.results.metrics import Metrics, as_metric, resolve_metric
-from meshtrain.spec.jobs import JobSpec, ResultsSpec
+from meshtrain.spec.jobs import Better, JobSpec, ResultsSpec
 
 
 class CellState(StrEnum):
@@ -89,6 +90,8 @@ class MergedRow(msgspec.Struct, frozen=True):
     expected: int
     measured: tuple[MeasuredCell, ...] = ()
     missing: tuple[MissingCell, ...] = ()
+    half_width: float | None = None
+    """Half the confidence interval of the mean: see `interval`; None as for `std`."""
 
 
 class MergedTable(msgspec.Struct, frozen=True):
@@ -109,26 +112,25 @@ class MergedTable(msgspec.Struct, frozen=True):
     """All metrics that any cell has."""
     notes: tuple[str, ...] = ()
     """What a reader should know: an unknown axis, an ambiguous metric."""
+    direction: str = ""
+    """Which way is better and how that is known: `higher is better, as its name says`."""
+    best_cell: MeasuredCell | None = None
+    """The cell of the matrix with the best value; the first of equals."""
+    confidence: float = CONFIDENCE
+    """The probability that the rows' intervals are made for."""
+    better: Better | None = None
+    """What the job file says of its metric."""
 
 
 NO_VALUE = "no value"
-_LOWER_IS_BETTER = frozenset(
-    [
-        *("loss", "losses", "err", "error", "errors", "mse", "rmse", "mae", "mape"),
-        *("nll", "ppl", "perplexity", "entropy", "crossentropy", "brier", "ece"),
-        *("cer", "wer", "ter", "eer", "fid", "kid", "hd95", "hausdorff", "regret"),
-        *("latency", "duration", "time", "runtime"),
-    ]
-)
 _BOOKKEEPING = frozenset(
     [
         *("epoch", "epochs", "step", "steps", "iteration", "iterations", "seed", "fold"),
         *("samples", "count", "n", "size", "bytes", "params", "parameters", "lr"),
-        *("duration", "time", "runtime", "started", "ended", "s"),
+        *("duration", "time", "runtime", "started", "ended", "s", "seconds", "minutes", "hours"),
     ]
 )
 """Last words of names that count or time; taken as the default metric only for want of others."""
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[0-9]+")
 
 
 def cell_result(
@@ -149,11 +151,6 @@ def cell_result(
     )
 
 
-def higher_is_better(metric: str) -> bool:
-    """False for a metric whose name says loss, error, time and the like."""
-    return not _LOWER_IS_BETTER & _words(metric)
-
-
 def merge(
     cells: Sequence[CellResult],
     spec: ResultsSpec,
@@ -166,7 +163,7 @@ def merge(
 
     `by` names the axes of the rows instead, and all others are averaged over.
     `metric` overrides `spec.metric`; without either, the first one that most
-    cells have is taken. `higher_better` overrides what the metric's name says.
+    cells have is taken. `higher_better` overrides what the job file and the name say.
     Raises NotFoundError when `by` names an axis that no cell has.
     """
     cells = in_sweep_order(cells)
@@ -177,7 +174,9 @@ def merge(
     if why_no_metric and any(cell.state == CellState.SUCCEEDED for cell in cells):
         notes.append(why_no_metric)
     rows = _rows(matrix_cells, shown, name, why_no_metric)
-    higher = higher_is_better(name) if higher_better is None else higher_better
+    direction = direction_of(name, spec)
+    if higher_better is not None:
+        direction = Direction(higher_better, "as was asked for")
     in_matrix = axis_names(cell.cell for cell in matrix_cells)
     return MergedTable(
         metric=name,
@@ -185,10 +184,13 @@ def merge(
         over=tuple(over),
         rows=rows,
         references=_references(cells, shown, name, why_no_metric),
-        higher_is_better=higher,
-        best=_best(rows, higher),
+        higher_is_better=direction.higher,
+        best=_best(rows, direction.higher),
         metrics=metrics,
         notes=tuple(notes),
+        direction=direction.text if name else "",
+        best_cell=_best_cell(rows, direction.higher),
+        better=spec.better,
     )
 
 
@@ -199,7 +201,14 @@ def in_sweep_order(cells: Sequence[CellResult]) -> list[CellResult]:
         other = kept.get(cell.job_id)
         if other is None or _preference(cell) > _preference(other):
             kept[cell.job_id] = cell
+    places = {cell.index for cell in kept.values()}
+    if None not in places and len(places) == len(kept):
+        return sorted(kept.values(), key=_index)
     return sorted(kept.values(), key=_place)
+
+
+def _index(cell: CellResult) -> int:
+    return cell.index or 0
 
 
 def _place(cell: CellResult) -> tuple[Any, ...]:
@@ -245,30 +254,28 @@ def _choose_metric(
     if not counts:
         return "", "no metrics were written", tuple(names)
     order = {name: place for place, name in enumerate(names)}
-    best = min(counts, key=lambda name: (_is_bookkeeping(name), -counts[name], order[name]))
+    best = min(counts, key=lambda name: (is_bookkeeping(name), -counts[name], order[name]))
     return best, "", tuple(names)
 
 
-def _is_bookkeeping(name: str) -> bool:
-    words = _WORDS.findall(name.rsplit(".", 1)[-1])
-    return bool(words) and (words[-1].lower() in _BOOKKEEPING or words[0].lower() == "n")
-
-
-def _words(name: str) -> set[str]:
-    return {word.lower() for word in _WORDS.findall(name)}
+def is_bookkeeping(name: str) -> bool:
+    """Whether a metric's name says that it counts or times, and measures nothing."""
+    words = words_of(name.rsplit(".", 1)[-1])
+    return bool(words) and (words[-1] in _BOOKKEEPING or words[0] == "n")
 
 
 def _rows(
     cells: Sequence[CellResult], axes: Sequence[str], metric: str, why_no_metric: str
 ) -> tuple[MergedRow, ...]:
     indexed = all(cell.index is not None for cell in cells)
+    columns = AxisColumns([cell.cell for cell in cells])
     ranks: list[dict[AxisKey, int]] = []
     for axis in axes:
-        keys = ordered_keys([c.cell for c in cells], axis, in_sweep_order=indexed)
+        keys = columns.ordered(axis, in_sweep_order=indexed)
         ranks.append({key: rank for rank, key in enumerate(keys)})
     grouped: dict[tuple[AxisKey, ...], list[CellResult]] = {}
-    for cell in cells:
-        grouped.setdefault(tuple(axis_key(cell.cell, axis) for axis in axes), []).append(cell)
+    for cell, point in zip(cells, columns.points(axes), strict=True):
+        grouped.setdefault(point, []).append(cell)
     ordered = sorted(
         grouped, key=lambda keys: [rank[key] for rank, key in zip(ranks, keys, strict=True)]
     )
@@ -319,6 +326,7 @@ def _row(
         expected=len(cells),
         measured=tuple(measured),
         missing=tuple(missing),
+        half_width=half_width(std, len(measured)),
     )
 
 
@@ -362,6 +370,14 @@ def _best(rows: Iterable[MergedRow], higher: bool) -> int | None:
         if best is None or (row.mean > best_mean if higher else row.mean < best_mean):
             best, best_mean = index, row.mean
     return best
+
+
+def _best_cell(rows: Iterable[MergedRow], higher: bool) -> MeasuredCell | None:
+    cells = [cell for row in rows for cell in row.measured]
+    if not cells:
+        return None
+    pick = max if higher else min
+    return pick(cells, key=lambda cell: cell.value)
 
 
 def rows_within_spread_of_best(table: MergedTable) -> int | None:

@@ -1,7 +1,7 @@
 """Draws a merged table as a PNG.
 
 Also a program of its own, `python -m meshtrain.results.plots FOLDER`, so that
-a daemon that wants a plot never imports matplotlib.
+a daemon that wants a plot never imports matplotlib, and makes no report itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import itertools
 import math
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshtrain.clock import wall_now_s
 from meshtrain.errors import MeshtrainError
 from meshtrain.results.atomic import write_atomic
 from meshtrain.results.errors import MissingExtraError
@@ -29,6 +31,9 @@ from meshtrain.results.plot_data import (
     reference_label,
     spread_apart,
 )
+from meshtrain.results.records import EXPERIMENTS_FILE
+from meshtrain.results.report import Made
+from meshtrain.results.report_file import write_report
 from meshtrain.results.table import read_results
 
 if TYPE_CHECKING:
@@ -390,16 +395,19 @@ def _dodged(data: PlotData, places: Sequence[float], number: int) -> list[float]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws the plot of a results folder; 0 done, 1 failed, 2 wrong use."""
+    """Draws the plot of a results folder, and writes its report; 0 done, 1 failed, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m meshtrain.results.plots",
-        description="Draw plot.png from the table.json of a sweep's results folder.",
+        description="Draw plot.png and write report.html from a sweep's results folder.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--output", type=Path, help="where to write instead of FOLDER/plot.png")
+    parser.add_argument("--output", type=Path, help="draw to this file alone, without a report")
     options = parser.parse_args(arguments)
     try:
         document = read_results(options.folder)
+        if options.output is None and (options.folder / EXPERIMENTS_FILE).exists():
+            # First: who waits for the plot then has both.
+            print(write_report(options.folder, Made(wall_now_s(), version("meshtrain"))))
         path = options.output or options.folder / PLOT_FILE
         plot(document.table, path, title=document.title, y_label=document.header)
     except MeshtrainError as error:

@@ -16,6 +16,7 @@ import msgspec
 
 from meshtrain.results.atomic import write_atomic
 from meshtrain.results.axes import plain_value
+from meshtrain.results.machines import Machine
 
 BASES_FILE = "phase1_base_models.json"
 EXPERIMENTS_FILE = "phase2_experiments.json"
@@ -92,14 +93,18 @@ def write_records(
     sweep_name: str,
     bases: Sequence[BaseRecord],
     experiments: Sequence[ExperimentRecord],
+    machines: Sequence[Machine] = (),
 ) -> None:
     """Writes both record files below `folder`, each whole or not at all.
 
-    Raises ResultsError when the folder can't be written.
+    `machines` are the nodes that the experiments ran on. Raises ResultsError when
+    the folder can't be written.
     """
     sweep = {"id": sweep_id, "name": sweep_name}
     write_atomic(folder / BASES_FILE, bases_json(sweep, bases), durable=True)
-    write_atomic(folder / EXPERIMENTS_FILE, experiments_json(sweep, experiments), durable=True)
+    write_atomic(
+        folder / EXPERIMENTS_FILE, experiments_json(sweep, experiments, machines), durable=True
+    )
 
 
 def bases_json(sweep: dict[str, str], bases: Sequence[BaseRecord]) -> bytes:
@@ -123,7 +128,11 @@ def bases_json(sweep: dict[str, str], bases: Sequence[BaseRecord]) -> bytes:
     )
 
 
-def experiments_json(sweep: dict[str, str], experiments: Sequence[ExperimentRecord]) -> bytes:
+def experiments_json(
+    sweep: dict[str, str],
+    experiments: Sequence[ExperimentRecord],
+    machines: Sequence[Machine] = (),
+) -> bytes:
     """The document of `phase2_experiments.json`."""
     states: dict[str, int] = {}
     for experiment in experiments:
@@ -133,6 +142,7 @@ def experiments_json(sweep: dict[str, str], experiments: Sequence[ExperimentReco
             "version": RECORD_VERSION,
             "sweep": sweep,
             "totals": {"jobs": len(experiments), "by_state": dict(sorted(states.items()))},
+            "machines": [msgspec.to_builtins(machine) for machine in machines],
             "experiments": [_experiment(experiment) for experiment in experiments],
         }
     )

@@ -12,8 +12,10 @@ import msgspec
 
 from meshtrain.results.atomic import write_atomic
 from meshtrain.results.axes import axis_names, plain_value
+from meshtrain.results.copies import Twice
 from meshtrain.results.errors import ResultsError
 from meshtrain.results.merge import CellResult, CellState, MergedRow, MergedTable, in_sweep_order
+from meshtrain.results.rerun import Rerun
 from meshtrain.results.text import render_text
 
 TABLE_CSV = "table.csv"
@@ -32,13 +34,33 @@ class TableDocument(msgspec.Struct, frozen=True):
     header: str
     """What the values are, for people: `accuracy on writer w07`."""
     table: MergedTable
+    rerun: tuple[Rerun, ...] = ()
+    """What runs the missing cells again."""
+    twice: tuple[Twice, ...] = ()
+    """Cells that several folders have."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how the cells were put together."""
 
 
 def table_csv(table: MergedTable) -> str:
-    """A row of CSV for each row of the table, references last, numbers in full."""
+    """A row of CSV for each row of the table, references last, numbers in full.
+
+    `ci_low` and `ci_high` are the ends of the mean's confidence interval.
+    """
     axes = _all_axes(table)
     lines: list[list[object]] = [
-        [*axes, "reference", "metric", "mean", "std", "n", "expected", "missing"]
+        [
+            *axes,
+            "reference",
+            "metric",
+            "mean",
+            "std",
+            "ci_low",
+            "ci_high",
+            "n",
+            "expected",
+            "missing",
+        ]
     ]
     lines += [
         [
@@ -47,6 +69,7 @@ def table_csv(table: MergedTable) -> str:
             table.metric,
             _number(row.mean),
             _number(row.std),
+            *_ends(row),
             row.n,
             row.expected,
             "; ".join(f"{cell.name}: {cell.reason}" for cell in row.missing),
@@ -81,7 +104,11 @@ def cells_csv(table: MergedTable, cells: Sequence[CellResult]) -> str:
 
 def table_json(table: MergedTable, *, title: str = "", header: str = "") -> bytes:
     """The table as indented JSON, with what `plot` needs."""
-    document = TableDocument(TABLE_JSON_VERSION, title, header or table.metric, table)
+    return document_json(TableDocument(TABLE_JSON_VERSION, title, header or table.metric, table))
+
+
+def document_json(document: TableDocument) -> bytes:
+    """The document as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
@@ -141,6 +168,12 @@ def _all_axes(table: MergedTable) -> list[str]:
 
 def _axis_fields(cell: dict[str, Any], axes: Sequence[str]) -> list[object]:
     return [plain_value(cell[axis]) if axis in cell else "" for axis in axes]
+
+
+def _ends(row: MergedRow) -> tuple[str, str]:
+    if row.mean is None or row.half_width is None:
+        return "", ""
+    return _number(row.mean - row.half_width), _number(row.mean + row.half_width)
 
 
 def _number(value: float | None) -> str:

@@ -29,8 +29,11 @@ GAP = 3
 AXIS_WIDTH_MIN = 4
 MISSING_WIDTH_MIN = 9
 MISSING_WIDTH_USEFUL = 21
+MISSING_WIDTH_BESIDE = 14
+"""What missing names keep beside a column of intervals."""
 REASONS_SHOWN_MAX = 8
-NAMES_SHOWN_MAX = 3
+NAMES_SHOWN_MAX = 12
+NAME_LINES_MAX = 4
 
 
 def render_text(
@@ -39,8 +42,8 @@ def render_text(
     """The table as lines of at most `width` columns, without a final newline.
 
     `header` says what the values are (`accuracy on writer w07`), the metric's
-    name by default. `details` adds the best row and the reasons of what is
-    missing below the table.
+    name by default. Intervals have a column where there is room for it.
+    `details` adds the best row and cell and the reasons of what is missing.
     """
     lines = _table_lines(table, plain_text(header) or table.metric or "value", width)
     if details:
@@ -68,8 +71,14 @@ def _table_lines(table: MergedTable, header: str, width: int) -> list[str]:
     values = _value_texts(rows)
     counts = [_count_text(row) for row in rows]
     missing = [_missing_texts(row, table.axes) for row in rows]
-    widths = _widths(columns, labels, [header, *values], ["n", *counts], missing, width)
     lines = []
+    room = width - _width_beside_values(columns, labels, counts, missing)
+    with_intervals = _with_intervals(table, rows, header, values, room)
+    if with_intervals is not None:
+        if cell_len(header) > cell_len(with_intervals[0]):
+            lines = [header, ""]
+        header, *values = with_intervals
+    widths = _widths(columns, labels, [header, *values], ["n", *counts], missing, width)
     if cell_len(header) > widths.value:
         lines = [header, ""]
         header = "mean ± std" if any(row.std is not None for row in rows) else "value"
@@ -79,6 +88,58 @@ def _table_lines(table: MergedTable, header: str, width: int) -> list[str]:
         names = _fit_names(missing[place], widths.missing)
         lines.append(_line(axes, labels[place], values[place], counts[place], names, widths))
     return lines
+
+
+def _width_beside_values(
+    columns: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    counts: Sequence[str],
+    missing: Sequence[Sequence[str]],
+) -> int:
+    """What axes and counts take in full, and the missing names in short."""
+    axes = sum(max(map(cell_len, column)) + GAP for column in columns)
+    label = max(map(cell_len, labels)) + GAP
+    names = max(cell_len(", ".join(texts)) for texts in missing)
+    names = min(max(names, MISSING_WIDTH_MIN), MISSING_WIDTH_BESIDE)
+    return max(axes, label) + GAP + max(map(cell_len, counts)) + GAP + names
+
+
+def _with_intervals(
+    table: MergedTable, rows: Sequence[MergedRow], header: str, values: Sequence[str], room: int
+) -> list[str] | None:
+    """The column of values, header first, with that of intervals beside it, where both fit."""
+    intervals = interval_texts(rows)
+    if not any(intervals):
+        return None
+    title = interval_title(table)
+    right = max(cell_len(title), *map(cell_len, intervals))
+    least = max(map(cell_len, values))
+    left = max(least, cell_len(header))
+    if left + GAP + right > room:
+        header, left = "mean ± std", max(least, cell_len("mean ± std"))
+    if left + GAP + right > room:
+        return None
+    texts = zip([header, *values], [title, *intervals], strict=True)
+    return [f"{pad(value, left)}{' ' * GAP}{pad(interval, right)}" for value, interval in texts]
+
+
+def interval_title(table: MergedTable) -> str:
+    """The head of the column of intervals: `95 % interval`."""
+    return f"{table.confidence * 100:g} % interval"
+
+
+def interval_texts(rows: Sequence[MergedRow]) -> list[str]:
+    """Each row's interval, `0.757 to 0.945`; empty for a row without."""
+    style = NumberStyle([row.mean for row in rows if row.mean is not None])
+    ends = [
+        ("", "")
+        if row.mean is None or row.half_width is None
+        else (style(row.mean - row.half_width), style(row.mean + row.half_width))
+        for row in rows
+    ]
+    low_width = max((len(low) for low, _ in ends), default=0)
+    high_width = max((len(high) for _, high in ends), default=0)
+    return [f"{low:>{low_width}} to {high:>{high_width}}" if low else "" for low, high in ends]
 
 
 def _line(
@@ -193,11 +254,11 @@ def _fit_names(texts: Sequence[str], width: int) -> str:
 
 def _detail_lines(table: MergedTable, width: int) -> list[str]:
     lines: list[str] = []
-    best = _best_line(table, width)
+    best = _best_lines(table, width)
     if best:
         lines += ["", *best]
     for note in table.notes:
-        lines += ["", *_wrapped("note   ", plain_text(note), width)]
+        lines += ["", *wrapped("note   ", plain_text(note), width)]
     reasons = _by_reason(table)
     if reasons:
         lines.append("")
@@ -208,19 +269,28 @@ def _detail_lines(table: MergedTable, width: int) -> list[str]:
     return lines
 
 
-def _best_line(table: MergedTable, width: int) -> list[str]:
-    if table.best is None or len(table.rows) < 2:
+def _best_lines(table: MergedTable, width: int) -> list[str]:
+    """The best row, the best single run, and which way better is."""
+    if table.best is None:
         return []
     row = table.rows[table.best]
-    means = [other.mean for other in table.rows if other.mean is not None]
-    text = f"{cell_text(row.axes)}: {NumberStyle(means)(row.mean)}"
-    within = rows_within_spread_of_best(table)
-    if within:
-        word = "row lies" if within == 1 else "rows lie"
-        text += f"; {within} other {word} within one std of it"
-    if not table.higher_is_better:
-        text += " (lower is better)"
-    return _wrapped("best   ", text, width)
+    style = NumberStyle([other.mean for other in table.rows if other.mean is not None])
+    lines = []
+    if len(table.rows) > 1:
+        text = f"{cell_text(row.axes)}: {style(row.mean)}"
+        within = rows_within_spread_of_best(table)
+        if within:
+            word = "row lies" if within == 1 else "rows lie"
+            text += f"; {within} other {word} within one std of it"
+        lines += wrapped("best   ", text, width)
+    best = table.best_cell
+    runs = sum(other.n for other in table.rows)
+    if best is not None and runs > sum(other.n > 0 for other in table.rows):
+        name = cell_text(best.cell) or best.name.rpartition("/")[2]
+        lines += wrapped("cell   ", f"{name}: {style(best.value)}, the best single one", width)
+    if runs > 1 and table.direction:
+        lines += wrapped("       ", table.direction, width)
+    return lines
 
 
 def _by_reason(table: MergedTable) -> list[tuple[tuple[str, str], list[MissingCell]]]:
@@ -232,11 +302,16 @@ def _by_reason(table: MergedTable) -> list[tuple[tuple[str, str], list[MissingCe
 
 
 def _reason_lines(state: str, reason: str, cells: list[MissingCell], width: int) -> list[str]:
-    names = ", ".join(_cell_name(cell) for cell in cells[:NAMES_SHOWN_MAX])
-    if len(cells) > NAMES_SHOWN_MAX:
-        names += f" and {len(cells) - NAMES_SHOWN_MAX} more"
+    named = [_cell_name(cell) for cell in cells[:NAMES_SHOWN_MAX]]
+    while True:
+        more = len(cells) - len(named)
+        names = ", ".join(named) + (f" and {more:,} more" if more else "")
+        lines = wrapped("  ", names, width, lines_max=len(cells) + 2)
+        if len(lines) <= NAME_LINES_MAX or len(named) == 1:
+            break
+        named.pop()
     said = state if not reason or reason == state else f"{state}: {reason}"
-    return [*_wrapped("", f"{len(cells)} {said}", width), *_wrapped("  ", names, width)]
+    return [*wrapped("", f"{len(cells)} {said}", width), *lines[:NAME_LINES_MAX]]
 
 
 def _cell_name(cell: MissingCell) -> str:
@@ -244,7 +319,7 @@ def _cell_name(cell: MissingCell) -> str:
     return plain_text(cell.name.split("/", 1)[-1])
 
 
-def _wrapped(prefix: str, text: str, width: int, lines_max: int = 3) -> list[str]:
+def wrapped(prefix: str, text: str, width: int, lines_max: int = 3) -> list[str]:
     """`text` broken at spaces, the first line after `prefix`, the others indented as deep."""
     room = max(width - len(prefix), 8)
     lines: list[str] = []

@@ -68,6 +68,16 @@ def is_any_address(host: str) -> bool:
         return False
 
 
+def is_own_name(host: str) -> bool:
+    """Whether a request's Host header asks for this host under a name of its own.
+
+    A web page can make a browser look its own name up as 127.0.0.1, and so ask what
+    listens there; it can't make it say another name.
+    """
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.casefold() == "localhost" or _is_loopback(name)
+
+
 def own_address(host: str) -> str:
     """Where a program on this host reaches what listens on `host`."""
     if not is_any_address(host):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -144,7 +143,7 @@ def write_private(path: Path, data: bytes) -> None:
 
     Raises SettingsError when it can't be written; the former file stands then.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
     try:
         write_new(temporary, data)
         temporary.replace(path)

@@ -20,9 +20,9 @@ from meshtrain.errors import SettingsError
 from meshtrain.security.keys import Identity
 from meshtrain.security.membership import MembersFile, Roll
 from meshtrain.security.private_file import read_private, require_unshared, write_private
+from meshtrain.security.where import PERSON_FOLDER as PERSON_FOLDER
 
 KEYS_FOLDER: Final = "keys"
-PERSON_FOLDER: Final = "person"
 MEMBERS_FILE: Final = "members.json"
 MESH_FILE: Final = "mesh.json"
 ADMIN: Final = "admin"

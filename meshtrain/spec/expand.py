@@ -27,8 +27,10 @@ from meshtrain.spec.expansion import (
 from meshtrain.spec.forms import CommandSweep, SweepKeys, TrainingSweep
 from meshtrain.spec.inputs import references
 from meshtrain.spec.jobfile import JobFile
-from meshtrain.spec.jobs import JobSpec, ResultsSpec, SweepSpec
+from meshtrain.spec.jobs import BudgetSpec, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.matrix import point_name
+from meshtrain.spec.notify import notify_of
+from meshtrain.spec.notify_kinds import NotifySpec
 from meshtrain.spec.recipe import TRAINER_VERSION, canonical
 from meshtrain.spec.validate import Findings
 
@@ -107,8 +109,9 @@ def expand(
         name=job_file.name,
         jobs=() if bases_only else _jobs(expansion, job_file, content),
         bases=tuple(expansion.bases.values()),
-        results=_results(form),
+        results=msgspec.structs.replace(_results(form), notify=_notify(form)),
         source=job_file.text,
+        budget=_budget(form),
     )
 
 
@@ -169,8 +172,19 @@ def _content_digest(job_file: JobFile, digests: Digests, *, again: int, bases_on
     return digest(canonical(content))
 
 
+def _budget(form: Any) -> BudgetSpec:
+    budget = form.budget if isinstance(form, SweepKeys) else None
+    return BudgetSpec() if budget is None else BudgetSpec(budget.gpu_hours, budget.money)
+
+
+def _notify(form: Any) -> NotifySpec | None:
+    return notify_of(form.notify) if isinstance(form, SweepKeys) else None
+
+
 def _results(form: Any) -> ResultsSpec:
     results = form.results if isinstance(form, SweepKeys) else None
     if results is None:
         return ResultsSpec()
-    return ResultsSpec(metric=results.metric, over=results.over, file=results.file)
+    return ResultsSpec(
+        metric=results.metric, over=results.over, file=results.file, better=results.better
+    )

@@ -75,6 +75,7 @@ def resources_of(section: ResourcesSection | None) -> Resources:
         cpus=section.cpus,
         memory_bytes=section.memory or 0,
         nodes=section.nodes,
+        labels=section.labels,
     )
 
 

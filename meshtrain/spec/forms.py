@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshtrain.spec import kinds, training_keys
 from meshtrain.spec.inputs import INPUTS, LINES
+from meshtrain.spec.jobs import Better
 from meshtrain.spec.kinds import Kind
+from meshtrain.spec.labels import WANTED
+from meshtrain.spec.notify_kinds import OCCASIONS_KIND, WEBHOOK
 from meshtrain.spec.problems import shown
 
 PARTICIPANTS_MAX = 10_000
@@ -56,6 +59,8 @@ def _check_mode(value: Any) -> Any:
 
 MODE = Kind(_WRITABLE_MODE.words, _check_mode, _WRITABLE_MODE.schema)
 REFERENCE = kinds.choice("", REFERENCES)
+_DIRECTION = kinds.choice("", tuple(Better))
+BETTER = Kind(_DIRECTION.words, lambda value: Better(_DIRECTION.check(value)), _DIRECTION.schema)
 LR = kinds.number("number, above 0", 0, 1000, above=True)
 WEIGHT_DECAY = kinds.number("number, 0 or more", 0, 1000)
 SEED = kinds.whole("whole number, 0 or more", 0, kinds.SEED_MAX)
@@ -67,6 +72,7 @@ PRIORITY = kinds.whole("whole number, -1000 to 1000", -1000, 1000)
 RETRIES = kinds.whole("whole number, 0 to 100", 0, 100)
 NONE_OR_MORE = kinds.whole("whole number, 0 or more", 0, 65_536)
 ONE_OR_MORE = kinds.whole("whole number, 1 or more", 1, 65_536)
+AMOUNT = kinds.number("number, above 0", 0, 1_000_000_000, above=True)
 
 Text = Annotated[str | None, kinds.FILLED_TEXT]
 Params = dict[Annotated[str, kinds.VARIABLE], Annotated[Any, kinds.SCALAR]]
@@ -92,6 +98,9 @@ class ResourcesSection(Section):
     )
     memory: Annotated[int | None, kinds.SIZE] = Field(None, description="Main memory.")
     nodes: Annotated[int, ONE_OR_MORE] = Field(1, description="How many nodes one job spans.")
+    labels: Annotated[tuple[tuple[str, str], ...], WANTED] = Field(
+        (), description="Labels that its node must have, as set in the worker's settings."
+    )
 
 
 class BaseRunKeys(Section):
@@ -206,6 +215,26 @@ class CommandBase(BaseRunKeys):
     )
 
 
+class NotifySection(Section):
+    """Who is told how the sweep goes: a command, a webhook, or both."""
+
+    on: Annotated[tuple[str, ...], OCCASIONS_KIND] = Field(
+        ("end",),
+        description="When: end (all jobs have ended), failure (they have, and some failed), "
+        "first_failure. [] tells nobody, whatever the master's settings say.",
+    )
+    command: Annotated[str | None, kinds.NAME] = Field(
+        None, description="Name of a command of the master's settings (notify_commands)."
+    )
+    webhook: Annotated[str | None, WEBHOOK] = Field(
+        None, description="URL that gets a POST with JSON; to the outside by https alone."
+    )
+    secret: Annotated[str | None, kinds.NAME] = Field(
+        None,
+        description="File below HOME/notify on the master's host whose content signs the POST.",
+    )
+
+
 class ResultsSection(Section):
     """How the results of a sweep are merged."""
 
@@ -217,6 +246,20 @@ class ResultsSection(Section):
     )
     file: Annotated[str | None, kinds.RELATIVE_PATH] = Field(
         None, description="File below {output} that holds the metrics; else metrics.json."
+    )
+    better: Annotated[Better | None, BETTER] = Field(
+        None, description="Which way the metric is better; not given: what its name says."
+    )
+
+
+class BudgetSection(Section):
+    """What a sweep may use; when one of these is spent, nothing more of it is started."""
+
+    gpu_hours: Annotated[float | None, AMOUNT] = Field(
+        None, description="Hours that GPUs may be held, summed over GPUs."
+    )
+    money: Annotated[float | None, AMOUNT] = Field(
+        None, description="What they may cost, by price_per_gpu_hour of the nodes or the master."
     )
 
 
@@ -233,6 +276,9 @@ class SweepKeys(Section):
     )
     resources: ResourcesSection | None = Field(None, description="What each job needs.")
     results: ResultsSection | None = Field(None, description="How results are merged.")
+    budget: BudgetSection | None = Field(
+        None, description="What the sweep may use; not given: no limit."
+    )
     retries: Annotated[int, RETRIES] = Field(
         2, description="Reruns after a failure that may pass (out of memory)."
     )
@@ -247,6 +293,9 @@ class SweepKeys(Section):
     user: Annotated[str | None, kinds.ACCOUNT] = Field(
         None,
         description="Account on the nodes that jobs and bases run as; not given: the daemon's.",
+    )
+    notify: NotifySection | None = Field(
+        None, description="Who is told; not given: as the master's settings say."
     )
     priority: Annotated[int, PRIORITY] = Field(0, description="Higher runs sooner.")
     affinity: Annotated[tuple[str, ...], kinds.NAMES] = Field(

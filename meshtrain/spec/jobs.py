@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from meshtrain.spec.lineage import Parent
+from meshtrain.spec.notify_kinds import NotifySpec
 
 
 class Resources(msgspec.Struct, frozen=True):
@@ -31,6 +32,8 @@ class Resources(msgspec.Struct, frozen=True):
     """Whether the built-in training must be installed on the node."""
     alone: bool = False
     """Whether nothing else may run on the node meanwhile."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Name and text of each label that the node must have."""
 
 
 class TrainingWork(msgspec.Struct, frozen=True, tag="training"):
@@ -128,14 +131,32 @@ class JobSpec(msgspec.Struct, frozen=True):
     """Its values on the axes of `affinity`: jobs with the same are best on one node."""
 
 
+class Better(StrEnum):
+    """Which way a metric is better."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
 class ResultsSpec(msgspec.Struct, frozen=True):
-    """How a sweep's results are merged."""
+    """How a sweep's results are merged, and who is told of them."""
 
     metric: str | None = None
     """The metric shown; None takes the first one found."""
     over: tuple[str, ...] = ()
     """Axes that are averaged over (folds, seeds)."""
     file: str | None = None
+    better: Better | None = None
+    """Which way the metric is better; None leaves it to the metric's name."""
+    notify: NotifySpec | None = None
+    """None is as the master's settings say."""
+
+
+class BudgetSpec(msgspec.Struct, frozen=True):
+    """What a sweep may use; None is no limit."""
+
+    gpu_hours: float | None = None
+    money: float | None = None
 
 
 class SweepSpec(msgspec.Struct, frozen=True):
@@ -148,6 +169,7 @@ class SweepSpec(msgspec.Struct, frozen=True):
     results: ResultsSpec = ResultsSpec()
     source: str = ""
     """The text of the job file as it was submitted."""
+    budget: BudgetSpec = BudgetSpec()
 
 
 class CodeDigests(msgspec.Struct, frozen=True):

@@ -20,8 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from meshtrain.errors import SettingsError
 from meshtrain.spec import kinds
 from meshtrain.spec.archive_url import ARCHIVE_URL, ARCHIVE_WHAT, ArchiveWhat
+from meshtrain.spec.home import default_home as default_home
 from meshtrain.spec.kinds import Kind
+from meshtrain.spec.labels import LABELS, PRICE, PRICES
 from meshtrain.spec.matrix import CELLS_MAX_DEFAULT
+from meshtrain.spec.notify_settings import NotifySettings
 from meshtrain.spec.problems import JobFileError, Places, hint, shown
 from meshtrain.spec.reader import read
 
@@ -37,18 +40,8 @@ class JobsOnStop(StrEnum):
     """They go on, and the next daemon takes them over."""
 
 
-LABELS_MAX = 64
-
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?\Z|::1?\Z")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):([0-9]{1,5})\Z")
-
-
-def default_home() -> Path:
-    """`$XDG_STATE_HOME/meshtrain`, or `~/.local/state/meshtrain`."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG rules: a relative path there is to be ignored.
-    root = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return root / "meshtrain"
 
 
 def default_gpu_locks() -> Path:
@@ -100,18 +93,6 @@ def _check_gpus(value: Any) -> str | tuple[int, ...]:
     raise ValueError(f'{shown(value)} is not "auto" or a list of GPU indexes such as [0, 1]')
 
 
-def _check_labels(value: Any) -> dict[str, str]:
-    if isinstance(value, str):
-        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-        value = {key.strip(): text.strip() for key, _, text in pairs}
-    if not isinstance(value, dict) or len(value) > LABELS_MAX:
-        raise ValueError(f"expected at most {LABELS_MAX} labels, name = text; got {shown(value)}")
-    for key, text in value.items():
-        kinds.NAME.check(key)
-        kinds.text("text", len_max=256, blank=True).check(text)
-    return dict(value)
-
-
 def _check_accounts(value: Any) -> tuple[str, ...]:
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
@@ -136,7 +117,6 @@ BATCH = kinds.whole("whole number, 1 or more", 1, 1_000_000)
 UPLOAD_LIMIT = kinds.size_or_none("bytes a second", 1_000_000)
 SPOOL = kinds.whole("number of bytes, 16,000,000 or more", 16_000_000, 2**60)
 GPUS = Kind('"auto" or a list of indexes', _check_gpus, {})
-LABELS = Kind("name = text", _check_labels, {"type": "object"})
 ACCOUNTS = Kind("list of accounts", _check_accounts, {"type": "array"})
 ON_STOP = kinds.choice("hand_back or leave", JobsOnStop)
 BOOL = Kind("true or false", _check_bool, {"type": "boolean"})
@@ -152,7 +132,7 @@ class Settings(BaseModel):
     )
 
 
-class MasterSettings(Settings):
+class MasterSettings(NotifySettings, Settings):
     """The settings of `meshtrain master`."""
 
     host: Annotated[str, HOST] = Field("127.0.0.1", description="Address that its ports listen on.")
@@ -223,6 +203,11 @@ class MasterSettings(Settings):
     prefetch: Annotated[bool, BOOL] = Field(
         True, description="Lets a busy node fetch what its next job starts from, if it has room."
     )
+    price_per_gpu_hour: Annotated[dict[str, float], PRICES] = Field(
+        default_factory=dict,
+        description='What an hour of one GPU costs, by label of the node: "gpu=a100" = 2.5; '
+        '"default" for the others. A node\'s own price goes first.',
+    )
     commit_batch_max: Annotated[int, BATCH] = Field(
         1000, description="Events that one commit of the store may hold."
     )
@@ -271,6 +256,9 @@ class WorkerSettings(Settings):
     )
     labels: Annotated[dict[str, str], LABELS] = Field(
         default_factory=dict, description="Words on this node that people can read and choose by."
+    )
+    price_per_gpu_hour: Annotated[float, PRICE] = Field(
+        0.0, description="What an hour of one of its GPUs costs; 0: as the master says."
     )
     warm_training: Annotated[bool, BOOL] = Field(
         True, description="Keeps a process ready that has torch loaded."

@@ -131,7 +131,7 @@ def _unknown_key(model: type[BaseModel], loc: Path) -> str:
     if not close and len(loc) == 1:
         inside = [
             f"{name}.{key}"
-            for name in ("target", "base", "results", "resources")
+            for name in ("target", "base", "results", "resources", "budget")
             if (child := _section(model, (name,))) and key in child.model_fields
         ]
         close = f'; did you mean "{inside[0]}"?' if inside else ""

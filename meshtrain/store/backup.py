@@ -16,7 +16,7 @@ import sqlite3
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -54,13 +54,20 @@ class Backup(msgspec.Struct, frozen=True):
     manifest: Manifest
 
 
-def make_backup(home: Path, target: Path, *, force: bool = False) -> Backup:
+def make_backup(
+    home: Path,
+    target: Path,
+    *,
+    force: bool = False,
+    says: Callable[[str], None] = lambda step: None,
+) -> Backup:
     """Writes a backup of the home of a master, which may be running.
 
     It appears at `target` whole or not at all, readable by its owner alone.
 
     Args:
         force: whether a file of that name is replaced.
+        says: told what is being done.
 
     Raises UserError when `target` is there already, StoreError when the store
     can't be read, BackupError when the backup can't be written.
@@ -74,10 +81,12 @@ def make_backup(home: Path, target: Path, *, force: bool = False) -> Backup:
     try:
         with _work_beside(target) as work:
             copy = work / STORE_NAME
-            _copy_store(store, copy)
+            _copy_store(store, copy, says)
+            says("hashing what was copied")
             kept: dict[str, Path] = {STORE_NAME: copy, **_copy_files(home, work)}
             manifest = _describe(copy, {name: measure(path) for name, path in kept.items()})
             written = work / "backup"
+            says("writing the backup")
             _write(written, manifest, kept)
             if force:
                 written.replace(target)
@@ -118,7 +127,8 @@ def _work_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _copy_store(store: Path, copy: Path) -> None:
+def _copy_store(store: Path, copy: Path, says: Callable[[str], None]) -> None:
+    says("copying the store")
     # Made here, since SQLite would make it readable by others.
     os.close(private(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     try:
@@ -136,6 +146,7 @@ def _copy_store(store: Path, copy: Path) -> None:
                 target.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
         raise sqlite_failure(store, error, "copied") from error
+    says("looking through the copy")
     # What was copied is looked through, so that a damaged store isn't found out too late.
     migrate.check_whole(copy, migrate.known_migrations()[-1].version, told_as=store)
 

@@ -15,6 +15,7 @@ from meshtrain.core.effects import (
     SaveDrained,
     SaveGpuFaults,
     SavePin,
+    SaveSpending,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
@@ -22,6 +23,7 @@ from meshtrain.core.effects import (
 from meshtrain.core.job import Attempt, Base, Job, Sweep, attempt_id_of
 from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
+from meshtrain.core.spending import Spending
 from meshtrain.spec.jobs import JobSpec
 from meshtrain.store.base import ArchiveEntry, job_and_epoch_of
 from meshtrain.store.failures import StoreRuleError, rule_broken
@@ -52,6 +54,7 @@ class Batch:
         "new_specs",
         "new_sweeps",
         "pins",
+        "spending",
         "streams",
         "sweeps",
     )
@@ -72,6 +75,7 @@ class Batch:
         self.gpu_faults: dict[tuple[str, int], GpuFaults] = {}
         #: by (recipe hash, node id): whether it is pinned there
         self.pins: dict[tuple[str, str], bool] = {}
+        self.spending: dict[str, Spending] = {}
         #: (job id, epoch, stream) → size in bytes
         self.streams: dict[tuple[str, int, str], int] = {}
         self.incarnation_bumps = 0
@@ -95,6 +99,7 @@ class Batch:
             or self.drained
             or self.gpu_faults
             or self.pins
+            or self.spending
             or self.incarnation_bumps
             or self.inputs
             or self.archives
@@ -131,6 +136,8 @@ class Batch:
                     self.gpu_faults[node_id, gpu] = GpuFaults(node_id, gpu, faults, out)
                 case SavePin(recipe_hash=recipe_hash, node_id=node_id, pinned=pinned):
                     self.pins[recipe_hash, node_id] = pinned
+                case SaveSpending(spending=spending):
+                    self.spending[spending.sweep_id] = spending
                 case AddInput(named=named):
                     if (named.name, named.version) in self.inputs:
                         raise rule_broken(f"the data set {named.reference} was added twice")

@@ -12,6 +12,7 @@ from meshtrain.core.effects import Save
 from meshtrain.core.job import Attempt, AttemptState, Base, Job, Sweep
 from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
+from meshtrain.core.spending import Spending
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
 from meshtrain.spec.jobs import JobSpec
@@ -52,6 +53,7 @@ class _Disk:
     streams: dict[tuple[str, int, str], int] = field(default_factory=dict)
     gpu_faults: dict[tuple[str, int], GpuFaults] = field(default_factory=dict)
     pins: set[tuple[str, str]] = field(default_factory=set)
+    spending: dict[str, Spending] = field(default_factory=dict)
     #: (name, version) → the data set
     inputs: dict[tuple[str, int], NamedInput] = field(default_factory=dict)
     #: target → mark
@@ -88,6 +90,7 @@ class MemoryStore:
             gpu_faults=tuple(disk.gpu_faults[key] for key in sorted(disk.gpu_faults)),
             named_inputs=tuple(disk.inputs.values()),
             pins=tuple(Pin(*key) for key in sorted(disk.pins)),
+            spending=tuple(disk.spending[key] for key in disk.sweeps if key in disk.spending),
         )
 
     def attempts_of(self, job_id: str) -> tuple[Attempt, ...]:
@@ -192,6 +195,7 @@ class MemoryStore:
                 disk.gpu_faults[key] = known
         for pin, pinned in batch.pins.items():
             (disk.pins.add if pinned else disk.pins.discard)(pin)
+        disk.spending.update(batch.spending)
         disk.inputs.update(batch.inputs)
         disk.archives.update(batch.archives)
         disk.archived.update(batch.archived)
@@ -261,6 +265,10 @@ class MemoryStore:
         for recipe_hash, _ in (pin for pin, pinned in batch.pins.items() if pinned):
             if recipe_hash not in disk.bases and recipe_hash not in batch.bases:
                 raise rule_broken(f"the base {recipe_hash} of a pin is not there")
+        for spending in batch.spending.values():
+            rules.check_spending(spending)
+            if not self._has_sweep(batch, spending.sweep_id):
+                raise rule_broken(f"the sweep {spending.sweep_id} of a budget is not there")
         for known in batch.gpu_faults.values():
             rules.check_gpu_faults(known)
         known_inputs = disk.inputs.copy()

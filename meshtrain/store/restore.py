@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class Restored(msgspec.Struct, frozen=True):
     """Whether members, tokens and keys came from the backup; else the home had its own."""
 
 
-def restore_backup(home: Path, backup: Path) -> Restored:
+def restore_backup(
+    home: Path, backup: Path, *, says: Callable[[str], None] = lambda step: None
+) -> Restored:
     """Puts a backup in place of the store below `home`.
 
     Nothing is touched before the whole backup was found to be in order, and
@@ -64,6 +67,9 @@ def restore_backup(home: Path, backup: Path) -> Restored:
 
     The list of members gets a higher version than before: what nodes know of it may
     be later, and they take only what is later still.
+
+    Args:
+        says: told what is being done.
 
     Raises StoreInUseError while a master runs there, BackupError for a file that
     can't be restored, StoreError where the disk refuses.
@@ -82,7 +88,9 @@ def restore_backup(home: Path, backup: Path) -> Restored:
         new = state / cutover.NEW
         try:
             new.mkdir(mode=0o700)
+            says("unpacking the backup, and holding it against its digests")
             manifest = unpack(backup, new)
+            says("bringing the store up to date, and counting logs")
             incarnation = _prepare(new, home)
             plan = cutover.Plan(_aside_name(home), _files_missed(home, manifest))
             _make_ready(new, plan)
@@ -93,6 +101,7 @@ def restore_backup(home: Path, backup: Path) -> Restored:
             ) from error
         finally:
             shutil.rmtree(new, ignore_errors=True)
+        says("putting it in place")
         aside = cutover.finish(state)
         assert aside is not None, "it was made ready just now"
         _renew_members(home)

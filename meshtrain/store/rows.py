@@ -23,7 +23,7 @@ from meshtrain.core.job import (
 )
 from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
-from meshtrain.spec.jobs import BaseSpec, JobSpec, ResultsSpec
+from meshtrain.spec.jobs import BaseSpec, JobSpec, Resources, ResultsSpec
 from meshtrain.store.base import ArchiveEntry, ArchiveState, StreamSize, state_shown
 
 Row = tuple[Any, ...]
@@ -37,6 +37,7 @@ _decode_placements = msgspec.msgpack.Decoder(
     Annotated[tuple[Placement, ...], msgspec.Meta(min_length=1)]
 ).decode
 _decode_results = msgspec.msgpack.Decoder(ResultsSpec).decode
+_decode_asked = msgspec.msgpack.Decoder(Resources).decode
 _decode_names = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 _JOB_STATES = {state.value: state for state in JobState}
@@ -118,6 +119,7 @@ _JOB_COLUMNS = (
     "alone",
     "checkpoint",
     "checkpoint_safe",
+    "asked",
 )
 INSERT_JOB = _insert("jobs", *_JOB_COLUMNS, "job_id", "kind", "sweep", "row")
 UPDATE_JOB = _update("jobs", _JOB_COLUMNS, "job_id = ? AND kind = ? AND sweep IS ?")
@@ -147,6 +149,7 @@ def job_values(job: Job, sweep_row: int | None) -> Row:
         1 if job.alone else 0,
         job.checkpoint,
         job.checkpoint_safe,
+        None if job.asked is None else _encode(job.asked),
         job.spec.job_id,
         job.kind.value,
         sweep_row,
@@ -183,6 +186,7 @@ def job_of(row: Row, last_attempts: dict[int, Row]) -> Job:
         alone,
         checkpoint,
         checkpoint_safe,
+        asked,
     ) = row
     spec = _decode_job_spec(spec_bytes)
     attempt_row = last_attempts.get(number)
@@ -207,6 +211,7 @@ def job_of(row: Row, last_attempts: dict[int, Row]) -> Job:
         alone=alone == 1,
         checkpoint=checkpoint,
         checkpoint_safe=checkpoint_safe,
+        asked=None if asked is None else _decode_asked(asked),
     )
 
 

@@ -7,10 +7,12 @@ the two together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState
 from meshtrain.core.named_input import NamedInput
 from meshtrain.core.node import GpuFaults
+from meshtrain.core.spending import Spending
 from meshtrain.store.base import ArchiveEntry, ArchiveState
 from meshtrain.store.failures import rule_broken
 
@@ -67,6 +69,14 @@ def check_gpu_faults(known: GpuFaults) -> None:
     """Raises StoreRuleError when what is known of a GPU breaks a rule."""
     if known.gpu < 0 or known.faults < 0:
         raise rule_broken(f"GPU {known.gpu} of {known.node_id} with {known.faults} faults")
+
+
+def check_spending(spending: Spending) -> None:
+    """Raises StoreRuleError when what a sweep has used, or may use, breaks a rule."""
+    amounts = [spending.gpu_s, spending.money]
+    amounts += [a for a in (spending.gpu_hours_max, spending.money_max) if a is not None]
+    if not all(isfinite(amount) and amount >= 0 for amount in amounts):
+        raise rule_broken(f"sweep {spending.sweep_id} has used, or may use, less than nothing")
 
 
 def check_input(new: NamedInput, known: Mapping[tuple[str, int], NamedInput]) -> None:

@@ -51,6 +51,8 @@ CREATE TABLE jobs (
     -- The last checkpoint, and the last one that the master holds.
     checkpoint TEXT,
     checkpoint_safe TEXT,
+    -- What somebody asked for in place of its resources, after it was submitted.
+    asked BLOB,
     CHECK (kind = 'experiment' OR sweep IS NULL),
     CHECK (
         ended_wall_s IS NOT NULL
@@ -209,3 +211,12 @@ CREATE TABLE pins (
     node_id TEXT NOT NULL,
     PRIMARY KEY (recipe_hash, node_id)
 ) STRICT, WITHOUT ROWID;
+
+-- What a sweep has used of the GPUs, and what it may use at most.
+CREATE TABLE spending (
+    sweep INTEGER PRIMARY KEY REFERENCES sweeps (row),
+    gpu_s REAL NOT NULL CHECK (gpu_s BETWEEN 0 AND 1e300),
+    money REAL NOT NULL CHECK (money BETWEEN 0 AND 1e300),
+    gpu_hours_max REAL CHECK (gpu_hours_max BETWEEN 0 AND 1e300),
+    money_max REAL CHECK (money_max BETWEEN 0 AND 1e300)
+) STRICT;

@@ -33,6 +33,12 @@ from meshtrain.store.failures import (
     sqlite_failure,
 )
 from meshtrain.store.lock import StoreLock
+from meshtrain.store.spending_rows import (
+    SAVE_SPENDING,
+    SELECT_SPENDING,
+    spending_of,
+    spending_values,
+)
 
 FILE_NAME = "jobs.db"
 LOCK_NAME = "lock"
@@ -361,6 +367,8 @@ class SqliteStore:
                 self._connection.execute(rows.SAVE_GPU_FAULTS, values)
         for pin, pinned in batch.pins.items():
             self._connection.execute(rows.INSERT_PIN if pinned else rows.DELETE_PIN, pin)
+        if batch.spending:
+            self._many(SAVE_SPENDING, [spending_values(one) for one in batch.spending.values()])
         if batch.inputs:
             self._many(rows.INSERT_INPUT, [rows.input_values(one) for one in batch.inputs.values()])
         if batch.archives:
@@ -447,6 +455,7 @@ def _load(connection: sqlite3.Connection) -> Loaded:
         ),
         named_inputs=tuple(rows.input_of(row) for row in connection.execute(rows.SELECT_INPUTS)),
         pins=tuple(Pin(*row) for row in connection.execute(rows.SELECT_PINS)),
+        spending=tuple(spending_of(row) for row in connection.execute(SELECT_SPENDING)),
     )
     (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
     if jobs != len(loaded.jobs):

@@ -4,7 +4,7 @@ Three sockets carry them:
 
     control   ROUTER on the master ← DEALER of nodes and of people's commands
     bulk      ROUTER on the master ← DEALER of nodes: the bytes of logs and metrics
-    feed      XPUB on the master → SUB of dashboards
+    feed      XPUB on the master → SUB of dashboards, which take it whole or in brief
 
 A message is a MessagePack map whose `type` names its class. One multipart
 carries one or more of them, a frame each.
@@ -12,7 +12,7 @@ carries one or more of them, a frame each.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -21,18 +21,16 @@ from meshtrain.core.commands import Command
 from meshtrain.core.events import LiveAttempt
 from meshtrain.core.inventory import CacheUse, InventoryChange, RoomWanted
 from meshtrain.core.job import Failure
-from meshtrain.core.member import MemberKind, Members
-from meshtrain.core.node import NodeSpec
-from meshtrain.spec.jobs import CodeDigests, InputData
+from meshtrain.core.member import Members
+from meshtrain.core.node import HostUse, NodeSpec
+from meshtrain.core.pages import Page
+from meshtrain.wire.fields import Count, Port, Seconds
+
+# All that people ask is a message too, and has its name here.
+from meshtrain.wire.requests import *  # noqa: F403
+from meshtrain.wire.requests import FromPerson
 
 PROTOCOL_VERSION = 1
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-"""A number from 0 on that a database's 64-bit column holds."""
-Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Seconds = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
-"""A moment or a duration; never NaN, which would compare false with everything."""
 
 
 # --- node → master, control -----------------------------------------------------
@@ -80,6 +78,8 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     cache: CacheUse = CacheUse()
     room: RoomWanted | None = None
     """What has to go, where more lies there than should, and what could."""
+    use: HostUse | None = None
+    """How busy the host is; None: as it was told last."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -217,127 +217,7 @@ class StreamStored(msgspec.Struct, frozen=True, tag="stored"):
     offset: Count
 
 
-# --- people ↔ master, control ----------------------------------------------------
-
-
-class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """A job file, as it was written, and what only its sender can know of it."""
-
-    request_id: str
-    name: str
-    """The file's name; its ending tells the format."""
-    data: bytes
-    code: dict[str, CodeDigests] = {}
-    """Folder as written in the file → its snapshot, which the master holds already."""
-    data_digests: dict[str, str] = {}
-    bases_only: bool = False
-    allow_pending: bool = False
-    again: bool = False
-    inputs: dict[str, InputData] = {}
-    """Reference as the file comes to it → what its sender found; else the master looks."""
-
-
-class PublishInput(msgspec.Struct, frozen=True, tag="publish_input"):
-    """Give a name to a data set that the master holds; `Done.done` names its version."""
-
-    request_id: str
-    name: str
-    artifact_id: str
-
-
-class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    request_id: str
-    names: tuple[str, ...]
-    """Sweeps or jobs, by name, by id, or by a name that ends in `*`."""
-
-
-class Retry(msgspec.Struct, frozen=True, tag="retry"):
-    request_id: str
-    names: tuple[str, ...]
-
-
-class Reprioritise(msgspec.Struct, frozen=True, tag="reprioritise"):
-    request_id: str
-    names: tuple[str, ...]
-    priority: Priority
-
-
-class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    request_id: str
-    node_id: str
-    drained: bool
-    within_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
-
-
-class Release(msgspec.Struct, frozen=True, tag="release"):
-    """Use a node's GPUs again that were taken out of use after repeated faults."""
-
-    request_id: str
-    node_id: str
-
-
-class IssueToken(msgspec.Struct, frozen=True, tag="issue_token"):
-    """Ask for a token that lets somebody join the mesh; `Done.done` holds it."""
-
-    request_id: str
-    kind: MemberKind
-    ttl_s: Annotated[float, msgspec.Meta(ge=1, le=365 * 86400)]
-    uses_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
-
-
-class Revoke(msgspec.Struct, frozen=True, tag="revoke"):
-    """End a membership at once, everywhere."""
-
-    request_id: str
-    kind: MemberKind
-    name: str
-
-
-class Rebuild(msgspec.Struct, frozen=True, tag="rebuild"):
-    request_id: str
-    recipe_hash: str
-
-
-class Pin(msgspec.Struct, frozen=True, tag="pin"):
-    """Keep a base on a node (empty: wherever it lies), or no longer."""
-
-    request_id: str
-    recipe_hash: str
-    node_id: str = ""
-    pinned: bool = True
-
-
-class Evict(msgspec.Struct, frozen=True, tag="evict_base"):
-    """Remove a base from a node."""
-
-    request_id: str
-    recipe_hash: str
-    node_id: str
-
-
-class Warm(msgspec.Struct, frozen=True, tag="warm"):
-    """Place a base on so many nodes before it is asked for."""
-
-    request_id: str
-    recipe_hash: str
-    nodes: Annotated[int, msgspec.Meta(ge=1, le=10_000)]
-
-
-class RestoreBase(msgspec.Struct, frozen=True, tag="restore_base"):
-    """Bring a lost base back from the archive; the query `archive` shows how it goes."""
-
-    request_id: str
-    recipe_hash: str
-
-
-class Query(msgspec.Struct, frozen=True, tag="query"):
-    """A question; `what` is one of the master's queries, see its queries module."""
-
-    request_id: str
-    what: str
-    names: tuple[str, ...] = ()
-    offset: Count = 0
-    limit: Count = 1000
+# --- master → people, control ----------------------------------------------------
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -358,8 +238,20 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     total: Count = 0
 
 
+class PageGiven(msgspec.Struct, frozen=True, tag="page"):
+    """The answer to AskPage. It may have fewer rows than were asked for, so that it stays small."""
+
+    request_id: str
+    error: str = ""
+    page: Page | None = None
+
+
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
-    """The whole picture at a number of the feed; several parts, the last one marked."""
+    """The whole picture at a number of the feed; several parts, the last one marked.
+
+    It was asked for by the query `snapshot`; where that named `brief`, the number is
+    of the feed in brief, and of the jobs only those that run are there.
+    """
 
     request_id: str
     incarnation: Count
@@ -379,28 +271,29 @@ class Feed(msgspec.Struct, frozen=True, tag="feed"):
     changes: tuple[Change, ...] = ()
 
 
+class Brief(msgspec.Struct, frozen=True, tag="brief"):
+    """The same without jobs that don't run, gathered for a moment; with numbers of its own."""
+
+    incarnation: Count
+    seq: Count
+    changes: tuple[Change, ...] = ()
+
+
 FromNode = Hello | Beat | Started | Ended | Holds | Goodbye
 ToNode = Welcome | BeatAnswer | SayHello | Numbered | MembersChanged | Refused
-FromPerson = (
-    Submit
-    | PublishInput
-    | Cancel
-    | Retry
-    | Reprioritise
-    | Drain
-    | Release
-    | IssueToken
-    | Revoke
-    | Rebuild
-    | RestoreBase
-    | Pin
-    | Evict
-    | Warm
-    | Query
-)
-ToPerson = Done | Answer | Snapshot | Refused
+ToPerson = Done | Answer | PageGiven | Snapshot | Refused
 BulkToMaster = StreamBytes | StreamHole
 BulkToNode = StreamStored | Refused
 
 ToMaster = FromNode | FromPerson
-Message = FromNode | ToNode | FromPerson | ToPerson | StreamBytes | StreamHole | StreamStored | Feed
+ToDashboard = Feed | Brief
+Message = (
+    FromNode
+    | ToNode
+    | FromPerson
+    | ToPerson
+    | StreamBytes
+    | StreamHole
+    | StreamStored
+    | ToDashboard
+)

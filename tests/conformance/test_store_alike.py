@@ -27,11 +27,13 @@ from meshtrain.core.effects import (
     SaveBase,
     SaveDrained,
     SaveGpuFaults,
+    SaveSpending,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
 )
 from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobState
+from meshtrain.core.spending import Spending
 from meshtrain.errors import StoreError
 from meshtrain.store.base import Store
 
@@ -97,6 +99,15 @@ _saves: st.SearchStrategy[Save] = st.one_of(
     st.builds(UpdateAttempt, _attempts()),
     st.builds(UpdateAttempt, _attempts()),
     st.builds(SaveBase, _bases()),
+    st.builds(
+        SaveSpending,
+        st.builds(
+            Spending,
+            st.sampled_from(["s0", "s1"]),
+            st.sampled_from([0.0, 2.5, -1.0]),
+            gpu_hours_max=st.sampled_from([None, 1.0]),
+        ),
+    ),
     st.builds(SaveDrained, st.sampled_from(["n", "m"]), st.booleans()),
     st.builds(
         SaveGpuFaults,

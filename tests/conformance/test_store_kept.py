@@ -25,6 +25,7 @@ from meshtrain.core.effects import (
     SaveDrained,
     SaveGpuFaults,
     SavePin,
+    SaveSpending,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
@@ -38,6 +39,8 @@ from meshtrain.core.job import (
     attempt_id_of,
 )
 from meshtrain.core.node import GpuFaults
+from meshtrain.core.spending import Spending
+from meshtrain.spec.jobs import Resources
 from meshtrain.store.base import StreamSize
 from meshtrain.store.failures import StoreRuleError
 
@@ -79,6 +82,7 @@ def test_every_changing_field_of_a_job_is_kept(bench: Bench) -> None:
         alone=True,
         checkpoint="c" * 32,
         checkpoint_safe="d" * 32,
+        asked=Resources(gpus=2, labels=(("gpu", "a100"),)),
     )
     bench.write(UpdateJob(changed))
     assert bench.reopen().load().jobs == (a_base_job(), a_job(1), changed)
@@ -246,6 +250,16 @@ def test_faults_of_a_gpu_are_kept_until_they_are_forgotten(bench: Bench) -> None
     bench.write(SaveGpuFaults("n", 1, 0, True), SaveGpuFaults("m", 0, 0, False))
     bench.write(SaveGpuFaults("unknown", 7, 0, False))
     assert bench.reopen().load().gpu_faults == (GpuFaults("n", 1, 0, out_of_use=True),)
+
+
+def test_what_a_sweep_has_used_and_may_use_is_kept(bench: Bench) -> None:
+    bench.write(*BEGINNING, AddSweep(a_sweep("s1")), SaveSpending(Spending("s1", 3.5)))
+    assert bench.reopen().load().spending == (Spending("s1", 3.5),)
+    limited = Spending("s0", 7200.0, 0.1 + 0.2, 20.0, 50.0)
+    bench.write(SaveSpending(limited), SaveSpending(Spending("s1", 4.0, 1.0)))
+    assert bench.reopen().load().spending == (limited, Spending("s1", 4.0, 1.0))
+    bench.write(SaveSpending(replace(limited, gpu_hours_max=None, money_max=0.5)))
+    assert bench.reopen().load().spending[0].gpu_hours_max is None
 
 
 def test_pins_are_kept_until_they_are_taken_away(bench: Bench) -> None:

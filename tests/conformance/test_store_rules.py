@@ -16,11 +16,13 @@ from meshtrain.core.effects import (
     SaveBase,
     SaveDrained,
     SaveGpuFaults,
+    SaveSpending,
     UpdateAttempt,
     UpdateJob,
     UpdateSweep,
 )
 from meshtrain.core.job import AttemptState, BaseState, JobKind, JobState
+from meshtrain.core.spending import Spending
 from meshtrain.store.failures import StoreRuleError
 
 # --- commits --------------------------------------------------------------------------
@@ -129,6 +131,11 @@ BROKEN: dict[str, Sequence[Save]] = {
     "a base's falling generation": [SaveBase(replace(COMMITTED, generation=1))],
     "faults below 0": [SaveGpuFaults("n", 0, -1, False)],
     "a GPU below 0": [SaveGpuFaults("n", -1, 1, False)],
+    "a budget of an unknown sweep": [SaveSpending(Spending("s1"))],
+    "less than nothing used": [SaveSpending(Spending("s0", -1.0))],
+    "a cost that is no number": [SaveSpending(Spending("s0", 1.0, float("nan")))],
+    "a limit without end": [SaveSpending(Spending("s0", gpu_hours_max=float("inf")))],
+    "a limit below 0": [SaveSpending(Spending("s0", money_max=-1.0))],
     "a spec that can't be stored": [
         AddJobs((a_job(2, spec=replace(a_job(2).spec, cell={"a": object()})),))
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import http.client
+import json
 import os
 import subprocess
 import time
@@ -52,6 +54,16 @@ def fill(path: Path) -> None:
     os.close(fd)
 
 
+def health(mesh: Mesh) -> tuple[int, str]:
+    asking = http.client.HTTPConnection("127.0.0.1", mesh.ports["http"], timeout=30)
+    try:
+        asking.request("GET", "/healthz")
+        response = asking.getresponse()
+        return response.status, json.loads(response.read())["status"]
+    finally:
+        asking.close()
+
+
 def refusal(mesh: Mesh, message: msg.FromPerson) -> str:
     done = mesh.ask(message)
     assert isinstance(done, msg.Done)
@@ -87,6 +99,7 @@ matrix: {{number: [0, 1, 2, 3]}}
     hidden.rename(mesh.inbox / "dropped.yaml")
     # Questions are answered; what would change something is refused, with the mend.
     assert len(mesh.jobs(first)) == 4
+    assert health(mesh) == (507, "read-only")
     assert mesh.log_bytes(mesh.jobs(first)[0]["job_id"]) == b""
     for message in (
         msg.Submit(new_id("request"), "sweep.yaml", refused.encode()),
@@ -108,6 +121,7 @@ matrix: {{number: [0, 1, 2, 3]}}
 
     (mesh.home / "filler").unlink()
     mesh.wait_until(lambda: feed.noted("room again"), "dashboards are told")
+    assert health(mesh) == (200, "ready")
     rows = mesh.wait_jobs(first)
     printed = "".join(f"{number}\n" for number in range(1, LINES + 1)).encode()
     for row in rows:

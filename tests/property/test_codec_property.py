@@ -43,7 +43,8 @@ def strategy_for(info: inspect.Type) -> st.SearchStrategy[Any]:
             low = -INT_MAX if info.ge is None else info.ge
             return st.integers(low, INT_MAX if info.le is None else info.le)
         case inspect.FloatType():
-            return st.floats(info.ge, info.le, allow_nan=False)
+            least = info.ge if info.gt is None else info.gt
+            return st.floats(least, info.le, allow_nan=False, exclude_min=info.gt is not None)
         case inspect.StrType():
             return TEXT if info.pattern is None else st.from_regex(info.pattern)
         case inspect.BytesType():

@@ -22,6 +22,7 @@ from meshtrain.core.job import JobState
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.placement import choose, fit
 from meshtrain.core.queue import Shape, WaitingQueue
+from meshtrain.core.refusal import Refusal
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.spec.jobs import Resources, SweepSpec
@@ -86,7 +87,7 @@ class Course:
         waiting = [job for job in state.jobs.values() if job.state is JobState.WAITING]
         for job in waiting:
             for node in state.nodes.values():
-                assert isinstance(fit(node, state.needs(job)), str), (
+                assert isinstance(fit(node, state.needs(job)), Refusal), (
                     "a slot idles while a job waits"
                 )
 

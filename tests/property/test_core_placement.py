@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from meshtrain.core.job import Placement
 from meshtrain.core.node import Gpu, Node, NodeSpec
 from meshtrain.core.placement import choose, fit, gpus_needed, load, needs_of, why_never
+from meshtrain.core.refusal import Refusal, text_of
 from meshtrain.spec.jobs import CommandWork, Resources, TrainingWork
 
 SPECS = st.builds(
@@ -47,8 +48,8 @@ def test_a_node_never_gives_more_than_it_has(spec: NodeSpec, wanted: list[Resour
     given_out: list[Placement] = []
     for number, needs in enumerate(wanted):
         placement = fit(node, needs)
-        if isinstance(placement, str):
-            assert placement
+        if isinstance(placement, Refusal):
+            assert text_of(placement)
             continue
         node.occupy(f"a{number}", placement)
         given_out.append(placement)
@@ -137,7 +138,9 @@ def test_a_holder_comes_first_then_who_lacks_least_then_the_idlest(
 def test_a_training_needs_the_trainer_and_a_command_does_not() -> None:
     bare = NodeSpec("n", "", cpu_slots=1, trains=False)
     training = needs_of(Resources(), TrainingWork({}))
-    assert "install meshtrain[train]" in (why_never(bare, training) or "")
+    refusal = why_never(bare, training)
+    assert refusal is not None
+    assert "install meshtrain[train]" in text_of(refusal)
     assert why_never(bare, needs_of(Resources(), CommandWork("true"))) is None
 
 

@@ -23,6 +23,7 @@ from meshtrain.core import events as ev
 from meshtrain.core.invariants import check
 from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobState
+from meshtrain.core.needs_change import NeedsChange
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import SchedulerConfig
@@ -84,6 +85,8 @@ class Mesh(RuleBasedStateMachine):
                         continue
                     self.given.append(one)
                     self.running[node_id][given.attempt_id] = given.epoch
+                    sweep_id = self.state.jobs[given.job_id].sweep_id
+                    assert sweep_id not in self.state.spent, "nothing more of it is started"
                     trained = self.state.bases.get(given.recipe_hash or "")
                     if given.job_id in self.state.base_of_job and trained is not None:
                         pin = trained.spec.parent
@@ -150,6 +153,20 @@ class Mesh(RuleBasedStateMachine):
     @rule(pick=NUMBERS, priority=st.integers(-5, 5))
     def reprioritise(self, pick: int, priority: int) -> None:
         self.do(ev.PriorityRequested("r", self.some_jobs(pick), priority))
+
+    @rule(
+        pick=NUMBERS, gpus=st.sampled_from([None, 0, 1]), size=st.sampled_from([None, 0, 1 << 33])
+    )
+    def need_something_else(self, pick: int, gpus: int | None, size: int | None) -> None:
+        change = NeedsChange(gpus=gpus, gpu_memory_bytes=size, cpus=1)
+        self.do(ev.RetryRequested("r", self.some_jobs(pick), change))
+
+    @rule(pick=NUMBERS, hours=st.sampled_from([None, 1e-6, 0.01, 1.0]))
+    def set_budget(self, pick: int, hours: float | None) -> None:
+        sweeps = sorted(self.state.sweeps)
+        if sweeps:
+            sweep_id = sweeps[pick % len(sweeps)]
+            self.do(ev.BudgetRequested("r", sweep_id, hours, unlimited=hours is None))
 
     @rule(recipe=st.sampled_from(["r1", "r2", "r3"]))
     def rebuild(self, recipe: str) -> None:
@@ -290,7 +307,11 @@ class Mesh(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         before = {job_id: (job.state, job.generation) for job_id, job in self.state.jobs.items()}
+        spending = dict(self.state.spending)
+        needs = {job_id: self.state.needs(job) for job_id, job in self.state.jobs.items()}
         self.start()
+        assert self.state.spending == spending
+        assert {job_id: self.state.needs(job) for job_id, job in self.state.jobs.items()} == needs
         for job_id, (state, generation) in before.items():
             job = self.state.jobs[job_id]
             assert job.generation == generation
@@ -302,6 +323,8 @@ class Mesh(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Good nodes and no more weather: nothing may wait for ever, and nothing end twice."""
+        for sweep_id in self.state.sweeps:
+            self.do(ev.BudgetRequested("r", sweep_id, unlimited=True))
         for name in SPECS:
             self.do(ev.DrainRequested("r", name, False))
             self.running[name].clear()

@@ -10,10 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from meshtrain.results.compare import compare
+from meshtrain.results.compare_text import comparisons_csv, render_comparison
 from meshtrain.results.folder import NAME_LEN_MAX, folder_name
 from meshtrain.results.merge import CellResult, MergedTable, merge
+from meshtrain.results.merged import Merged
 from meshtrain.results.metrics import read_metrics
 from meshtrain.results.plot_data import plot_data, spread_apart
+from meshtrain.results.report import Made, report
+from meshtrain.results.rerun import reruns
+from meshtrain.results.sweep_results import SweepResults
 from meshtrain.results.table import cells_csv, table_csv, table_json
 from meshtrain.results.text import render_text
 from meshtrain.spec.jobs import ResultsSpec
@@ -136,6 +142,29 @@ def test_no_table_breaks_its_renderings(cells, spec, width, header) -> None:
     assert msgspec.convert(document["table"], MergedTable) == table
     data = plot_data(table)
     assert sum(len(series.rows) for series in data.series) == len(table.rows)
+
+
+@FEW
+@given(sweeps(), sweeps(), specs, st.integers(60, 140), texts)
+def test_any_two_sweeps_compare_and_have_a_report(one, other, spec, width, name) -> None:
+    """P11"""
+    sides = [SweepResults("one", spec, tuple(one)), SweepResults(name, spec, tuple(other))]
+    found = compare(*sides)
+    for line in render_comparison(found, width=width).split("\n"):
+        assert cell_len(line) <= width
+        assert line == "" or line.isprintable()
+    assert comparisons_csv([found])
+    assert msgspec.json.encode(found)
+    rows = [row for row in found.rows if row.pairs]
+    assert all(row.pairs <= min(row.one.n, row.other.n) for row in rows)
+    merged = [Merged(s, t := merge(s.cells, spec), "", (), reruns(s.name, t)) for s in sides]
+    text = report(merged, [found], Made(0.0, "0.1.0"))
+    assert text.isprintable() or not set("\x00\x1b") & set(text)
+    assert text.count("<svg") == text.count("</svg>")
+    assert text.count("<table") == text.count("</table>")
+    missing = {cell.name for m in merged for row in (*m.table.rows, *m.table.references)
+               for cell in row.missing}  # fmt: skip
+    assert {name for m in merged for again in m.rerun for name in again.cells} == missing
 
 
 json_values = st.recursive(

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from textual.message import Message
+from tui_double import FakeSource
 from typer.testing import CliRunner
 
-from meshtrain.core.changes import Change, Note, SweepRow, TransferRow
+from meshtrain.core.changes import Change, Lists, Note, SweepRow, TransferRow
+from meshtrain.core.pages import PageQuery
 from meshtrain.errors import UserError
 from meshtrain.net.base import SocketLimits
 from meshtrain.net.zmq_feed import FeedClient, FeedSettings
@@ -174,13 +176,13 @@ async def test_an_inbox_that_nobody_tells_is_unknown() -> None:
 
 def test_without_a_terminal_it_says_what_to_use_instead() -> None:
     with pytest.raises(UserError, match="meshtrain jobs"):
-        command("127.0.0.1:7470")
+        command(["127.0.0.1:7470"])
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:0", "192.0.2.1:7470"])
 def test_bad_addresses_are_refused_before_the_screen_is_taken(address: str) -> None:
     with pytest.raises(UserError, match=r"address|loopback"):
-        command(address)
+        command([address])
 
 
 def test_the_flags_have_their_environment_variable() -> None:
@@ -191,3 +193,25 @@ def test_the_flags_have_their_environment_variable() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100", "TERM": "dumb"})
     assert result.exit_code == 0
     assert "MESHTRAIN_MASTER" in result.output
+
+
+async def test_a_screen_hears_which_lists_changed_and_asks_for_its_page_again() -> None:
+    source = FakeSource()
+    posted = Posted()
+    feed = MeshFeed(source, posted, clocks=source.clocks(), redraw_min_s=0)
+    running = asyncio.create_task(feed.run())
+    try:
+        source.tell([sweep("s"), Lists(0)], whole=True)
+        first = (await posted.until(lambda p: p.view.lists is not None)).revisions
+        assert first.keys() >= {"jobs", "nodes", "bases", "sweeps", "events", "transfers"}
+        source.tell([Lists(1), Note(0.5, "a job came")])
+        second = (await posted.until(lambda p: bool(p.view.notes))).revisions
+        changed = {kind for kind in second if second[kind] != first.get(kind)}
+        assert changed == {"jobs", "events"}
+        page = await feed.page(PageQuery("events"))
+        assert page.rows == (Note(0.5, "a job came"),)
+        with pytest.raises(UserError, match="no column"):
+            await feed.page(PageQuery("events", sort="colour"))
+    finally:
+        running.cancel()
+        feed.close()

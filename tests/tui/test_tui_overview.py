@@ -5,64 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tui_double import WALL_S, FakeSource, dashboard
+from tui_rows import job, node
 
-from meshtrain.core.changes import (
-    BaseRow,
-    Change,
-    JobRow,
-    Moved,
-    NodeRow,
-    Note,
-    SweepRow,
-    TransferRow,
-)
-from meshtrain.core.job import BaseState, JobKind, JobState
+from meshtrain.core.changes import Change, JobRow, Moved, Note, SweepRow, TransferRow
+from meshtrain.core.job import JobKind, JobState
 from meshtrain_tui.app import Top
 from meshtrain_tui.feed import Clocks
 from meshtrain_tui.recording import Moment, Replay, read_recording
-from meshtrain_tui.screens.help import Help
+from meshtrain_tui.screens.overview import Overview
 
 RECORDING = Path(__file__).parent / "batch_composition.jsonl"
-RECIPE = "7f3a" + "0" * 25 + "c21"
-
-
-def node(node_id: str = "gpu1", **changed: object) -> NodeRow:
-    given: dict[str, object] = {
-        "node_id": node_id,
-        "connected": True,
-        "drained": False,
-        "accepting": True,
-        "cpu_slots": 4,
-        "cpus_used": 0,
-        "gpus": (),
-        "gpus_used": (),
-        "memory_bytes": 0,
-        "holds": 0,
-    }
-    return NodeRow(**(given | changed))  # type: ignore[arg-type]
-
-
-def job(name: str, state: JobState, **changed: object) -> JobRow:
-    given: dict[str, object] = {
-        "job_id": name,
-        "name": f"sweep/{name}",
-        "kind": JobKind.EXPERIMENT,
-        "state": state,
-        "sweep_id": "sweep",
-        "recipe_hash": RECIPE,
-    }
-    return JobRow(**(given | changed))  # type: ignore[arg-type]
-
-
-def base(**changed: object) -> BaseRow:
-    given: dict[str, object] = {
-        "recipe_hash": RECIPE,
-        "label": "cnn",
-        "state": BaseState.NEEDED,
-    }
-    return BaseRow(**(given | changed))  # type: ignore[arg-type]
 
 
 def recorded_until(ended: int) -> Replay:
@@ -103,15 +58,16 @@ async def test_a_recorded_run_in_the_middle(size: tuple[int, int]) -> None:
     assert all(len(row) == size[0] for row in rows)
     assert "● live" in rows[0]
     assert "3 nodes" in rows[0]
-    for title in ("Nodes", "Sweeps", "Saved", "Last events"):
+    for title in ("Nodes", "Saved", "Last events"):
         assert f"─{title}─" in text
+    assert "━Sweeps━" in text, "the arrow keys move there"
     assert " 14/24 " in text
     assert "s left" in text
     assert "base 2cc7…21c trained on node-1 in 15.9 s" in text
     assert "base 2cc7…21c trained on node-1" in text
     assert "moved from the master" in text
     assert "121 kB" in next(row for row in rows if "moved between nodes" in row)
-    for key in ("q quit", "? help", "d dark/light"):
+    for key in ("⏎ its jobs", "o results", "? help"):
         assert key in rows[-1]
 
 
@@ -262,14 +218,16 @@ async def test_a_burst_is_drawn_once() -> None:
     source = FakeSource()
     async with dashboard(source) as shown:
         drawn = 0
-        show = shown.app._overview.show
+        screen = shown.app.screen
+        assert isinstance(screen, Overview)
+        show = screen.show
 
         def count(picture: object) -> None:
             nonlocal drawn
             drawn += 1
             show(picture)  # type: ignore[arg-type]
 
-        shown.app._overview.show = count  # type: ignore[method-assign, assignment]
+        screen.show = count  # type: ignore[method-assign, assignment]
         for _ in range(100):
             shown.app.look()
         await shown.pilot.pause()
@@ -284,22 +242,20 @@ async def test_terminal_sizes_down_to_nothing_do_no_harm() -> None:
         assert len(shown.rows) == 5
 
 
-async def test_the_keys() -> None:
+async def test_the_end_is_as_the_master_estimates_it_and_a_spent_budget_is_told() -> None:
     source = FakeSource()
     async with dashboard(source) as shown:
-        await shown.pilot.press("question_mark")
-        assert isinstance(shown.app.screen, Help)
-        assert "it changes nothing" in shown.text
-        themed = shown.app.theme
-        await shown.pilot.press("d")
-        assert shown.app.theme != themed
-        await shown.pilot.press("d", "escape")
-        assert not isinstance(shown.app.screen, Help)
-        before = shown.app.theme
-        await shown.pilot.press("d")
-        assert shown.app.theme != before
-        await shown.pilot.press("d")
-        assert shown.app.theme == before
-        await shown.pilot.press("question_mark", "q")
-    assert source.closed
-    assert shown.app.return_code == 0
+        sweep = SweepRow("s", "few_shot", 3, 1, 0, ends_wall_s=WALL_S + 5500)
+        jobs = [
+            JobRow("a", "s/a", JobKind.EXPERIMENT, JobState.RUNNING, sweep_id="s", node_id="gpu1"),
+            JobRow("b", "s/b", JobKind.EXPERIMENT, JobState.WAITING, sweep_id="s"),
+        ]
+        source.tell([sweep, *jobs], whole=True)
+        await shown.settle()
+        assert "~1 h 30 min" in shown.row("few_shot")
+        source.tell([msgspec.structs.replace(sweep, budget_spent=True)])
+        await shown.settle()
+        assert "budget spent · 1 running" in shown.text
+        source.tell([msgspec.structs.replace(jobs[0], state=JobState.SUCCEEDED)])
+        await shown.settle()
+        assert shown.row("few_shot").split("Saved")[0].rstrip().count("budget spent") == 1

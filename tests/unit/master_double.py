@@ -7,8 +7,10 @@ what it would show of a real mesh.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from meshtrain.core import commands as cmd
@@ -18,23 +20,28 @@ from meshtrain.core.changes import Change
 from meshtrain.core.job import Attempt, Failure, FailureClass, Job, JobKind, Sweep
 from meshtrain.core.member import Member
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
+from meshtrain.core.pages import Page, PageQuery
+from meshtrain.core.row_book import RowBook
 from meshtrain.core.rows import snapshot
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import digest
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.expand import Digests, expand, needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.spec.settings import MasterSettings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import Decoder, encode
+from meshtrain_daemon.master import steering
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.estimator import Estimator
 from meshtrain_daemon.master.inputs import find_inputs
 from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import LogPiece
-from meshtrain_daemon.master.names import resolve, resolve_base
+from meshtrain_daemon.master.names import resolve_base
 from meshtrain_daemon.master.queries import Ports, answer
 from meshtrain_daemon.master.translate import cache_event
 
@@ -69,6 +76,7 @@ class MasterDouble:
     version: str = "0.1.0"
     https: bool = False
     members: tuple[Member, ...] = ()
+    readers: tuple[Reader, ...] = ()
     ports: Ports = field(default_factory=lambda: Ports(7470, 7471, 7472, 7473))
     archiving: Any = field(default_factory=lambda: Archiving(MasterSettings()))
 
@@ -175,9 +183,13 @@ class MasterDouble:
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         lost = self.lost.get((attempt_id, stream), {})
+        offset = next((end for begin, end in lost.items() if begin <= offset < end), offset)
         end = min([offset + limit, *(begin for begin in lost if begin > offset)])
         data = self.streams.get((attempt_id, stream), b"")[offset:end]
-        return LogPiece(data, lost.get(offset + len(data), offset + len(data)))
+        return LogPiece(data, lost.get(offset + len(data), offset + len(data)), offset)
+
+    def log_file(self, job_id: str, attempt_id: str, stream: str) -> Path:
+        return Path(self.home) / "logs" / job_id / f"{attempt_id}.{stream}"
 
     # --- what people's commands ask --------------------------------------------------------
 
@@ -189,6 +201,9 @@ class MasterDouble:
 
     def close(self) -> None: ...
 
+    def page(self, query: PageQuery) -> Page:
+        return RowBook(snapshot(self.state)).page(query)
+
     def snapshot(self) -> tuple[int, int, list[Change]]:
         return self.state.incarnation, 0, list(snapshot(self.state))
 
@@ -196,10 +211,18 @@ class MasterDouble:
         if self.script:
             self.script.pop(0)()
         self.requests.append(message)
+        if isinstance(message, msg.Query) and message.what == "why":
+            return over_the_wire(asyncio.run(Estimator(self.state).why(message)))
         if isinstance(message, msg.Query):
             return over_the_wire(answer(self.state, message, self))
         if isinstance(message, msg.IssueToken):
             return msg.Done(message.request_id, done=(f"mt1.for-a-{message.kind}",))
+        if isinstance(message, msg.IssueReader):
+            self.readers += (Reader(message.name, "0" * 64, WALL_S + message.ttl_s, "ada", WALL_S),)
+            return msg.Done(message.request_id, done=(f"mr1.for-{message.name}",))
+        if isinstance(message, msg.RevokeReader):
+            self.readers = tuple(r for r in self.readers if r.name != message.name)
+            return msg.Done(message.request_id, done=(message.name,))
         if isinstance(message, msg.Revoke):
             named = [m for m in self.members if (m.kind, m.name) == (message.kind, message.name)]
             is_one = any(not member.revoked for member in named)
@@ -238,15 +261,8 @@ class MasterDouble:
                 return ev.InputPublished(
                     request_id, message.name, message.artifact_id, 1200, 3, "ada"
                 )
-            case msg.Cancel():
-                found = resolve(self.state, message.names)
-                return ev.CancelRequested(request_id, found.job_ids, found.sweep_ids)
-            case msg.Retry():
-                jobs = resolve(self.state, message.names).all_job_ids(self.state)
-                return ev.RetryRequested(request_id, jobs)
-            case msg.Reprioritise():
-                jobs = resolve(self.state, message.names).all_job_ids(self.state)
-                return ev.PriorityRequested(request_id, jobs, message.priority)
+            case msg.Cancel() | msg.Retry() | msg.Reprioritise() | msg.SetBudget():
+                return steering.event_of(self.state, message)(request_id)
             case msg.Drain():
                 return ev.DrainRequested(
                     request_id, message.node_id, message.drained, message.within_s

@@ -293,3 +293,38 @@ def test_tables_are_cut_to_a_terminal_and_whole_elsewhere() -> None:
     assert cut[1].endswith(" 7")
     tiny = output.table_lines(columns, rows, width=3)
     assert len(tiny[2].split()) == 2
+
+
+# --- what goes to a terminal ---------------------------------------------------------------
+
+
+def test_long_lines_are_broken_between_words_and_paths_stay_whole() -> None:
+    path = "/a/path/that-is/longer-than/the-whole/line-of-this/terminal"
+    text = f"the first words are short {path} and the rest goes on for a while"
+    lines = output.wrapped(f"  {text}\n\nnext", 40, "  ").split("\n")
+    assert lines[0] == "  the first words are short"
+    assert lines[1] == f"    {path}"
+    assert lines[-2:] == ["", "next"]
+    assert " ".join(" ".join(lines[:-2]).split()) == text
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "colours"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_colours_are_for_terminals_alone_and_for_who_wants_them(
+    terminal: bool, variables: dict[str, str], colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert output.shows_colours() is colours
+    assert ("\x1b[" in output.painted("text", "red")) is colours

@@ -21,9 +21,14 @@ from meshtrain.wire import messages as msg
 
 @pytest.fixture
 def master(monkeypatch: pytest.MonkeyPatch) -> MasterDouble:
-    async def upload(folder: Path, url: str, *, files: Any = None, security: Any = None) -> str:
+    async def upload(
+        folder: Path, url: str, *, files: Any = None, security: Any = None, steps: Any
+    ) -> str:
         assert url == "http://127.0.0.1:7473"
         made = build_manifest(folder) if files is None else snapshot_manifest(folder, files)
+        steps.hashed(made.size_bytes)
+        steps.lacks(made.size_bytes)
+        steps.sent(made.size_bytes)
         return artifact_id(made)
 
     monkeypatch.setattr(upload_module, "upload_tree", upload)
@@ -80,7 +85,7 @@ def test_a_file_is_published_alone_under_its_own_name(master: MasterDouble, data
 
 def test_p11_what_can_not_be_published_is_told(master: MasterDouble, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, told in (("empty", "is empty"), ("absent", "neither a folder nor a file")):
+    for path, told in (("empty", "is empty"), ("absent", "there is no file or folder")):
         result = run(master, "publish", str(tmp_path / path), "--name", "x")
         assert result.exit_code == 2
         assert told in result.stderr

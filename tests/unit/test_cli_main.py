@@ -58,11 +58,20 @@ def test_wrong_use_exits_2() -> None:
     assert run(None, "--timeout", "-1", "jobs").exit_code == 2
 
 
-def test_no_master_is_one_message_and_exit_1() -> None:
+def test_no_master_is_one_message_and_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESHTRAIN_HOME", "")
     result = run(None, "jobs")
     assert result.exit_code == 1
     assert result.stderr == "no master answers at 127.0.0.1:7470\n"
     assert result.stdout == ""
+    # A home that was given says more.
+    missing = run(None, "--home", str(tmp_path / "hmoe"), "jobs")
+    assert f"{tmp_path / 'hmoe'}, given as the home, is not there" in missing.stderr
+    (tmp_path / "state").mkdir()
+    stopped = run(None, "--home", str(tmp_path), "jobs")
+    assert f"does not run: meshtrain master --home {tmp_path}" in stopped.stderr
 
 
 @pytest.mark.parametrize(

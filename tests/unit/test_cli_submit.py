@@ -49,7 +49,9 @@ def test_the_plan_of_an_untouched_mesh(master: MasterDouble, tmp_path: Path) -> 
     assert text.startswith("batch: 15 jobs on 1 base model\n")
     assert "15 fine-tunes   target_batch_pct × fold = 5 × 3" in text
     assert "16 instead of 30 (14 base trainings avoided)" in text
-    assert "17 h instead of 45 h (62% saved)      from --base-hours 2 --job-hours 1" in text
+    assert "17 h instead of 45 h (62% saved)\n" in text
+    assert "\n                  from --base-hours 2 --job-hours 1\n" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 80
     # 2 h for the base, then 15 jobs on 4 slots.
     assert "about 6 h on 4 free CPU slots" in text
     assert text.endswith(f"Nothing was started. Start it: meshtrain submit {file}\n")
@@ -117,6 +119,10 @@ def test_a_file_that_is_none(master: MasterDouble, tmp_path: Path) -> None:
     absent = run(master, "submit", str(tmp_path / "absent.yaml"))
     assert absent.exit_code == 2
     assert "can't be read" in absent.stderr
+    (tmp_path / "abzent.yaml").touch()
+    near = run(master, "submit", str(tmp_path / "absent.yaml"))
+    assert f'did you mean "{tmp_path / "abzent.yaml"}"?' in near.stderr
+    (tmp_path / "abzent.yaml").unlink()
     written(tmp_path)
     folder = run(master, "submit", str(tmp_path))
     assert folder.exit_code == 2
@@ -232,7 +238,7 @@ def test_code_travels_as_a_snapshot(
     file = command_sweep(tmp_path)
     uploaded = []
 
-    async def take(submission: Any, url: str, standing: object) -> None:
+    async def take(submission: Any, url: str, standing: object, shows: object) -> None:
         uploaded.append((submission.snapshots["."].files, url))
 
     monkeypatch.setattr(submit_module, "upload", take)

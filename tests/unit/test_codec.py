@@ -16,9 +16,11 @@ from meshtrain.core.changes import (
     BaseRow,
     Change,
     JobRow,
+    Lists,
     Moved,
     NodeRow,
     Note,
+    SweepProgress,
     SweepRow,
     TransferRow,
 )
@@ -40,7 +42,9 @@ from meshtrain.core.events import LiveAttempt
 from meshtrain.core.inventory import CacheUse, Holding, InventoryChange, RoomWanted
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobKind, JobState
 from meshtrain.core.member import Member, MemberKind, Members
-from meshtrain.core.node import Gpu, NodeSpec
+from meshtrain.core.needs_change import NeedsChange
+from meshtrain.core.node import Gpu, GpuUse, HostUse, NodeSpec
+from meshtrain.core.pages import Page, PageQuery
 from meshtrain.errors import ProtocolError
 from meshtrain.spec.jobs import CodeDigests, CommandWork, InputData, TrainingWork
 from meshtrain.wire import messages as wire
@@ -67,6 +71,13 @@ CHANGES: tuple[Change, ...] = (
     TransferRow("cd" * 16, "gpu2", {"gpu1": 1 << 20}, 0.5),
     Note(1.0, "base 7f3a…c21 is on 3 nodes"),
     Moved(1.0, 3, 2, 1),
+    Lists(100_000),
+)
+USE = HostUse(0.25, 3 << 30, (GpuUse(0, 0.97, 21 << 30, 80 << 30, 71),))
+BRIEF_CHANGES: tuple[Change, ...] = (
+    SweepRow("sweep-1", "s", 15, 1, 0, progress=SweepProgress({"running": 2}, ran=1, ran_s=2.5)),
+    BaseRow("ab" * 16, "cnn · p01", BaseState.NEEDED, started=3),
+    NodeRow("gpu1", True, False, True, 4, 1, ("A100",), (0,), 1 << 36, 3, use=USE),
 )
 TRAINING = TrainingWork(
     {"recipe": {"lr": 0.001, "participants": ["p01"]}, "fold": 0, "device": None}
@@ -116,6 +127,7 @@ SAMPLES: dict[str, wire.Message] = {
         cache=CacheUse(1 << 30, 1 << 29, 1 << 35, 0),
         room=RoomWanted(1 << 29, ("aa" * 16,)),
     ),
+    "beat.use": wire.Beat("5f0c93a1/1", 9, 14.5, 3, 4, (), use=USE),
     "started": wire.Started("5f0c93a1/1", "job-1.5", 5),
     "ended": wire.Ended(
         "5f0c93a1/1", "job-1.5", 5, artifact_id="aa" * 16, metrics={"accuracy": 0.91}, run_s=2.5
@@ -169,12 +181,20 @@ SAMPLES: dict[str, wire.Message] = {
     "publish_input": wire.PublishInput("request-12", "pascal5i", "ef" * 16),
     "cancel": wire.Cancel("request-2", ("s",)),
     "retry": wire.Retry("request-3", ("s/fold=0",)),
+    "retry.change": wire.Retry(
+        "request-3",
+        ("s",),
+        NeedsChange(gpus=1, gpu_memory_bytes=9_000_000_000, labels_dropped=("zone",)),
+    ),
+    "set_budget": wire.SetBudget("request-13", "s", 20.0, None, False),
     "reprioritise": wire.Reprioritise("request-4", ("s",), -5),
     "drain": wire.Drain("request-5", "gpu1", True),
     "drain.within": wire.Drain("request-5", "gpu1", True, 600.0),
     "release": wire.Release("request-9", "gpu1"),
     "issue_token": wire.IssueToken("request-10", MemberKind.NODE, 3600.0),
     "revoke": wire.Revoke("request-11", MemberKind.NODE, "gpu1"),
+    "issue_reader": wire.IssueReader("request-19", "grafana", 86400.0),
+    "revoke_reader": wire.RevokeReader("request-20", "grafana"),
     "pin": wire.Pin("request-7", "ab" * 16, "gpu1"),
     "evict_base": wire.Evict("request-8", "ab" * 16, "gpu1"),
     "warm": wire.Warm("request-9", "ab" * 16, 3),
@@ -185,6 +205,11 @@ SAMPLES: dict[str, wire.Message] = {
     "answer": wire.Answer("request-7", rows=[{"job": "job-1", "n": 1, "x": None}], total=1),
     "snapshot": wire.Snapshot("request-8", 1, 42, CHANGES),
     "feed": wire.Feed(1, 43, CHANGES),
+    "brief": wire.Brief(1, 7, BRIEF_CHANGES),
+    "ask_page": wire.AskPage(
+        "request-13", PageQuery("jobs", "!fold=1", "metrics.accuracy", True, 100, 50, "sweep-1")
+    ),
+    "page": wire.PageGiven("request-13", page=Page((CHANGES[0], CHANGES[3]), 100, 2)),
 }
 
 ANY: Decoder[wire.Message] = Decoder(wire.Message, 1 << 20)

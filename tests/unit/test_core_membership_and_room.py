@@ -9,6 +9,7 @@ from meshtrain.core import commands as cmd
 from meshtrain.core import events as ev
 from meshtrain.core.gpu_health import FAULTS_MAX
 from meshtrain.core.job import Failure, FailureClass, JobState
+from meshtrain.core.told_sources import told_sources
 from meshtrain.spec.jobs import CommandWork, JobSpec, Limits, Resources, SweepSpec
 
 BAD_GPU = Failure(FailureClass.BAD_GPU, "Xid 79", "n1")
@@ -76,7 +77,7 @@ def test_P10_a_revoked_node_gets_nothing_and_is_fetched_from_by_nobody(mesh: Mes
     mesh.hello("n2")
     assert mesh.state.is_held(MODEL)
     mesh.do(ev.NodeRevoked("n1"))
-    assert mesh.state.sources(MODEL, "n2") == ()
+    assert told_sources(mesh.state, MODEL, "n2") == ()
     assert not mesh.state.is_held(MODEL)
     assert mesh.place() == [], "the base is on no host"
     mesh.beats += 1

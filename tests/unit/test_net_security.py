@@ -18,7 +18,8 @@ from test_codec import SAMPLES
 from meshtrain.core.member import MemberKind
 from meshtrain.net.admission import MAY_SEND
 from meshtrain.net.curve import ClientSecurity
-from meshtrain.net.zmq_master import FEED_GREETING, MasterSockets
+from meshtrain.net.feed_topics import FEED_GREETING
+from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.security.keys import Identity
 from meshtrain.wire import messages as wire
 from meshtrain.wire.codec import Decoder, encode

@@ -49,24 +49,28 @@ def with_gaps() -> list[CellResult]:
 def test_text_of_a_whole_table() -> None:
     text = render_text(merge(cells(), SPEC), header="accuracy on writer w07")
     assert text.splitlines() == [
-        "target_batch_pct   accuracy on writer w07   n   missing",
-        "0.10               0.820 ± 0.020            3   –",
-        "0.25               0.910 ± 0.010            3   –",
-        "base alone         0.500 ±     –            1   –",
+        "target_batch_pct   accuracy on writer w07   95 % interval    n   missing",
+        "0.10               0.820 ± 0.020            0.770 to 0.870   3   –",
+        "0.25               0.910 ± 0.010            0.885 to 0.935   3   –",
+        "base alone         0.500 ±     –                             1   –",
         "",
         "best   target_batch_pct=0.25: 0.910",
+        "cell   target_batch_pct=0.25,fold=2: 0.920, the best single one",
+        "       higher is better, as its name says",
     ]
 
 
 def test_text_names_what_is_missing_and_why() -> None:
     text = render_text(merge(with_gaps(), SPEC))
     assert text.splitlines() == [
-        "target_batch_pct   accuracy        n        missing",
-        "0.10               0.820 ± 0.028   2 of 3   fold=1 failed",
-        "0.25                   –           0 of 3   all waiting",
-        "base alone         0.500 ±     –   1        –",
+        "target_batch_pct   accuracy        95 % interval    n        missing",
+        "0.10               0.820 ± 0.028   0.566 to 1.074   2 of 3   fold=1 failed",
+        "0.25                   –                            0 of 3   all waiting",
+        "base alone         0.500 ±     –                    1        –",
         "",
         "best   target_batch_pct=0.1: 0.820",
+        "cell   target_batch_pct=0.1,fold=2: 0.840, the best single one",
+        "       higher is better, as its name says",
         "",
         "1 failed: out of memory  [31m",
         "  target_batch_pct=0.1,fold=1",

@@ -10,7 +10,7 @@ import pytest
 from meshtrain.errors import UserError
 from meshtrain.spec.expand import CodeDigests, Digests, Needed, expand, needed
 from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
-from meshtrain.spec.jobs import CommandWork, SweepSpec
+from meshtrain.spec.jobs import BudgetSpec, CommandWork, SweepSpec
 
 FOLDER: dict[str, Any] = {
     "data": {"folder": "/data/people"},
@@ -190,6 +190,29 @@ def test_affinity_names_axes_and_makes_groups() -> None:
     many = {**tree, "matrix": {"dataset": list(range(1001))}, "command": "run {dataset}"}
     with pytest.raises(JobFileError, match="1,001 groups of jobs; at most 1,000"):
         sweep_of({**many, "affinity": "dataset"})
+
+
+def test_a_sweep_names_labels_of_its_nodes_and_what_it_may_use() -> None:
+    tree = {
+        "name": "s",
+        "command": "echo {x}",
+        "matrix": {"x": [1]},
+        "resources": {"gpus": 1, "labels": {"zone": "cellar", "gpu": "a100"}},
+        "budget": {"gpu_hours": 20, "money": 12.5},
+    }
+    sweep = sweep_of(tree)
+    assert sweep.budget == BudgetSpec(gpu_hours=20.0, money=12.5)
+    assert sweep.jobs[0].resources.labels == (("gpu", "a100"), ("zone", "cellar"))
+    assert sweep_of({**tree, "budget": {}}).budget == BudgetSpec()
+    for key, value, told in (
+        ("budget", {"gpu_hours": 0}, "above 0"),
+        ("budget", {"gpu_hour": 3}, 'did you mean "gpu_hours"'),
+        ("budget", {"money": "ten"}, "not a number"),
+        ("resources", {"labels": ["gpu"]}, "expected labels such as"),
+        ("resources", {"labels": {"g p u": "a100"}}, "not a name"),
+    ):
+        with pytest.raises(JobFileError, match=told):
+            parse({**tree, key: value})
 
 
 def test_a_reference_is_of_the_group_that_its_axes_make() -> None:

@@ -221,3 +221,22 @@ def test_the_settings_files_load_and_show_every_setting(
         first = getattr(load(None, None, {key: values[0]}), key)
         if default is not None and model.model_fields[key].default_factory is None:
             assert first == default, f"{name} shows {first} for {key}; its default is {default}"
+
+
+def test_prices_are_a_number_or_a_table_by_label_in_files_and_in_the_environment() -> None:
+    variable = "MESHTRAIN_PRICE_PER_GPU_HOUR"
+    table = {"gpu=a100": 2.5, "default": 0.3}
+    assert (
+        master_settings(None, {variable: "gpu=a100:2.5, default:0.3"}).price_per_gpu_hour == table
+    )
+    assert master_settings(None, None, {"price_per_gpu_hour": table}).price_per_gpu_hour == table
+    assert master_settings(None, {variable: "0.5"}).price_per_gpu_hour == {"default": 0.5}
+    assert worker_settings(None, {variable: "0.5"}).price_per_gpu_hour == 0.5
+    for wrong, told in (
+        ("a100:2", "is no label"),
+        ("gpu=a100:cheap", "not a number"),
+        ("gpu=a100:-1", "out of range"),
+        (":3", "is no label"),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            master_settings(None, {variable: wrong})

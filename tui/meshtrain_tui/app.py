@@ -2,75 +2,169 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
 from textual.app import App
-from textual.screen import Screen
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
 
-from meshtrain.errors import UserError
-from meshtrain.net.address import split_address
-from meshtrain.net.curve import client_security
-from meshtrain.net.zmq_feed import FeedClient
-from meshtrain.security.loopback import permitted_address
-from meshtrain.security.way import find_way
-from meshtrain.spec.settings import default_home
+from meshtrain.core.pages import Page, PageQuery
+from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.ids import new_id
+from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 from meshtrain_tui.feed import (
     REDRAW_MIN_S,
     Clocks,
     MeshFeed,
+    Picture,
     PictureChanged,
     Source,
-    inbox_of,
     no_inbox,
 )
-from meshtrain_tui.screens.help import Help
-from meshtrain_tui.screens.overview import Overview
+from meshtrain_tui.fleet import Fleet
+from meshtrain_tui.keymap import KeyAction, key_actions, keymap
+from meshtrain_tui.launch import (
+    draws_in_browser,
+    mesh_at,
+    serve_web,
+    session_arguments,
+    way_to,
+)
+from meshtrain_tui.palette import Palette
+from meshtrain_tui.screens.bases import BaseTree
+from meshtrain_tui.screens.help import Help, key_table
+from meshtrain_tui.screens.job import Job
+from meshtrain_tui.screens.mesh_screen import MeshScreen
+from meshtrain_tui.screens.notice import Notice
+from meshtrain_tui.screens.registry import OPENED, SCREENS
+from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
+from meshtrain_tui.steering.action import Action, command_of
+from meshtrain_tui.steering.result_folder import opener, show_folder
+from meshtrain_tui.steering.steerer import Steerer
+from meshtrain_tui.steering.submission import Receipt
+from meshtrain_tui.themes import OURS, checked_theme, next_theme
+from meshtrain_tui.widgets.crumbs import CrumbsLine
+from meshtrain_tui.widgets.curves import CurveField
+from meshtrain_tui.widgets.heat import HeatMap
+from meshtrain_tui.widgets.job_body import JobBody
+from meshtrain_tui.widgets.log_pane import LogPane
+from meshtrain_tui.widgets.log_view import LogView
+from meshtrain_tui.widgets.sweeps import SweepsPanel
+from meshtrain_tui.widgets.table import PageTable
+from meshtrain_tui.widgets.tabs import Tab, TabLine
 
 LOOK_EVERY_S = 0.5
 """Between looks at what time alone changes: the clock, durations, and whether all is fresh."""
-DARK, LIGHT = "textual-dark", "textual-light"
+SAID_S, SAID_BAD_S = 4.0, 12.0
+"""How long a line for people stays."""
+OPENED_MAX = 10
+"""Screens that lie over one another."""
 
 
 def command(
     master: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             envvar="MESHTRAIN_MASTER",
-            help="Control address of the master; else of this host, or of the mesh joined.",
+            help="Control address of the master, or the folder that its mesh was joined in; "
+            "several show several meshes. Else the one of this host, or the mesh joined.",
         ),
     ] = None,
     home: Annotated[
         Path | None,
         typer.Option(envvar="MESHTRAIN_HOME", help="Folder that our keys and the master are in."),
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MESHTRAIN_TOP_SETTINGS",
+            help="Keys, theme and density: else ~/.config/meshtrain/top.yaml, where it is.",
+        ),
+    ] = None,
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Offer nothing that changes the mesh.")
+    ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Play what `meshtrain record` wrote; ask no master."),
+    ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve it to browsers.")] = False,
+    web_host: Annotated[
+        str, typer.Option(help="Where to serve: only this host, unless another address is given.")
+    ] = "127.0.0.1",
+    web_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")
+    ] = 7480,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Close out who has the web token of before.")
+    ] = False,
 ) -> None:
-    """Watch the mesh: nodes, sweeps, what was saved, and what happens.
+    """Watch the mesh, and steer it: nodes, sweeps, jobs, what was saved, and what happens.
 
-    Example: meshtrain top --master 127.0.0.1:7470
+    \b
+    Examples:
+      meshtrain top --master 127.0.0.1:7470
+      meshtrain top --readonly
+      meshtrain top --master gpu1:7470 --master 10.0.1.2:7470
+      meshtrain top --replay monday.mesh
+      meshtrain top --web
     """
-    way = find_way(master, home or default_home())
-    security = client_security(way.standing)
-    host, _ = split_address(way.address)
-    permitted_address(host, "the dashboard", "connect to", with_keys=security is not None)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    masters: list[str] = master or []
+    named: list[str | None] = [*masters] or [None]
+    if replay is None:
+        for one in named:
+            way_to(one, home)
+    liked = read_settings(settings)
+    if readonly:
+        liked = liked.model_copy(update={"readonly": True})
+    keys = keymap(liked.keys, known_keys(), settings or default_file())
+    checked_theme(liked.theme)
+    if web:
+        serve_web(
+            session_arguments(masters, home, settings, replay, readonly=readonly),
+            host=web_host,
+            port=web_port,
+            home=home,
+            new_token=new_token,
+        )
+        return
+    if not draws_in_browser() and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError(
             "meshtrain top draws on a terminal, and this is none: run it in one, or use "
             "`meshtrain jobs` and `meshtrain nodes` for text"
         )
-    Top(
-        way.address,
-        partial(FeedClient, way.address, security=security),
-        ask_inbox=inbox_of(way.address, security),
-    ).run()
+    if replay is not None:
+        from meshtrain_tui.replay_app import ReplayTop
+
+        ReplayTop.of(replay, settings=liked, keys=keys).run()
+        return
+    with ExitStack() as lines:
+        meshes = [mesh_at(one, home, lines) for one in named]
+        if len(meshes) > 1:
+            from meshtrain_tui.fleet_app import FleetTop
+
+            FleetTop(Fleet(meshes), settings=liked, keys=keys).run()
+            return
+        (mesh,) = meshes
+        Top(
+            mesh.address,
+            mesh.open_source,
+            ask_inbox=mesh.ask_inbox,
+            ask=mesh.ask,
+            submit=mesh.submit,
+            settings=liked,
+            keys=keys,
+        ).run()
 
 
 class Top(App[None]):
-    """The dashboard.
+    """The dashboard; for its screens it is a desk.Desk.
 
     Args:
         address: the master's, as it is shown.
@@ -78,14 +172,37 @@ class Top(App[None]):
         clocks: of this process.
         ask_inbox: finds out the master's watched folder.
         redraw_min_s: seconds between two pictures.
+        ask: asks the master; None where there is none, as in a recording: then nothing
+            can be changed.
+        submit: gives a job file to the mesh.
+        settings: what somebody likes to see.
+        keys: binding → keys, as keymap.keymap checked them.
     """
 
     CSS_PATH = "app.tcss"
     TITLE = "meshtrain"
-    BINDINGS = [  # noqa: RUF012
-        ("q", "quit", "quit"),
-        ("question_mark", "help", "help"),
-        ("d", "toggle_dark", "dark/light"),
+    DEFAULT_MODE = SCREENS[0].name
+    COMMANDS: ClassVar[set[Any]] = {Palette}
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(
+                entry.key,
+                f"show('{entry.name}')",
+                entry.title,
+                show=False,
+                id=f"app.show_{entry.name}",
+            )
+            for entry in SCREENS
+        ),
+        Binding("escape", "back", "back", show=False, id="app.back"),
+        Binding("i", "submit", "add a job file", id="app.submit"),
+        Binding("u", "undo", "undo", id="app.undo"),
+        Binding("dollar_sign", "command", "command", id="app.command"),
+        Binding("colon,ctrl+p", "command_palette", "go to", id="app.palette"),
+        Binding("T", "theme", "theme", show=False, id="app.theme"),
+        Binding("z", "density", "density", show=False, id="app.density"),
+        Binding("q", "quit", "quit", id="app.quit"),
+        Binding("question_mark", "help", "help", id="app.help"),
     ]
 
     def __init__(
@@ -96,21 +213,42 @@ class Top(App[None]):
         clocks: Clocks | None = None,
         ask_inbox: Callable[[], Awaitable[str]] = no_inbox,
         redraw_min_s: float = REDRAW_MIN_S,
+        ask: Callable[[FromPerson, float | None], Awaitable[Done | Answer]] | None = None,
+        submit: Callable[[Path], Awaitable[Receipt]] | None = None,
+        settings: TopSettings | None = None,
+        keys: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        liked = settings or TopSettings()
+        self.address = address
+        self.filters: list[str] = []
+        self.picture: Picture | None = None
+        self.density = liked.density
+        self.readonly = liked.readonly or ask is None
         self._open_source = open_source
         self._clocks = clocks or Clocks()
+        self.now_s = self._clocks.now_s
         self._ask_inbox = ask_inbox
         self._redraw_min_s = redraw_min_s
-        self._overview = Overview(address)
+        self._ask = ask
         self._feed: MeshFeed | None = None
+        self._source: Source | None = None
+        self._undo: list[Action] = []
+        self._steerer = Steerer(self, submit, self._undo)
+        for theme in OURS:
+            self.register_theme(theme)
+        self.theme = liked.theme
+        for entry in SCREENS:
+            self.add_mode(entry.name, entry.make)
+        if keys:
+            self.set_keymap(keys)
 
-    def get_default_screen(self) -> Screen[None]:
-        return self._overview
+    # --- the feed --------------------------------------------------------------------------
 
     def on_mount(self) -> None:
+        self._source = source = self._open_source()
         self._feed = feed = MeshFeed(
-            self._open_source(),
+            source,
             self.post_message,
             clocks=self._clocks,
             ask_inbox=self._ask_inbox,
@@ -130,12 +268,174 @@ class Top(App[None]):
             self._feed.look()
 
     def on_picture_changed(self, message: PictureChanged) -> None:
-        if self._overview.is_mounted:
-            self._overview.show(message.picture)
+        self.picture = message.picture
+        screen = self._shown_screen()
+        if screen is not None:
+            self._show_tabs(screen)
+            screen.show(message.picture)
+
+    def _shown_screen(self) -> MeshScreen | None:
+        """The screen of the mesh that lies topmost; dialogs lie over it."""
+        for screen in reversed(self.screen_stack):
+            if isinstance(screen, MeshScreen):
+                return screen
+        return None
+
+    def _show_tabs(self, screen: MeshScreen) -> None:
+        tabs = tuple(
+            Tab(self.key_of(f"app.show_{entry.name}", entry.key), entry.name, entry.title)
+            for entry in SCREENS
+        )
+        for line in screen.query(TabLine):
+            line.tell(tabs, self.current_mode)
+
+    def key_of(self, name: str, default: str) -> str:
+        """The key of an action of the app, as it is shown; the first where there are several."""
+        keys = self._keymap.get(name, default)
+        return self.get_key_display(Binding(keys.partition(",")[0], ""))
+
+    # --- what screens ask (desk.Desk) ---------------------------------------------------------
+
+    async def page(self, query: PageQuery) -> Page:
+        if self._source is None:
+            raise UserError("the dashboard is not connected yet")
+        return await self._source.page(query)
+
+    async def ask(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
+        if self._ask is None:
+            raise UserError("there is no master to ask: this is a recording")
+        return await self._ask(message, timeout_s)
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        self.notify(
+            text,
+            severity="error" if bad else "information",
+            timeout=SAID_BAD_S if bad else SAID_S,
+            markup=False,
+        )
+
+    def can_open(self, kind: str) -> bool:
+        return kind in OPENED
+
+    def open(self, kind: str, name: str) -> None:
+        if kind in OPENED and len(self.screen_stack) < OPENED_MAX:
+            self.push_screen(OPENED[kind](name))
+
+    async def open_results(self, sweep_id: str) -> None:
+        """Show the folder that a sweep's results lie in, or tell where it is."""
+        try:
+            answer = await self.ask(Query(new_id("query"), "sweeps", (sweep_id,)))
+        except MeshtrainError as error:
+            self.say(str(error), bad=True)
+            return
+        row = answer.rows[0] if isinstance(answer, Answer) and answer.rows else {}
+        folder = row.get("folder") if isinstance(row, dict) else None
+        if not isinstance(folder, str) or not folder:
+            self.say(f"the master names no result folder of {sweep_id}", bad=True)
+            return
+        if await show_folder(Path(folder), opener()):
+            self.say(f"opened {folder}")
+            return
+        here = await asyncio.to_thread(Path(folder).is_dir)
+        where = "" if here else " on the master's host"
+        self.push_screen(
+            Notice(
+                f"Results of {sweep_id}{where}",
+                f"{folder}\n\n{command_of('results', sweep_id)}",
+            )
+        )
+
+    def steer(self, action: Action) -> None:
+        if self.readonly:
+            self.say("Nothing is changed from here: the dashboard is read-only.", bad=True)
+        else:
+            self._steerer.steer(action)
+
+    def changed(self) -> None:
+        """Something was changed from here: it is to be seen at once, and can be undone."""
+        self.refresh_bindings()
+        screen = self._shown_screen()
+        if screen is not None:
+            for table in screen.query(PageTable):
+                table.pager.refresh()
+
+    # --- keys --------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "undo":
+            return bool(self._steerer.undoes) and not self.readonly
+        if action == "submit":
+            return self._steerer.submits and not self.readonly
+        return super().check_action(action, parameters)
+
+    async def action_show(self, name: str) -> None:
+        """Show a screen; the one that is shown already goes back to its beginning."""
+        while isinstance(self.screen, ModalScreen):
+            self.screen.dismiss(None)
+            await asyncio.sleep(0)
+        if name == self.current_mode:
+            while len(self.screen_stack) > 1:
+                await self.pop_screen()
+            return
+        await self.switch_mode(name)
+        self.look()
+
+    async def action_back(self) -> None:
+        """Close what is open on the screen, then leave it; from the first one nothing."""
+        screen = self._shown_screen()
+        if screen is not None and screen.escape():
+            return
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+
+    async def on_crumbs_line_chosen(self, message: CrumbsLine.Chosen) -> None:
+        while len(self.screen_stack) > message.depth + 1:
+            await self.pop_screen()
+
+    async def on_tab_line_chosen(self, message: TabLine.Chosen) -> None:
+        await self.action_show(message.name)
 
     def action_help(self) -> None:
-        if not isinstance(self.screen, Help):
-            self.push_screen(Help())
+        screen = self._shown_screen()
+        if screen is not None and not isinstance(self.screen, Help):
+            self.push_screen(Help(screen.TITLE_WORDS, screen.HELP, key_table(screen)))
 
-    def action_toggle_dark(self) -> None:
-        self.theme = LIGHT if self.theme == DARK else DARK
+    def action_command(self) -> None:
+        """Show the command that does the same as the screen, for what is chosen on it."""
+        screen = self._shown_screen()
+        if screen is not None:
+            self.push_screen(Notice("The command that shows the same", screen.command_line()))
+
+    def action_theme(self) -> None:
+        self.theme = next_theme(self.theme)
+
+    def action_density(self) -> None:
+        every = list(Density)
+        self.fit(every[(every.index(self.density) + 1) % len(every)])
+
+    def fit(self, density: Density) -> None:
+        """Put so much on the screen from now on."""
+        self.density = density
+        for screen in self.screen_stack:
+            if isinstance(screen, MeshScreen):
+                screen.fit_density()
+        self.look()
+
+    def action_undo(self) -> None:
+        self._steerer.undo()
+
+    def action_submit(self) -> None:
+        self._steerer.submit()
+
+
+def known_keys() -> dict[str, KeyAction]:
+    """All actions whose keys can be changed, by name."""
+    from meshtrain_tui.fleet_app import FleetTop
+    from meshtrain_tui.replay_app import ReplayTop
+
+    owners: list[Any] = [Top, FleetTop, ReplayTop, PageTable, HeatMap, BaseTree, SweepsPanel]
+    owners += [Job, JobBody, LogPane, LogView, CurveField]
+    for make in [*(entry.make for entry in SCREENS)]:
+        owners += [cls for cls in make.__mro__ if "BINDINGS" in cls.__dict__]
+    bindings = [binding for owner in dict.fromkeys(owners) for binding in owner.BINDINGS]
+    return key_actions(bindings)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 from textual.message import Message
 
 from meshtrain.clock import lease_now_s, wall_now_s
+from meshtrain.core.changes import (
+    BaseRow,
+    Change,
+    JobRow,
+    Lists,
+    NodeRow,
+    Note,
+    SweepRow,
+    TransferRow,
+)
+from meshtrain.core.pages import Page, PageQuery
 from meshtrain.core.view import MeshView
 from meshtrain.errors import MeshtrainError
 from meshtrain.ids import new_id
@@ -28,12 +41,23 @@ REDRAW_MIN_S = 0.1
 class Source(Protocol):
     """Where a picture comes from: a FeedClient, or a recording."""
 
-    view: MeshView
-    trouble: str
-    last_heard_s: float | None
+    @property
+    def view(self) -> MeshView:
+        """The picture; another object after a whole batch."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the picture isn't live; "" when it is."""
+
+    @property
+    def last_heard_s(self) -> float | None:
+        """When the master was last heard, on the lease clock; None: never."""
 
     def batches(self) -> AsyncIterator[FeedBatch]:
         """The news, already applied to `view`."""
+
+    def page(self, query: PageQuery) -> Awaitable[Page]:
+        """A page of a long list; raises MeshtrainError when there is none to be had."""
 
     def close(self) -> None:
         """End `batches`."""
@@ -59,6 +83,21 @@ class Link(msgspec.Struct, frozen=True):
     """The master's watched folder, where it is known."""
 
 
+KIND_OF: Mapping[type[Change], str] = MappingProxyType(
+    {
+        JobRow: "jobs",
+        Lists: "jobs",
+        SweepRow: "sweeps",
+        BaseRow: "bases",
+        NodeRow: "nodes",
+        Note: "events",
+        TransferRow: "transfers",
+    }
+)
+"""Which list a change is of, as pages are asked for."""
+KINDS = tuple(dict.fromkeys(KIND_OF.values()))
+
+
 class Picture(msgspec.Struct, frozen=True):
     """All that a screen draws from. `view` changes in place; a screen never keeps rows of it."""
 
@@ -66,6 +105,9 @@ class Picture(msgspec.Struct, frozen=True):
     link: Link
     wall_s: float
     """The moment that it shows: now, or when the master was last heard."""
+    revisions: Mapping[str, int] = {}
+    """Kind of row → a number that grows when such rows have changed: a screen that shows a page
+    asks for it again when its number is another than at its last asking."""
 
 
 class PictureChanged(Message):
@@ -128,6 +170,7 @@ class MeshFeed:
         self._view = source.view
         self._since_wall_s: float | None = None
         self._inbox = ""
+        self._revisions: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Follow the source until it is closed."""
@@ -136,6 +179,8 @@ class MeshFeed:
                 if self._since_wall_s is None:
                     self._since_wall_s = self._clocks.wall_now_s()
                 self._view = self._source.view
+            kinds = KINDS if batch.whole else {KIND_OF.get(type(c), "") for c in batch.changes}
+            self._revisions.update(kinds)
             self.look()
             if batch.whole and not self._inbox:
                 self._inbox = await self._ask_inbox()
@@ -149,7 +194,12 @@ class MeshFeed:
         wall_s = self._clocks.wall_now_s()
         if not link.live and link.heard_wall_s is not None:
             wall_s = link.heard_wall_s
-        self._post(PictureChanged(Picture(self._view, link, wall_s)))
+        revisions = dict(self._revisions)
+        self._post(PictureChanged(Picture(self._view, link, wall_s, revisions)))
+
+    async def page(self, query: PageQuery) -> Page:
+        """A page of a long list; raises MeshtrainError when there is none to be had."""
+        return await self._source.page(query)
 
     def close(self) -> None:
         """Let go of the source; `run` ends."""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def clock(wall_s: float) -> str:
     """A moment of the day, in this host's time zone: `14:02:09`."""
     return f"{datetime.fromtimestamp(wall_s):%H:%M:%S}"
+
+
+def near_clock(wall_s: float, now_wall_s: float) -> str:
+    """A moment to come: `14:02`, and with its day where that is another one: `Sat 14:02`."""
+    then = datetime.fromtimestamp(wall_s)
+    same_day = then.date() == datetime.fromtimestamp(now_wall_s).date()
+    return f"{then:%H:%M}" if same_day else f"{DAYS[then.weekday()]} {then:%H:%M}"
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -13,18 +14,16 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core.changes import Change, Moved, Note, TransferRow
+from meshtrain.core.changes import Change, Note, TransferRow
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.rows import base_arrival
 from meshtrain.core.state import MeshState
-from meshtrain.core.view import MeshView
 from meshtrain.errors import ArtifactError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import numbered
-
-CHANGES_PER_FEED_MAX = 500
 
 
 class Hands:
@@ -44,6 +43,7 @@ class Hands:
         artifacts: ArtifactStore,
         fetcher: Fetcher,
         reporter: Reporter,
+        feeds: Feeds,
         incarnation: int,
         lease_s: float,
         heartbeat_s: float,
@@ -58,6 +58,7 @@ class Hands:
         self._artifacts = artifacts
         self._fetcher = fetcher
         self._reporter = reporter
+        self._feeds = feeds
         self._incarnation = incarnation
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s
@@ -66,6 +67,11 @@ class Hands:
         self._post = post
         self._spawn = spawn
         self._say = say
+        #: called with each job that came to its end, and with all that is published
+        self.on_finished: Callable[[fx.JobFinished], None] = lambda finished: None
+        self.on_published: Callable[[Sequence[Change]], None] = lambda changes: None
+        #: how long it took, in seconds, to hand what the scheduler decided to the feed
+        self.on_publish_took: Callable[[float], None] = lambda seconds: None
         #: node id → the connection of its present life
         self.peers: dict[str, bytes] = {}
         #: request → what to do with its reply
@@ -73,10 +79,6 @@ class Hands:
         self._collecting: set[str] = set()
         #: brings a lost base back from the archive
         self.restore: Callable[[str], None] = lambda artifact_id: None
-        self.feed_seq = 0
-        #: what happened, for those who look later: the last notes and transfers, and sums
-        self.history = MeshView()
-        self.history.apply(Moved(since_wall_s=wall_now_s()))
 
     def expect_reply(self, request_id: str, take: Callable[[fx.Reply], None]) -> None:
         """Have `take` called with the scheduler's reply to a request."""
@@ -110,8 +112,11 @@ class Hands:
                     self._spawn(self._drop(effect.artifact_id))
                 case fx.JobFinished():
                     self._reporter.job_ended(effect.job)
+                    self.on_finished(effect)
                 case fx.Publish():
+                    began_s = time.perf_counter()
                     self.publish(effect.changes)
+                    self.on_publish_took(time.perf_counter() - began_s)
                 case _:
                     pass
         for peer, messages in outgoing.items():
@@ -119,17 +124,11 @@ class Hands:
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Tell dashboards what changed; with no changes, that the master is there."""
+        self.on_published(changes)
         for change in changes:
             if isinstance(change, Note):
                 self._say(change.text)
-                self.history.apply(change)
-            elif isinstance(change, TransferRow):
-                self.history.apply(change)
-        for start in range(0, max(1, len(changes)), CHANGES_PER_FEED_MAX):
-            self.feed_seq += 1
-            if self._sockets.subscribers:
-                part = tuple(changes[start : start + CHANGES_PER_FEED_MAX])
-                self._sockets.publish(msg.Feed(self._incarnation, self.feed_seq, part))
+        self._feeds.publish(changes)
 
     def note(self, text: str) -> None:
         """Show a line to everybody who looks."""
@@ -211,6 +210,7 @@ class Hands:
             bytes_by_node=bytes_by_node,
             duration_s=duration_s,
             bytes_reused=bytes_reused,
+            wall_s=wall_now_s(),
         )
         told = base_arrival(self._state, transfer)
         notes = (Note(wall_now_s(), told),) if told else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -58,6 +58,8 @@ class BulkIntake:
         self._waiting: deque[tuple[bytes, msg.BulkToMaster]] = deque()
         self._waiting_bytes = 0
         self._came = asyncio.Event()
+        #: bytes that were stored, by stream, those too that had come before
+        self.stream_bytes: Counter[str] = Counter()
 
     def take(self, batch: BulkBatch) -> None:
         """Take a batch from the socket; never waits."""
@@ -115,6 +117,9 @@ class BulkIntake:
             told = False
             failpoints.reach("log.counted")
             self._logbook.counted(sizes)
+            for message in streams:
+                if isinstance(message, msg.StreamBytes):
+                    self.stream_bytes[message.stream] += len(message.data)
             for size in sizes:
                 job = self._state.jobs[size.job_id]
                 if job.state.is_terminal:

@@ -2,6 +2,7 @@
 
     logs/<job id>/<attempt id>.log
     logs/<job id>/<attempt id>.log.holes    where bytes are missing, see the holes module
+    logs/<job id>/<attempt id>.log.times    when bytes came, see the log_times module
     logs/<job id>/<attempt id>.metrics
 
 Bytes are written at their offset, fsynced, and only then counted in the store
@@ -13,15 +14,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from meshtrain import failpoints
+from meshtrain.clock import wall_now_s
 from meshtrain.errors import MeshtrainError
 from meshtrain.store.base import StreamSize
 from meshtrain.wire.messages import BulkToMaster, StreamHole, StreamStored
 from meshtrain_daemon.master.holes import HOLES_MAX, Hole, cut_holes, read_holes, write_holes
+from meshtrain_daemon.master.log_times import LogTimes
 
 LOG = "log"
 STREAMS = (LOG, "metrics")
@@ -36,6 +39,8 @@ class LogPiece(NamedTuple):
 
     data: bytes
     next_offset: int
+    begin: int
+    """The offset of the first of them: behind the hole that was asked for."""
 
 
 class LogbookError(MeshtrainError):
@@ -48,13 +53,21 @@ class Logbook:
     Args:
         folder: where they lie.
         sizes: what the store has counted.
+        wall_now_s: the time that bytes come at.
 
     Raises LogbookError when something that is no log lies in the place of one, or the
     disk refuses.
     """
 
-    def __init__(self, folder: Path, sizes: Iterable[StreamSize]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sizes: Iterable[StreamSize],
+        wall_now_s: Callable[[], float] = wall_now_s,
+    ) -> None:
         self._folder = folder
+        self._wall_now_s = wall_now_s
+        self._times = LogTimes()
         self._sizes: dict[tuple[str, str], int] = {}
         #: the whole length of streams whose last bytes are still to come
         self._expected: dict[tuple[str, str], int] = {}
@@ -115,6 +128,8 @@ class Logbook:
                     os.ftruncate(fd, end)
                 else:
                     _write_all(fd, memoryview(message.data)[size - message.offset :], size)
+                if key not in grown and message.stream == LOG:
+                    self._times.note(path, size, self._wall_now_s())
                 grown[key] = StreamSize(message.attempt_id, message.job_id, message.stream, end)
             failpoints.reach("log.written")
             _sync_and_close(files)
@@ -163,7 +178,7 @@ class Logbook:
         """Stored bytes of a stream from `offset` on, `limit` of them at most; none of a hole."""
         size = self.size_bytes(attempt_id, stream)
         if offset >= size or limit <= 0:
-            return LogPiece(b"", offset)
+            return LogPiece(b"", offset, offset)
         path = self.path(job_id, attempt_id, stream)
         try:
             holes = read_holes(path, size) if stream == LOG else []
@@ -175,8 +190,8 @@ class Logbook:
                 file.seek(offset)
                 data = file.read(end - offset)
         except FileNotFoundError:
-            return LogPiece(b"", offset)
-        return LogPiece(data, _after_hole(holes, offset + len(data)))
+            return LogPiece(b"", offset, offset)
+        return LogPiece(data, _after_hole(holes, offset + len(data)), offset)
 
 
 def end_of(message: BulkToMaster) -> int:

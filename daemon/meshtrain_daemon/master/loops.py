@@ -16,7 +16,8 @@ committed first when there is room.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -28,6 +29,7 @@ from meshtrain.core import events as ev
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.store.base import Store, StreamSize
 from meshtrain.store.failures import StoreFullError
+from meshtrain.wire.exposition import SHORT_S, Histogram
 from meshtrain_daemon.master.backlog import Backlog
 
 FULL_RETRY_S = 1.0
@@ -45,6 +47,8 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, "store")
+        #: how long commits took
+        self.times = Histogram(SHORT_S)
 
     def lacks_room(self) -> StoreFullError | None:
         """Why nothing may be begun now; None while the store's disk has room."""
@@ -86,8 +90,10 @@ class Writer:
         self._commit()
 
     def _commit(self) -> None:
+        began_s = time.perf_counter()
         try:
             self._store.commit()
+            self.times.observe(time.perf_counter() - began_s)
         except StoreFullError:
             # Others save and count meanwhile: what waits is kept by whoever wants it saved.
             self._store.rollback()
@@ -135,6 +141,9 @@ class Decisions:
         #: those of the batch that is on its way to the disk
         self._due: deque[Callable[[], None]] = deque()
         self._wake = asyncio.Event()
+        #: what was taken in, by the name of its kind, and how long batches took
+        self.events: Counter[str] = Counter()
+        self.times = Histogram(SHORT_S)
         #: why the master is read-only; None when it isn't
         self.full: StoreFullError | None = None
         #: called when it becomes so, with the requests that were not looked at and are dropped
@@ -170,15 +179,18 @@ class Decisions:
             await self._wait_for_room(full)
         self._go_on()
         now_s = lease_now_s()
+        began_s = time.perf_counter()
         effects: list[fx.Effect] = []
         handle = self._scheduler.handle
         # Before any tick: who was heard of in time keeps its leases.
         beats = self._backlog.take_beats()
         for beat in beats:
             effects.extend(handle(beat, now_s))
+        self.events["NodeBeat"] += len(beats)
         count = 0
         for event in self._backlog.take(self._batch_max):
             effects.extend(handle(event, now_s))
+            self.events[type(event).__name__] += 1
             count += 1
         if len(self._backlog):
             self._wake.set()
@@ -192,6 +204,8 @@ class Decisions:
         if effects:
             self._outside.send(effects)
             failpoints.reach("loop.sent")
+        if count or beats:
+            self.times.observe(time.perf_counter() - began_s)
         self._answer()
 
     async def _save(self, saves: Sequence[fx.Save]) -> None:

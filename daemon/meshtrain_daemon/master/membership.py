@@ -3,6 +3,7 @@
 HOME/keys/          the master's keys
 HOME/members.json   who belongs to the mesh: the list that counts
 HOME/tokens.json    join tokens, hashed
+HOME/read_tokens.json   tokens by which programs read, hashed
 HOME/person/        the keys of `admin`, which commands on this host use
 """
 
@@ -24,6 +25,7 @@ from meshtrain.security.keys import Identity
 from meshtrain.security.loopback import is_any_address, own_address
 from meshtrain.security.membership import MembersFile
 from meshtrain.security.private_file import make_private_home, require_unshared_inbox
+from meshtrain.security.read_tokens import Readers
 from meshtrain.security.signing import HttpSecurity
 from meshtrain.security.standing import (
     ADMIN,
@@ -64,6 +66,7 @@ class Membership:
         self._identity = Identity.load_or_create(home / KEYS_FOLDER, MASTER_NAME, MemberKind.MASTER)
         self._members = MembersFile(home / MEMBERS_FILE)
         self._tokens = TokensFile(home / "tokens.json")
+        self.readers = Readers(home / "read_tokens.json")
         self._take_master()
         self._take_admin(home / PERSON_FOLDER)
         self.net = MasterSecurity(self._identity, self._members.roll)
@@ -126,7 +129,7 @@ class Membership:
     def revoke(self, kind: MemberKind, name: str) -> bool:
         """End a membership; True when it was one. It is on the disk when this returns.
 
-        The open tokens that a person made end first: by one of those it could come back.
+        The tokens that a person made end first: by one of those it could come back, or read on.
         """
         if (kind, name) == (MemberKind.PERSON, ADMIN):
             raise UserError(
@@ -135,6 +138,7 @@ class Membership:
             )
         if kind is MemberKind.PERSON:
             self._tokens.close_those_of(name, wall_now_s())
+            self.readers.end_those_of(name)
         return self._members.revoke(kind, name)
 
     def renew(self, above: int = 0) -> None:

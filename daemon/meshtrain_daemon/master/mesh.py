@@ -13,7 +13,7 @@ import msgspec
 from meshtrain.artifacts.fetch import Fetcher
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.server import ArtifactServer
-from meshtrain.clock import lease_now_s
+from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import events as ev
 from meshtrain.core.inventory import Holding
 from meshtrain.core.node import MASTER_NODE_ID
@@ -29,16 +29,24 @@ from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.complete import demand_complete
 from meshtrain.store.sqlite import SqliteStore
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master.api import Api
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.bulk import BulkIntake
+from meshtrain_daemon.master.estimator import Estimator
+from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Inbox
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Decisions, Writer
 from meshtrain_daemon.master.member_news import MemberNews
 from meshtrain_daemon.master.membership import membership_of
+from meshtrain_daemon.master.metrics import MasterMetrics, watch_lag
+from meshtrain_daemon.master.node_metrics import NodeMetrics
+from meshtrain_daemon.master.notifier import Notifier
 from meshtrain_daemon.master.people import People
+from meshtrain_daemon.master.published_counts import PublishedCounts
 from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.service import READ_PATHS, Service
 from meshtrain_daemon.master.translate import event_of
 
 FEED_BEAT_S = 1.0
@@ -68,6 +76,7 @@ class Master:
             base_lost_s=2 * settings.lease_s,
             warm_copies=settings.warm_copies,
             prefetch=settings.prefetch,
+            prices=settings.price_per_gpu_hour,
         )
         self.scheduler = Scheduler(config, loaded, lease_now_s())
         self.logbook = Logbook(home / "logs", self.store.all_stream_sizes())
@@ -92,6 +101,7 @@ class Master:
         membership = self._membership
         http_security = membership.http if membership is not None else None
         sockets: MasterSockets | None = None
+        notifier: Notifier | None = None
         server = ArtifactServer(
             self.artifacts,
             settings.host,
@@ -100,8 +110,13 @@ class Master:
             security=http_security,
             enrolment=membership.enrolment if membership is not None else None,
             enrol_port=settings.enrol_port,
+            readers=membership.readers if membership is not None else None,
+            read_paths=READ_PATHS,
             sent_bytes_per_s_max=settings.upload_limit,
         )
+        service = Service(with_keys=membership is not None)
+        service.add_to(server.app)
+        node_metrics = NodeMetrics(self.scheduler.state.nodes, http_security)
         fetcher = Fetcher(self.artifacts, security=http_security)
         archiving = Archiving(settings)
         writer = Writer(self.store)
@@ -109,6 +124,7 @@ class Master:
             await archiving.open(self.store, self._say)
             http_url = await server.start()
             await fetcher.start()
+            await node_metrics.start()
             # Nothing is waited for from here until all is there that takes messages.
             self._sockets = sockets = MasterSockets(
                 settings.host,
@@ -136,12 +152,14 @@ class Master:
                 store=self.store,
                 say=self._say,
             )
+            self._feeds = Feeds(self._sockets, self.scheduler.state, self._incarnation)
             self._hands = Hands(
                 sockets=self._sockets,
                 state=self.scheduler.state,
                 artifacts=self.artifacts,
                 fetcher=fetcher,
                 reporter=self.reporter,
+                feeds=self._feeds,
                 incarnation=self._incarnation,
                 lease_s=settings.lease_s,
                 heartbeat_s=settings.heartbeat_s,
@@ -187,6 +205,7 @@ class Master:
                 # A master that died just after it revoked them has given nobody their jobs yet.
                 for node_id in sorted(self._news.revoked_nodes & self._nodes_with_jobs()):
                     self._post(ev.NodeRevoked(node_id))
+            estimator = Estimator(self.scheduler.state, self._hands.note)
             self._people = People(
                 settings=settings,
                 state=self.scheduler.state,
@@ -194,12 +213,13 @@ class Master:
                 ports=self.ports,
                 decisions=self._decisions,
                 hands=self._hands,
+                feeds=self._feeds,
                 reporter=self.reporter,
                 artifacts=self.artifacts,
                 logbook=self.logbook,
                 store=self.store,
                 archiving=archiving,
-                incarnation=self._incarnation,
+                estimator=estimator,
                 spawn=self._spawn,
                 membership=membership,
                 enrol_port=int((server.enrol_url or http_url).rsplit(":", 1)[1]),
@@ -214,6 +234,35 @@ class Master:
                 say=self._say,
             )
             inbox.prepare()
+            notifier = Notifier(
+                settings,
+                settings.home,
+                self.scheduler.state,
+                results_folder=self._people.results_folder,
+                note=self._hands.note,
+            )
+            feed = PublishedCounts()
+            self._hands.on_finished = notifier.take
+            self._hands.on_published = feed.take
+            self._hands.on_publish_took = feed.publish_s.observe
+            metrics = MasterMetrics(
+                state=self.scheduler.state,
+                decisions=self._decisions,
+                writer=writer,
+                feed=feed,
+                sockets=self._sockets,
+                stream_bytes=self._bulk.stream_bytes,
+                notified=notifier.outcomes,
+                notices_waiting=lambda: notifier.waiting,
+                home=settings.home,
+                started_wall_s=wall_now_s(),
+            )
+            api = Api(
+                state=self.scheduler.state,
+                surroundings=self._people,
+                afterwards=self._decisions.afterwards,
+                notes=lambda: feed.notes,
+            )
             self._decisions.post(ev.ArtifactHeld(MASTER_NODE_ID, tuple(self.artifacts.ids())))
             self.reporter.catch_up()
             async with asyncio.TaskGroup() as tasks:
@@ -223,19 +272,25 @@ class Master:
                     self._decisions.tick(settings.tick_s),
                     self._bulk.run(),
                     self._beat_feed(),
+                    self._feeds.tell_in_brief(),
                     self.reporter.run(),
                     self.reporter.plot(),
                     archiving.run(),
+                    estimator.run(),
                     inbox.watch(),
                     inbox.run(),
+                    notifier.run(),
+                    watch_lag(metrics, FEED_BEAT_S),
                 ]
                 running = [tasks.create_task(loop) for loop in loops]
                 self._serve_the_early()
                 self._write_ports()
+                service.open(metrics, self._decisions, api, node_metrics)
                 ready(self.ports)
                 await self._stopped.wait()
                 # What comes from here on would wait for what has ended: the next master's.
                 self._serving = False
+                service.close()
                 # A submission or a fetch under way may wait for ever; it can be done again.
                 for task in (*running, *self._beside):
                     task.cancel()
@@ -247,6 +302,9 @@ class Master:
             if sockets is not None:
                 sockets.close()
             await fetcher.close()
+            await node_metrics.close()
+            if notifier is not None:
+                await notifier.close()
             await server.stop()
             await archiving.close()
             writer.close()
@@ -355,6 +413,8 @@ class Master:
             self.logbook.expect(message.attempt_id, message.stream_bytes)
         if isinstance(message, msg.Hello | msg.Beat) and self._news is not None:
             self._news.heard(node_id, peer, message.members_version)
+        if isinstance(message, msg.Beat) and message.use is not None:
+            self._feeds.note_use(node_id, message.use)
         self._post(event_of(node_id, message))
 
     def _runs(self, node_id: str, attempt_id: str) -> bool:

@@ -28,6 +28,7 @@ from meshtrain.errors import NotFoundError, UserError
 from meshtrain.ids import short
 from meshtrain.spec.matrix import safe_text
 from meshtrain.spec.problems import hint, shown
+from meshtrain_daemon.master.near_names import why_none
 
 NAMES_MAX = 1000
 """Names in one request."""
@@ -39,6 +40,8 @@ PREFIX_LEN_MIN = 4
 HINTS_FROM_MAX = 2000
 """Names that a did-you-mean looks at."""
 MEANINGS_SHOWN_MAX = 4
+MEANINGS_OF_ONE_MAX = 2
+"""Of these, where one job or sweep is to be named: names of jobs are long."""
 
 _BASE = "base/"
 _HASH = re.compile(r"([0-9a-f]{4,32})(?:(?:…|\.\.\.?)([0-9a-f]{1,28}))?\Z")
@@ -124,6 +127,11 @@ def resolve_base(state: MeshState, name: str) -> Base:
 def _the_only(name: str, found: list[str], what: str, words: Callable[[str], str]) -> str:
     if not found:
         raise NotFoundError(f"{shown(name)} has no {what}s: it asked for base models alone")
+    if len(found) > MEANINGS_OF_ONE_MAX:
+        raise NotFoundError(
+            f"{shown(name)} names {len(found):,} {what}s: name one of them, such as "
+            f"{words(found[0])}. List them: meshtrain jobs '{name}'"
+        )
     if len(found) > 1:
         told = _or([words(item) for item in found])
         raise NotFoundError(f"{shown(name)} names {len(found):,} {what}s: {told}. Name one of them")
@@ -246,8 +254,14 @@ class _Search:
         return Resolved(tuple(jobs), tuple(sweeps)) if jobs or sweeps else None
 
     def _nothing(self, name: str) -> str:
-        head, slash, _ = name.partition("/")
+        head, slash, rest = name.partition("/")
         sweep_id = self._sweep(head) if slash else None
+        if slash and head != _BASE.rstrip("/"):
+            job_ids = None if sweep_id is None else self._state.sweeps[sweep_id].job_ids
+            names = None if job_ids is None else (self._state.jobs[j].name for j in job_ids)
+            if near := why_none(head, rest, names, list(self._latest)[:HINTS_FROM_MAX]):
+                where = f"meshtrain jobs {head}" if sweep_id is not None else "meshtrain jobs"
+                return f"{near}{'' if near.endswith('?') else '.'} List them: {where}"
         known: Iterable[str] = [*self._latest, *self._state.sweeps]
         if sweep_id is not None:
             jobs = self._state.sweeps[sweep_id].job_ids

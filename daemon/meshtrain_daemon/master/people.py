@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import meshtrain
@@ -11,7 +12,6 @@ from meshtrain import failpoints
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core import rows
 from meshtrain.core.job import Attempt, Job, Sweep
 from meshtrain.core.member import Member
 from meshtrain.core.node import MASTER_NODE_ID
@@ -20,8 +20,9 @@ from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import short
 from meshtrain.net.base import MasterTransport
 from meshtrain.net.curve import person_of
-from meshtrain.net.zmq_client import Ports
+from meshtrain.net.zmq_client import BRIEF_SNAPSHOT, SNAPSHOT_QUERY, Ports
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.expand import needed
 from meshtrain.spec.jobfile import parse_job_file
 from meshtrain.spec.lineage import ResolvedParent
@@ -29,8 +30,11 @@ from meshtrain.spec.settings import MasterSettings
 from meshtrain.store.base import ReadableStore
 from meshtrain.store.failures import StoreFullError
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master import steering
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.estimator import Estimator
+from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Taken
 from meshtrain_daemon.master.inputs import (
     checked_name,
@@ -43,14 +47,13 @@ from meshtrain_daemon.master.kept_metrics import metrics_in
 from meshtrain_daemon.master.lineage import resolve_parent
 from meshtrain_daemon.master.logbook import Logbook, LogPiece
 from meshtrain_daemon.master.loops import Decisions
+from meshtrain_daemon.master.member_changes import MemberRequest, change_members
 from meshtrain_daemon.master.membership import Membership
-from meshtrain_daemon.master.names import resolve, resolve_base
+from meshtrain_daemon.master.names import resolve_base
+from meshtrain_daemon.master.notifier import demand_sendable
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import cache_event
-
-SNAPSHOT_PART = 1000
-"""Rows in one part of a snapshot."""
 
 
 class _Open(NamedTuple):
@@ -66,7 +69,6 @@ class People:
     """Serves commands, dashboards and the inbox.
 
     Args:
-        incarnation: of this start of the master, as the feed tells it.
         spawn: runs something beside.
         membership: who belongs to the mesh; None where anybody on this host may ask.
         enrol_port: the port that new members join at.
@@ -81,12 +83,13 @@ class People:
         ports: Ports,
         decisions: Decisions,
         hands: Hands,
+        feeds: Feeds,
         reporter: Reporter,
         artifacts: ArtifactStore,
         logbook: Logbook,
         store: ReadableStore,
         archiving: Archiving,
-        incarnation: int,
+        estimator: Estimator,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         membership: Membership | None,
         enrol_port: int,
@@ -99,12 +102,13 @@ class People:
         self._sockets = sockets
         self._decisions = decisions
         self._hands = hands
+        self._feeds = feeds
         self._reporter = reporter
         self._artifacts = artifacts
         self._logbook = logbook
         self._store = store
         self.archiving = archiving
-        self._incarnation = incarnation
+        self._estimator = estimator
         self._spawn = spawn
         self._request_count = 0
         #: our id of each request that waits for the scheduler's reply
@@ -118,30 +122,15 @@ class People:
             match message:
                 case msg.Query():
                     self._decisions.afterwards(lambda: self._answer(peer, message))
+                case msg.AskPage():
+                    self._decisions.afterwards(lambda: self._answer_page(peer, message))
                 case msg.Submit():
                     self._spawn(self._submit_sent(peer, message))
                 case msg.PublishInput():
                     self._spawn(self._publish(peer, message))
-                case msg.Cancel():
-                    found = resolve(self._state, message.names)
-                    self._request(
-                        peer,
-                        message.request_id,
-                        lambda r: ev.CancelRequested(r, found.job_ids, found.sweep_ids),
-                    )
-                case msg.Retry():
-                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
-                    self._request(
-                        peer, message.request_id, lambda r: ev.RetryRequested(r, tuple(jobs))
-                    )
-                case msg.Reprioritise():
-                    jobs = resolve(self._state, message.names).all_job_ids(self._state)
-                    priority = message.priority
-                    self._request(
-                        peer,
-                        message.request_id,
-                        lambda r: ev.PriorityRequested(r, tuple(jobs), priority),
-                    )
+                case msg.Cancel() | msg.Retry() | msg.Reprioritise() | msg.SetBudget():
+                    event = steering.event_of(self._state, message)
+                    self._request(peer, message.request_id, event)
                 case msg.Drain():
                     self._request(
                         peer,
@@ -156,7 +145,7 @@ class People:
                         message.request_id,
                         lambda r: ev.ReleaseRequested(r, message.node_id),
                     )
-                case msg.IssueToken() | msg.Revoke():
+                case msg.IssueToken() | msg.Revoke() | msg.IssueReader() | msg.RevokeReader():
                     self._spawn(self._change_members(peer, message))
                 case msg.Pin() | msg.Evict() | msg.Warm():
                     recipe_hash = resolve_base(self._state, message.recipe_hash).recipe_hash
@@ -193,37 +182,15 @@ class People:
 
         self._decisions.post(event(self._expect(_Open(reply, refuse))))
 
-    async def _change_members(self, peer: bytes, message: msg.IssueToken | msg.Revoke) -> None:
-        """Members are kept in a file of their own; what is answered is on the disk."""
-        try:
-            membership = self._membership
-            if membership is None:
-                raise UserError(
-                    "this master lets in everybody on its host and nobody else: it has no "
-                    "members. Start it with --secure to have some"
-                )
-            if isinstance(message, msg.IssueToken):
-                done: tuple[str, ...] = (
-                    await asyncio.to_thread(
-                        membership.issue,
-                        message.kind,
-                        message.ttl_s,
-                        message.uses_max,
-                        issuer=person_of(peer),
-                        control_port=self.ports.control,
-                        enrol_port=self._enrol_port,
-                    ),
-                )
-            else:
-                was_one = await asyncio.to_thread(membership.revoke, message.kind, message.name)
-                done = (message.name,) if was_one else ()
-            answer = msg.Done(message.request_id, done=done)
-        except MeshtrainError as error:
-            answer = msg.Done(message.request_id, error=str(error))
-        except OSError as error:
-            told = f"the master can't write its list of members: {error.strerror}. Mend its disk"
-            answer = msg.Done(message.request_id, error=told)
-        self._sockets.send_control(peer, [answer])
+    async def _change_members(self, peer: bytes, message: MemberRequest) -> None:
+        done = await change_members(
+            self._membership,
+            message,
+            asker=person_of(peer),
+            control_port=self.ports.control,
+            enrol_port=self._enrol_port,
+        )
+        self._sockets.send_control(peer, [done])
 
     async def _publish(self, peer: bytes, message: msg.PublishInput) -> None:
         """Give a name to what was uploaded."""
@@ -333,6 +300,8 @@ class People:
             parents={} if parent is None else {parent: self._parent(parent)},
             inputs=inputs,
         )
+        notify = sweep.results.notify
+        await asyncio.to_thread(demand_sendable, notify, self._settings, self._settings.home)
         for code in submission.code.values():
             if not self._artifacts.has(code.artifact_id):
                 raise UserError(
@@ -382,32 +351,27 @@ class People:
     # --- questions --------------------------------------------------------------------------
 
     def _answer(self, peer: bytes, query: msg.Query) -> None:
-        if query.what == "snapshot":
-            self._send_snapshot(peer, query.request_id)
+        if query.what == SNAPSHOT_QUERY:
+            brief = BRIEF_SNAPSHOT in query.names
+            self._sockets.send_control(peer, self._feeds.snapshot(query.request_id, brief=brief))
+            return
+        if query.what == "why":
+            self._spawn(self._explain(peer, query))
             return
         self._sockets.send_control(peer, [answer(self._state, query, self)])
 
-    def _send_snapshot(self, peer: bytes, request_id: str) -> None:
-        """The whole picture, in parts that travel together: all arrive, or none."""
-        history = self._hands.history
-        changes = [
-            *rows.snapshot(self._state),
-            *history.transfers,
-            *history.notes,
-            history.moved,
-        ]
-        starts = range(0, len(changes), SNAPSHOT_PART)
-        parts = [
-            msg.Snapshot(
-                request_id=request_id,
-                incarnation=self._incarnation,
-                seq=self._hands.feed_seq,
-                changes=tuple(changes[start : start + SNAPSHOT_PART]),
-                last=start == starts[-1],
-            )
-            for start in starts
-        ]
-        self._sockets.send_control(peer, parts)
+    async def _explain(self, peer: bytes, query: msg.Query) -> None:
+        self._sockets.send_control(peer, [await self._estimator.why(query)])
+
+    def _answer_page(self, peer: bytes, asked: msg.AskPage) -> None:
+        self._spawn(self._give_page(peer, asked))
+
+    async def _give_page(self, peer: bytes, asked: msg.AskPage) -> None:
+        try:
+            given = msg.PageGiven(asked.request_id, page=await self._feeds.page(asked.query))
+        except MeshtrainError as error:
+            given = msg.PageGiven(asked.request_id, error=str(error))
+        self._sockets.send_control(peer, [given])
 
     @property
     def https(self) -> bool:
@@ -428,6 +392,10 @@ class People:
     @property
     def members(self) -> Sequence[Member]:
         return self._membership.members.members if self._membership is not None else ()
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        return self._membership.readers.readers if self._membership is not None else ()
 
     def results_folder(self, sweep: Sweep) -> str:
         return str(self._reporter.folder(sweep))
@@ -451,6 +419,9 @@ class People:
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         return self._logbook.read(job_id, attempt_id, stream, offset, limit)
+
+    def log_file(self, job_id: str, attempt_id: str, stream: str) -> Path:
+        return self._logbook.path(job_id, attempt_id, stream)
 
 
 def _nothing_done(full: StoreFullError) -> StoreFullError:

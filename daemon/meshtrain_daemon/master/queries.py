@@ -10,15 +10,21 @@
               @version; or all          version of each first
     nodes     nodes; or all             core.view.NodeRow, its node.NodeSpec, what runs there
     members   –                         core.member.Member, the revoked ones too; none without keys
+    readers   –                         the read tokens, but for what lets in by them
+    names     a kind, a beginning       how names go on that are being typed, and what they are
     job       one job                   core.view.JobRow and all else of it, attempts too
-    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, and
-              stream and an attempt     `next_offset`, past bytes that were lost; the streams
-                                        are log and metrics
+    log       one job, perhaps a        bytes from `offset`, at most `limit` and 1 MiB, where
+              stream and an attempt     they `begin`, and `next_offset`, both past bytes that
+                                        were lost; the streams are log and metrics
+    lines     as log                    how many lines end in each block of the stream, from
+                                        the block of `offset` on; at most `limit` bytes and 4 MiB
+    times     as log                    from which offset on bytes came when, from `offset` on
     results   one sweep                 its folder, how it is merged, and a page of its cells:
                                         offset, limit and total count cells
     archive   –                         how the archive stands; none where there is none
     recipes   bases; or all             the recipe of a base, and what it took; newest first
-    history   –                         how long attempts that ended well have taken
+    history   –                         how long attempts that ended well have taken, by node
+    why       one job                   core.why.Why; the estimator answers it, beside the loop
 
 `offset`, `limit` and `total` count rows unless it says otherwise. A page may
 end before `limit`, so that its message stays small: whoever wants all goes on
@@ -27,27 +33,36 @@ from the offset that it has come to, until `total`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from meshtrain.clock import wall_now_s
-from meshtrain.core.job import Attempt, AttemptState, Base, BaseState, Job, JobKind, JobState, Sweep
+from meshtrain.core import budget
+from meshtrain.core.job import Base, BaseState, Job, JobKind, JobState, Sweep
 from meshtrain.core.plan import work_kind
 from meshtrain.core.rows import base_row, job_row, node_row, sweep_row
+from meshtrain.core.run_times import kind_of, kind_of_node, took
 from meshtrain.core.state import MeshState
 from meshtrain.errors import MeshtrainError, NotFoundError, UserError
 from meshtrain.net.zmq_client import Ports as Ports
 from meshtrain.results.merge import CellState, cell_result
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain.spec.jobs import JobSpec, TrainingWork
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import PROTOCOL_VERSION, Answer, Query
 from meshtrain_daemon.master import inputs, lineage
-from meshtrain_daemon.master.logbook import LogPiece
+from meshtrain_daemon.master.completing import answer_names
+from meshtrain_daemon.master.log_queries import (
+    answer_lines,
+    answer_log,
+    answer_times,
+    attempts_of,
+)
 from meshtrain_daemon.master.names import resolve, resolve_base, resolve_job, resolve_sweep
 from meshtrain_daemon.master.surroundings import Surroundings as Surroundings
 
@@ -55,11 +70,7 @@ ROWS_MAX = 5000
 """Rows in one answer."""
 ANSWER_BYTES_MAX = 4 << 20
 """Bytes of one answer's rows; half of what a message may have."""
-LOG_BYTES_MAX = 1 << 20
-LAST_BYTES_S = 30.0
-"""How long after a job's end its last bytes are waited for."""
 RUNNING_SHOWN_MAX = 64
-STREAMS = ("log", "metrics")
 
 
 _Answering = tuple[Iterable[Any], int]
@@ -123,13 +134,17 @@ def _ports(state: MeshState, query: Query, surroundings: Surroundings) -> _Answe
 
 
 def _jobs(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    if query.names:
-        job_ids = list(resolve(state, query.names).all_job_ids(state))
-    else:
-        job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
-        job_ids += reversed(state.base_of_job)
+    job_ids = job_ids_of(state, query.names)
     rows = (_plain(job_row(state, state.jobs[job_id])) for job_id in job_ids[query.offset :])
     return rows, len(job_ids)
+
+
+def job_ids_of(state: MeshState, names: Sequence[str]) -> list[str]:
+    """The jobs of sweeps and jobs by their names; without names all, the newest sweep first."""
+    if names:
+        return list(resolve(state, names).all_job_ids(state))
+    job_ids = [job_id for sweep in _newest(state) for job_id in sweep.job_ids]
+    return job_ids + list(reversed(state.base_of_job))
 
 
 def _newest(state: MeshState) -> Iterator[Sweep]:
@@ -140,10 +155,11 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
     sweeps = [resolve_sweep(state, name) for name in query.names] or list(_newest(state))
 
     def row(sweep: Sweep) -> dict[str, Any]:
-        states = Counter(str(state.jobs[job_id].state) for job_id in sweep.job_ids)
+        states: Mapping[JobState, int] = state.counts.of_sweep.get(sweep.sweep_id, {})
         return {
             **_plain(sweep_row(state, sweep.sweep_id)),
-            "states": dict(states),
+            **_used(state, sweep.sweep_id),
+            "states": {str(name): count for name, count in states.items() if count},
             "recipe_hashes": sweep.recipe_hashes,
             "reused_hashes": sweep.reused,
             "metric": sweep.results.metric,
@@ -151,6 +167,12 @@ def _sweeps(state: MeshState, query: Query, surroundings: Surroundings) -> _Answ
         }
 
     return map(row, sweeps[query.offset :]), len(sweeps)
+
+
+def _used(state: MeshState, sweep_id: str) -> dict[str, float]:
+    """What a sweep has used up to now, by what runs too."""
+    spending = budget.spent(state, sweep_id)
+    return {"gpu_hours": spending.gpu_s / 3600, "money": spending.money}
 
 
 def _bases_asked(state: MeshState, query: Query) -> list[Base]:
@@ -209,6 +231,20 @@ def _members(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
     return map(_plain, members[query.offset :]), len(members)
 
 
+def _readers(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
+    readers = sorted(surroundings.readers, key=lambda reader: reader.name)
+
+    def row(reader: Reader) -> dict[str, Any]:
+        return {
+            "name": reader.name,
+            "issuer": reader.issuer,
+            "made_s": reader.made_s,
+            "expires_s": reader.expires_s,
+        }
+
+    return map(row, readers[query.offset :]), len(readers)
+
+
 def _archive(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     status = surroundings.archiving.status()
     rows = [] if status is None else [status]
@@ -230,7 +266,7 @@ def _job(state: MeshState, query: Query, surroundings: Surroundings) -> _Answeri
         "limits": _plain(job.spec.limits),
         "cancelling": job.cancelling,
         "last_failure": None if job.failure is None else _plain(job.failure),
-        "attempts": [_plain(attempt) for attempt in _attempts(state, job, surroundings)],
+        "attempts": [_plain(attempt) for attempt in attempts_of(state, job, surroundings)],
         "base": None if recipe_hash is None else _plain(base_row(state, recipe_hash)),
     }
     return [row], 1
@@ -242,84 +278,29 @@ def _only_name(query: Query, what: str) -> str:
     return query.names[0]
 
 
-def _attempts(state: MeshState, job: Job, surroundings: Surroundings) -> list[Attempt]:
-    """The stored attempts, with what the scheduler knows of the last one since."""
-    known = {attempt.attempt_id: attempt for attempt in surroundings.attempts_of(job.job_id)}
-    if job.attempt is not None:
-        known[job.attempt.attempt_id] = job.attempt
-    return sorted(known.values(), key=lambda attempt: attempt.epoch)
-
-
-def _log(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    if not 1 <= len(query.names) <= 3:
-        raise UserError("the query log takes a job, and perhaps a stream and an attempt")
-    name, stream, wanted = (*query.names, "", "")[:3]
-    stream = stream or STREAMS[0]
-    if stream not in STREAMS:
-        known = " and ".join(STREAMS)
-        raise NotFoundError(f"a job has no stream {shown(stream)}: it has {known}")
-    job = state.jobs[resolve_job(state, name)]
-    attempt = _attempt(state, job, wanted, surroundings)
-    size_bytes, piece = 0, LogPiece(b"", query.offset)
-    if attempt is not None:
-        key = (job.job_id, attempt.attempt_id, stream)
-        size_bytes = surroundings.log_size(*key)
-        limit = min(query.limit, LOG_BYTES_MAX, max(size_bytes - query.offset, 0))
-        if limit:
-            piece = surroundings.read_log(*key, query.offset, limit)
-    ended = job.state.is_terminal
-    if wanted and attempt is not None:
-        ended = attempt.state is not AttemptState.LIVE
-    if ended and attempt is not None and not surroundings.log_is_whole(attempt.attempt_id, stream):
-        # Its last bytes are on their way, unless their host has gone with them.
-        ended = state.wall_s - (attempt.ended_wall_s or 0.0) > LAST_BYTES_S
-    row = {
-        "job_id": job.job_id,
-        "name": job.name,
-        "state": str(job.state),
-        "reason": job_row(state, job).reason,
-        "attempt_id": None if attempt is None else attempt.attempt_id,
-        "stream": stream,
-        "offset": query.offset,
-        "data": piece.data,
-        "next_offset": piece.next_offset,
-        "size_bytes": size_bytes,
-        "ended": ended,
-    }
-    return [row], 1
-
-
-def _attempt(state: MeshState, job: Job, wanted: str, surroundings: Surroundings) -> Attempt | None:
-    """The attempt of that id, or of that number counted from 1; else the last one."""
-    if not wanted:
-        return job.attempt or next(reversed(_attempts(state, job, surroundings)), None)
-    attempts = _attempts(state, job, surroundings)
-    for number, attempt in enumerate(attempts, start=1):
-        if wanted in (attempt.attempt_id, str(number)):
-            return attempt
-    there = f"attempts 1 to {len(attempts)}" if attempts else "no attempt yet"
-    raise NotFoundError(f"{job.name} has no attempt {shown(wanted)}: it has {there}")
-
-
 # --- results -----------------------------------------------------------------------
 
 
 def _results(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
     sweep = resolve_sweep(state, _only_name(query, "a sweep"))
-    jobs = [state.jobs[job_id] for job_id in sweep.job_ids]
     cells = (
-        _cell(job, index, surroundings) for index, job in enumerate(jobs) if index >= query.offset
+        _cell(state.jobs[sweep.job_ids[index]], index, surroundings)
+        for index in range(query.offset, len(sweep.job_ids))
     )
-    row = {
-        "sweep_id": sweep.sweep_id,
-        "name": sweep.name,
-        "folder": surroundings.results_folder(sweep),
-        "results": _plain(sweep.results),
-        "archived": surroundings.archiving.results_count(sweep),
-        "target": _target(job.spec for job in jobs),
-        "cells": _page(cells, query.limit),
-    }
-    return [row], len(jobs)
+    row: dict[str, Any] = {"sweep_id": sweep.sweep_id, "cells": _page(cells, query.limit)}
+    if query.offset == 0:
+        # What is said once: a sweep of many cells comes in many pages.
+        row |= {
+            "name": sweep.name,
+            "folder": surroundings.results_folder(sweep),
+            "results": _plain(sweep.results),
+            "archived": surroundings.archiving.results_count(sweep),
+            "target": _target(state.jobs[job_id].spec for job_id in sweep.job_ids),
+            "recipe_hashes": list(sweep.recipe_hashes),
+            "reused": list(sweep.reused),
+            "source": sweep.source,
+        }
+    return [row], len(sweep.job_ids)
 
 
 def _cell(job: Job, index: int, surroundings: Surroundings) -> dict[str, Any]:
@@ -363,25 +344,19 @@ def _recipes(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
 
 
 def _history(state: MeshState, query: Query, surroundings: Surroundings) -> _Answering:
-    durations: dict[tuple[str | None, str | None, str, str], list[float]] = {}
+    durations: dict[tuple[str | None, str | None, str, str, str], list[float]] = {}
     for base in state.bases.values():
         if base.state is BaseState.COMMITTED and base.trained_s is not None:
-            of_base = (base.recipe_hash, None, str(JobKind.BASE), work_kind(base.spec.work))
+            kind = kind_of_node(state.nodes.get(base.node_id or ""))
+            of_base = (base.recipe_hash, None, str(JobKind.BASE), work_kind(base.spec.work), kind)
             durations.setdefault(of_base, []).append(base.trained_s)
     for job in state.jobs.values():
-        attempt = job.attempt
-        if (
-            job.kind is not JobKind.EXPERIMENT
-            or job.state is not JobState.SUCCEEDED
-            or job.sweep_id is None
-            or attempt is None
-            or attempt.started_wall_s is None
-            or attempt.ended_wall_s is None
-        ):
+        took_s = took(job)
+        if took_s is None or job.sweep_id is None or job.attempt is None:
             continue
         name = state.sweeps[job.sweep_id].name
-        key = (job.spec.recipe_hash, name, str(job.kind), work_kind(job.spec.work))
-        took_s = max(attempt.ended_wall_s - attempt.started_wall_s, 0.0)
+        kind = kind_of(job.attempt.placements[0], state.nodes)
+        key = (job.spec.recipe_hash, name, str(job.kind), work_kind(job.spec.work), kind)
         durations.setdefault(key, []).append(took_s)
     rows = [
         {
@@ -389,10 +364,12 @@ def _history(state: MeshState, query: Query, surroundings: Surroundings) -> _Ans
             "sweep": sweep,
             "kind": kind,
             "work": work,
-            "count": len(took),
-            "mean_s": sum(took) / len(took),
+            "node_kind": node_kind,
+            "count": len(took_s),
+            "mean_s": fmean(took_s),
+            "std_s": stdev(took_s) if len(took_s) > 1 else 0.0,
         }
-        for (recipe_hash, sweep, kind, work), took in durations.items()
+        for (recipe_hash, sweep, kind, work, node_kind), took_s in durations.items()
     ]
     return rows[query.offset :], len(rows)
 
@@ -408,9 +385,13 @@ QUERIES: Mapping[str, Callable[[MeshState, Query, Surroundings], _Answering]] = 
         "inputs": inputs.answer_inputs,
         "nodes": _nodes,
         "members": _members,
+        "readers": _readers,
+        "names": answer_names,
         "archive": _archive,
         "job": _job,
-        "log": _log,
+        "log": answer_log,
+        "lines": answer_lines,
+        "times": answer_times,
         "results": _results,
         "recipes": _recipes,
         "history": _history,

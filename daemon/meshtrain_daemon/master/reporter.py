@@ -19,6 +19,7 @@ from meshtrain.core.job import Attempt, Base, BaseState, Job, JobKind, JobState,
 from meshtrain.core.state import MeshState
 from meshtrain.errors import MeshtrainError
 from meshtrain.results.folder import folder_name, place_result, sweep_folder
+from meshtrain.results.machines import machines_that_ran
 from meshtrain.results.merge import CellResult, CellState, cell_result, merge
 from meshtrain.results.metrics import Metrics, read_metrics
 from meshtrain.results.records import (
@@ -316,6 +317,7 @@ class Reporter:
             sweep_name=sweep.name,
             bases=[self._base_record(base, sweep, jobs) for base in bases],
             experiments=[self._experiment_record(job) for job in jobs],
+            machines=machines_that_ran(jobs, self._state.nodes),
         )
         (folder / "sweep.txt").write_text(sweep.source, encoding="utf-8")
 

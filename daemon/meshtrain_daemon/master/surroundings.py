@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from meshtrain.core.job import Attempt, Job, Sweep
 from meshtrain.core.member import Member
 from meshtrain.net.zmq_client import Ports
 from meshtrain.results.metrics import Metrics
+from meshtrain.security.read_tokens import Reader
 from meshtrain_daemon.master.archiving import Archiving
 from meshtrain_daemon.master.logbook import LogPiece
 
@@ -44,6 +46,11 @@ class Surroundings(Protocol):
         """Who belongs to the mesh, and who did."""
         ...
 
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """The tokens that let programs read."""
+        ...
+
     def results_folder(self, sweep: Sweep) -> str:
         """Where the merged results of the sweep lie."""
         ...
@@ -77,4 +84,8 @@ class Surroundings(Protocol):
         self, job_id: str, attempt_id: str, stream: str, offset: int, limit: int
     ) -> LogPiece:
         """At most `limit` bytes of a stream from `offset` on, and where to go on."""
+        ...
+
+    def log_file(self, job_id: str, attempt_id: str, stream: str) -> Path:
+        """Where the bytes of a stream lie; there may be no file."""
         ...

@@ -39,6 +39,7 @@ from meshtrain_daemon.worker.preparation import Prepared, key_of
 from meshtrain_daemon.worker.runner import Runner
 from meshtrain_daemon.worker.stockroom import Stockroom
 from meshtrain_daemon.worker.streams import Streamer
+from meshtrain_daemon.worker.use_meter import UseMeter
 from meshtrain_daemon.worker.verdict import blame_gpus, failure_of, shown
 
 WARM_MODULE = "meshtrain.training.warm"
@@ -101,6 +102,7 @@ class Hands:
         self._spare = spare
         self._gpu_watch = gpu_watch
         self._gpu_free_wait_s = gpu_free_wait_s
+        self._use = UseMeter(gpu_watch.use).news
         self._say = say
         #: by attempt, who was on its GPUs before it, and their memory errors until then
         self._gpus_before: dict[str, tuple[frozenset[int], dict[int, int]]] = {}
@@ -212,7 +214,7 @@ class Hands:
                 case io.SendStarted():
                     outgoing.append(msg.Started(effect.session, effect.attempt_id, effect.epoch))
                 case io.SendBeat():
-                    outgoing.append(translate.beat(effect, self._members_version()))
+                    outgoing.append(translate.beat(effect, self._members_version(), self._use()))
                 case io.FetchArtifact():
                     self._stock.fetch(effect.artifact_id, effect.sources)
                 case io.AddFetchSources():

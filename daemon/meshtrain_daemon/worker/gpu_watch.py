@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshtrain.clock import lease_now_s
+from meshtrain.core.node import GpuUse
 from meshtrain.hardware.gpu_reader import GpuProcess, GpuReader, GpuReading
 from meshtrain_daemon.worker import frames
 from meshtrain_daemon.worker.aside import aside
@@ -53,6 +54,8 @@ class _Seen:
     """Why nothing can run on it, as it was read last."""
     uncorrected_errors: int | None = None
     """Of its memory, as they were read last."""
+    use: GpuUse | None = None
+    """As it was read last; None while it doesn't answer."""
 
 
 class GpuWatch:
@@ -69,6 +72,8 @@ class GpuWatch:
         self.reader = GpuReader(self.gpus) if reader is None else reader
         self._seen: dict[int, _Seen] = {}
         self._lock = threading.Lock()
+        self.readings: tuple[GpuReading, ...] = ()
+        """Each GPU as it was last seen by a glance."""
 
     def busy(self, ours: Callable[[int], bool], held: Collection[int] = ()) -> tuple[int, ...]:
         """Takes a glance; blocks while NVML does. Loops use `glance`.
@@ -84,6 +89,7 @@ class GpuWatch:
         if not self.gpus:
             return ()
         readings = self.reader.read()
+        self.readings = tuple(readings)
         with self._lock:
             for reading in readings:
                 self._note(reading, ours, reading.index in held)
@@ -132,6 +138,12 @@ class GpuWatch:
         with self._lock:
             seen = [self._seen[gpu].pids for gpu in gpus if gpu in self._seen]
         return frozenset().union(*seen)
+
+    def use(self) -> tuple[GpuUse, ...]:
+        """How much of each GPU is in use, as it was read last; asks nobody."""
+        with self._lock:
+            known = [self._seen[gpu].use for gpu in self.gpus if gpu in self._seen]
+        return tuple(use for use in known if use is not None)
 
     def errors_of(self, gpus: Collection[int]) -> dict[int, int]:
         """The uncorrected memory errors of these GPUs, as they were read last; asks nobody."""
@@ -228,8 +240,16 @@ class GpuWatch:
     def _note_health(self, reading: GpuReading) -> _Seen:
         seen = self._seen.setdefault(reading.index, _Seen())
         seen.fault = reading.fault or ""
+        seen.use = None
         if reading.fault is None:
             seen.uncorrected_errors = reading.uncorrected_errors
+            seen.use = GpuUse(
+                index=reading.index,
+                used=reading.utilisation,
+                memory_used_bytes=reading.used_bytes,
+                memory_bytes=reading.memory_bytes,
+                temperature_c=reading.temperature_c,
+            )
         return seen
 
     def _use_by_others(

@@ -36,6 +36,7 @@ from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.cgroup import delegated_folder
 from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
+from meshtrain_daemon.worker.metrics import WorkerMetrics
 from meshtrain_daemon.worker.place import find_place
 from meshtrain_daemon.worker.preparation import Prepared
 from meshtrain_daemon.worker.stockroom import read_sources
@@ -104,6 +105,8 @@ class WorkerNode:
             security=place.http,
             sent_bytes_per_s_max=settings.upload_limit,
         )
+        self._metrics = WorkerMetrics(with_keys=place.http is not None)
+        self._metrics.add_to(server.app)
         fetcher = Fetcher(
             self._artifacts, chunks_at_once=settings.chunks_at_once, security=place.http
         )
@@ -148,6 +151,12 @@ class WorkerNode:
                 adopted=[
                     io.AdoptedAttempt(one.folder.assignment, one.output_id) for one in found.adopted
                 ],
+            )
+            self._metrics.open(
+                attempts=lambda: self._agent.active,
+                cache=lambda: self._agent.stock.use_told(),
+                readings=lambda: self._gpu_watch.readings,
+                sent_bytes=lambda: server.sent_bytes,
             )
             hands = self._hands = Hands(
                 spec=self._spec(place.reached_at(http_url)),
@@ -273,6 +282,7 @@ class WorkerNode:
             labels=settings.labels,
             version=meshtrain.__version__,
             trains=importlib.util.find_spec("torch") is not None,
+            price_per_gpu_hour=settings.price_per_gpu_hour,
         )
 
     # --- the agent's loop --------------------------------------------------------------------
@@ -286,6 +296,7 @@ class WorkerNode:
 
     def _post(self, event: io.AgentEvent) -> None:
         self._events.append(event)
+        self._metrics.take(event)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._decide)

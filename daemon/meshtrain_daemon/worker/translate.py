@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from meshtrain.artifacts.fetch import Source
 from meshtrain.core import agent_io as io
 from meshtrain.core.commands import ArtifactSource
-from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
+from meshtrain.core.node import MASTER_NODE_ID, HostUse, NodeSpec
 from meshtrain.security.loopback import is_any_address
 from meshtrain.wire import messages as msg
 
@@ -70,7 +70,7 @@ def ended(effect: io.SendEnded) -> msg.Ended:
     )
 
 
-def beat(effect: io.SendBeat, members_version: int) -> msg.Beat:
+def beat(effect: io.SendBeat, members_version: int, use: HostUse | None) -> msg.Beat:
     """A heartbeat."""
     return msg.Beat(
         session=effect.session,
@@ -88,6 +88,7 @@ def beat(effect: io.SendBeat, members_version: int) -> msg.Beat:
         changes=effect.changes,
         cache=effect.cache,
         room=effect.room,
+        use=use,
     )
 
 

@@ -35,6 +35,7 @@ from meshtrain.core.job import (
     attempt_id_of,
 )
 from meshtrain.core.named_input import NamedInput
+from meshtrain.core.spending import Spending
 from meshtrain.spec.jobs import (
     BaseSpec,
     CommandWork,
@@ -84,6 +85,7 @@ def a_job(number: int, state: JobState) -> Job:
         alone=state is JobState.RUNNING,
         checkpoint="c" * 32 if state is JobState.RUNNING else None,
         checkpoint_safe="d" * 32 if state is JobState.RUNNING else None,
+        asked=Resources(gpus=2, labels=(("gpu", "a100"),)) if state is JobState.WAITING else None,
     )
 
 
@@ -164,6 +166,7 @@ def main(folder: Path) -> None:
                 fx.SaveDrained("node-7", True),
                 fx.SaveGpuFaults("node-1", 1, 3, True),
                 fx.SavePin("r0", "node-1", True),
+                fx.SaveSpending(Spending("s0", 7200.0, 5.5, 20.0, 50.0)),
                 fx.AddInput(NamedInput("pascal5i", 1, "e" * 32, 1 << 30, 12, "alice", WALL_S)),
             ]
         )

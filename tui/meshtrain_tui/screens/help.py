@@ -1,40 +1,75 @@
-"""What the screen means, and the keys."""
+"""What the present screen means, and every key that works on it."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-HELP = """\
-[b]meshtrain top[/b] shows the mesh as it is; it changes nothing.
+from meshtrain_tui.widgets.key_line import RANKS, KeyLine
 
-[b]Nodes[/b]   slots used and free, and the jobs on them. "gets ready": what
-        the job needs is being fetched. "sends result": its result is
-        on the way to the master.
-[b]Sweeps[/b]  jobs that ended, of all. The time left is the mean of the jobs
-        so far, on as many slots as run now.
-[b]Saved[/b]   base trainings that jobs did not have to repeat, and the bytes
-        that went between hosts while this dashboard listened.
+SIGNS = """\
+Nothing heard for 3 s: all is dimmed, and the top line says since when. It connects \
+again by itself. The mouse works everywhere: a click on a heading sorts, a second click \
+on a row opens it, a click on a key below presses it."""
+KEY_WIDTH = 14
 
-Nothing heard for 3 s: all is dimmed, and the top line says since when.
-It connects again by itself.
 
-[b]q[/b] quit   [b]?[/b] this help   [b]d[/b] dark or light   [b]esc[/b] back
-In text: meshtrain jobs, meshtrain nodes, meshtrain bases"""
+def key_table(screen: Screen[Any]) -> list[tuple[str, str]]:
+    """The keys that work on a screen, and what each does; the screen's own first."""
+    found: dict[str, tuple[list[str], str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if binding.system or not active.enabled or binding.id is None:
+            continue
+        words = binding.description or binding.action
+        keys, _ = found.setdefault(binding.id, ([], words))
+        shown = screen.app.get_key_display(binding)
+        if shown not in keys:
+            keys.append(shown)
+    ranked = sorted(found.items(), key=lambda item: RANKS.get(item[0].partition(".")[0], 0))
+    return [(" ".join(keys), words) for _, (keys, words) in ranked]
 
 
 class Help(ModalScreen[None]):
-    """Lies over the screen until a key takes it away."""
+    """Lies over the screen until a key takes it away.
 
-    BINDINGS = [  # noqa: RUF012
-        ("escape,question_mark,enter", "dismiss", "back"),
+    Args:
+        title: the screen's.
+        meaning: what it shows.
+        keys: what works on it.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,enter", "leave", "back", id="help.leave"),
         # A screen that lies over another one hides the app's own keys.
-        ("q", "app.quit", "quit"),
-        ("d", "app.toggle_dark", "dark/light"),
+        Binding("q", "app.quit", "quit", id="help.quit"),
     ]
 
+    def __init__(self, title: str, meaning: str, keys: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._heading = title
+        self._meaning = meaning
+        self._keys = keys
+
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="help"):
-            yield Static(HELP)
+        lines = [
+            Content.assemble((f"{keys:<{KEY_WIDTH}}", "bold $text-accent"), " ", words)
+            for keys, words in self._keys
+        ]
+        with VerticalScroll(classes="box", id="help"):
+            yield Static(self._heading, classes="box-title", markup=False)
+            yield Static(self._meaning, markup=False)
+            yield Static("")
+            yield Static(Content("\n").join(lines))
+            yield Static("")
+            yield Static(SIGNS, markup=False)
+        yield KeyLine()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -6,11 +6,13 @@ from textual.content import Content
 
 from meshtrain.core.changes import JobRow, NodeRow
 from meshtrain.core.job import JobKind, JobState
+from meshtrain.core.pages import in_words
 from meshtrain.core.view import MeshView
 from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.widgets.panel import Panel, wrapped
 from meshtrain_tui.widgets.status import slots_of
+from meshtrain_tui.widgets.use import load_of, use_cell
 from meshtrain_tui.words import duration, head, plural, tail
 
 NAME_WIDTH_MAX = 16
@@ -38,7 +40,9 @@ class NodesPanel(Panel):
                 width,
                 "$foreground-muted",
             )
-        nodes = sorted(view.nodes.values(), key=lambda node: (not node.connected, node.node_id))
+        nodes = sorted(
+            view.nodes.values(), key=lambda node: (not node.connected, in_words(node.node_id))
+        )
         name_width = min(NAME_WIDTH_MAX, max(len(node.node_id) for node in nodes))
         wanted = sum(max(1, len(view.running_on(node.node_id))) for node in nodes)
         each_job = wanted <= height
@@ -63,7 +67,7 @@ def _node_lines(
     view: MeshView, node: NodeRow, wall_s: float, name_width: int, width: int, each_job: bool
 ) -> list[Content]:
     jobs = view.running_on(node.node_id)
-    label = _label(node, name_width)
+    label = _label(view, node, name_width)
     room = width - label.cell_length
     state = _state_words(node)
     if not jobs:
@@ -76,17 +80,21 @@ def _node_lines(
     return [first, *(blank.append(_job(view, job, wall_s, room)) for job in jobs[1:])]
 
 
-def _label(node: NodeRow, name_width: int) -> Content:
+def _label(view: MeshView, node: NodeRow, name_width: int) -> Content:
     used, there = slots_of(node)
+    load = load_of(view, node) if node.connected else None
     kind = "gpu" if node.gpus else "cpu"
     squares = ""
     if there <= SQUARES_MAX:
         squares = "■" * used + "□" * max(0, there - used)
+    elif load is not None:
+        squares = f"{used}/{there}"
     return Content.assemble(
         (f"{head(node.node_id, name_width):<{name_width}}", "bold" if node.connected else "dim"),
         f"  {kind} ",
         (f"{squares:<4}", "$text-success" if used else "$foreground-muted"),
-        f" {used} used {max(0, there - used)} free  ",
+        f" {used} used {max(0, there - used)} free  " if load is None else " ",
+        use_cell(load) if load is not None else "",
     )
 
 

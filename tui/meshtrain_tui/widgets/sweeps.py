@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.events import Click
+from textual.message import Message
 
 from meshtrain.core.changes import SweepRow
 from meshtrain.core.job import JobState
@@ -11,6 +16,7 @@ from meshtrain.core.view import MeshView
 from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.widgets.panel import Panel, wrapped
+from meshtrain_tui.widgets.table import CURSOR_SIGN
 from meshtrain_tui.words import bar, duration, head, plural
 
 END_WIDTH = 12
@@ -19,13 +25,68 @@ BAR_WIDTH_MIN = 6
 BAR_WIDTH_MAX = 24
 
 
-class SweepsPanel(Panel):
-    """The open sweeps first, then those that ended, the latest first."""
+class SweepsPanel(Panel, can_focus=True):
+    """The open sweeps first, then those that ended, the latest first; the arrows choose one."""
 
     HEADING = "Sweeps"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "up", show=False, id="sweeps.up"),
+        Binding("down,j", "move(1)", "down", show=False, id="sweeps.down"),
+        Binding("enter", "open", "its jobs", id="sweeps.open"),
+    ]
+
+    class Opened(Message):
+        """A sweep's jobs are wanted."""
+
+        def __init__(self, sweep_id: str) -> None:
+            super().__init__()
+            self.sweep_id = sweep_id
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._chosen_id = ""
+        self._shown: list[str] = []
+        """The sweep that each line is of."""
+
+    def chosen(self) -> SweepRow | None:
+        """The sweep under the cursor, if there is any."""
+        if self._picture is None or not self._picture.view.sweeps:
+            return None
+        sweeps = self._picture.view.sweeps
+        return sweeps.get(self._chosen_id) or _in_order(self._picture.view)[0]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "open":
+            return self.chosen() is not None
+        return super().check_action(action, parameters)
+
+    def action_move(self, by: int) -> None:
+        chosen = self.chosen()
+        if chosen is None or self._picture is None:
+            return
+        every = [sweep.sweep_id for sweep in _in_order(self._picture.view)]
+        place = every.index(chosen.sweep_id) + by
+        self._chosen_id = every[max(0, min(place, len(every) - 1))]
+        self.refresh()
+
+    def action_open(self) -> None:
+        chosen = self.chosen()
+        if chosen is not None:
+            self.post_message(self.Opened(chosen.sweep_id))
+
+    def on_click(self, event: Click) -> None:
+        at = event.get_content_offset(self)
+        if at is None or at.y >= len(self._shown):
+            return
+        again = self._shown[at.y] == self._chosen_id and event.chain > 1
+        self._chosen_id = self._shown[at.y]
+        self.refresh()
+        if again:
+            self.action_open()
 
     def lines(self, picture: Picture, width: int, height: int) -> list[Content]:
         view = picture.view
+        self._shown = []
         if not view.sweeps:
             if picture.link.heard_wall_s is None:
                 return []
@@ -36,26 +97,34 @@ class SweepsPanel(Panel):
                 "$foreground-muted",
             )
         sweeps = _in_order(view)
-        name_width = max(len(sweep.name) for sweep in sweeps)
-        mains = [_main(view, sweep, picture.wall_s, width, name_width) for sweep in sweeps]
-        if len(mains) > height:
-            rest = len(mains) - height + 1
-            more = Content.styled(f"and {plural(rest, 'more sweep')}", "$foreground-muted")
-            return [*mains[: height - 1], more]
-        details = [_detail(view, sweep) for sweep in sweeps]
-        room = height - len(mains)
+        chosen = self.chosen()
+        place = sweeps.index(chosen) if chosen in sweeps else 0
+        room = height if len(sweeps) <= height else max(1, height - 1)
+        top = max(0, min(place - room + 1, len(sweeps) - room))
+        seen = sweeps[top : top + room]
+        name_width = max(len(sweep.name) for sweep in seen)
+        room_for_details = height - len(seen) if len(sweeps) <= height else 0
+        details = [_detail(view, sweep) for sweep in seen]
         # Failures first: they are what somebody must act on.
         ranked = sorted(
             (index for index, detail in enumerate(details) if detail is not None),
-            key=lambda index: not view.progress(sweeps[index].sweep_id).failures.total(),
+            key=lambda index: not view.progress(seen[index].sweep_id).failures.total(),
         )
-        shown = set(ranked[:room])
+        told = set(ranked[:room_for_details])
         lines: list[Content] = []
-        for index, main in enumerate(mains):
-            lines.append(main)
+        for index, sweep in enumerate(seen):
+            here = self.has_focus and sweep is chosen
+            main = _main(view, sweep, picture.wall_s, width - 2, name_width)
+            line = Content(f"{CURSOR_SIGN if here else ' '} ").append(main)
+            lines.append(line.stylize("bold") if here else line)
+            self._shown.append(sweep.sweep_id)
             detail = details[index]
-            if index in shown and detail is not None:
+            if index in told and detail is not None:
                 lines.append(detail)
+                self._shown.append(sweep.sweep_id)
+        if len(seen) < len(sweeps):
+            more = plural(len(sweeps) - len(seen), "more sweep")
+            lines.append(Content.styled(f"and {more}", "$foreground-muted"))
         return lines
 
 
@@ -98,10 +167,19 @@ def _end(sweep: SweepRow, tally: SweepTally, wall_s: float) -> tuple[str, str]:
         return (f"{failed} failed", "$text-error") if failed else ("done", "$text-success")
     if sweep.cancelled:
         return "stopping", "$text-warning"
-    left_s = tally.left_s(sweep.jobs, wall_s)
+    if sweep.budget_spent and not tally.running:
+        return "budget spent", "$text-warning"
+    left_s = _left_s(sweep, tally, wall_s)
     if left_s is not None:
         return f"~{duration(left_s)} left" if left_s < 3600 else f"~{duration(left_s)}", ""
     return ("running" if tally.running else "waiting"), "$foreground-muted"
+
+
+def _left_s(sweep: SweepRow, tally: SweepTally, wall_s: float) -> float | None:
+    """The master's estimate; between two of those, as long as the jobs took so far."""
+    if sweep.ends_wall_s is not None:
+        return max(0.0, sweep.ends_wall_s - wall_s)
+    return tally.left_s(sweep.jobs, wall_s)
 
 
 def _detail(view: MeshView, sweep: SweepRow) -> Content | None:
@@ -111,16 +189,18 @@ def _detail(view: MeshView, sweep: SweepRow) -> Content | None:
         why = ", ".join(name for name, _ in tally.failures.most_common(2) if name)
         parts.append(Content.styled(f"{failed} failed{f': {why}' if why else ''}", "$text-error"))
     if _is_open(view, sweep):
+        if sweep.budget_spent and tally.running:
+            parts.append(Content.styled("budget spent", "$text-warning"))
         if tally.running:
-            parts.append(Content(f"{tally.running} running"))
+            parts.append(Content(f"{tally.running:,} running"))
         if assigned := tally.states[JobState.ASSIGNED]:
-            parts.append(Content(f"{assigned} getting ready"))
+            parts.append(Content(f"{assigned:,} getting ready"))
         if collecting := tally.states[JobState.COLLECTING]:
-            parts.append(Content(f"{collecting} sending results"))
+            parts.append(Content(f"{collecting:,} sending results"))
         parts.extend(Content(text) for text in _waiting(view, tally))
     if not parts:
         return None
-    return Content("  ").append(Content(" · ").join(parts))
+    return Content("    ").append(Content(" · ").join(parts))
 
 
 def _waiting(view: MeshView, tally: SweepTally) -> list[str]:
@@ -138,5 +218,5 @@ def _waiting(view: MeshView, tally: SweepTally) -> list[str]:
     elif awaited:
         words.append(f"{sum(awaited.values())} wait for {len(awaited)} bases")
     if for_slots:
-        words.append(f"{for_slots} waiting")
+        words.append(f"{for_slots:,} waiting")
     return words
