@@ -221,7 +221,7 @@ async def test_readonly_offers_nothing_that_changes_the_mesh() -> None:
         assert shown.master.asked == []
         await shown.press("1")
         await type_into_palette(shown, "colon", "cancel")
-        await shown.until(lambda: "No matches" in shown.text)
+        await shown.until(lambda: "Nothing here is called “cancel”" in shown.text)
 
 
 async def test_a_recording_is_readonly_by_itself() -> None:

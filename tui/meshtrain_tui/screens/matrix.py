@@ -18,7 +18,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from meshtrain.core.changes import SweepRow
-from meshtrain.errors import MeshtrainError
+from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.ids import new_id
 from meshtrain.results.folder import folder_name
 from meshtrain.results.merge import CellResult, CellState
@@ -39,7 +39,7 @@ from meshtrain_tui.grid import (
 )
 from meshtrain_tui.pace import Pace
 from meshtrain_tui.questions import RESULTS, whole_answer
-from meshtrain_tui.screens.choose import Choice, Choose
+from meshtrain_tui.screens.choose import Choice, Choose, Options
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.steering.action import NAMES_MAX, Action, command_of, retry_sweep
 from meshtrain_tui.widgets.heat import ALL_TOGETHER, HeatMap
@@ -153,11 +153,13 @@ cell. e writes the table as CSV."""
         began_s = time.monotonic()
         try:
             answered = await whole_answer(self.desk.ask, RESULTS, (sweep_id,))
+            if not answered.rows:
+                raise UserError("the master has none of this sweep")
             results = msgspec.convert(answered.rows[0], ToldResults)
             await self._take(results)
             self._pace.answered(time.monotonic() - began_s)
             self._stand, self._trouble = stand, ""
-        except (MeshtrainError, msgspec.ValidationError, IndexError) as error:
+        except (MeshtrainError, msgspec.ValidationError) as error:
             self._trouble = str(error)
             self._tell()
         finally:
@@ -347,7 +349,8 @@ class CellJobs(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(self._title, classes="box-title", markup=False)
-            yield OptionList(*(Option(self._line(cell)) for cell in self._cells), markup=False)
+            lines = (Option(self._line(cell)) for cell in self._cells)
+            yield Options(*lines, compact=True, markup=False)
         yield KeyLine()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
