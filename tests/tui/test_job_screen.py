@@ -101,7 +101,7 @@ async def test_it_opens_at_the_end_of_the_log_of_the_last_attempt() -> None:
     async with shown(a_master()) as screen:
         text = screen.text
         assert "few_shot/shots=5,fold=2" in screen.rows[0]
-        assert "● running  gpu2 GPU 0  attempt 2 of 2  12 min" in screen.rows[0]
+        assert "▶ running  gpu2 GPU 0  attempt 2 of 2  12 min" in screen.rows[0]
         assert "before: out of memory" not in text
         assert "epoch 99 of the run" in text
         assert "epoch 50 of" not in text
@@ -358,7 +358,7 @@ async def test_wide_screens_show_the_facts_beside_the_log() -> None:
 async def test_a_job_that_waits_says_why() -> None:
     row = job_row(state="waiting", attempts=[], reason="waits for base 7f3a…c21", node_id=None)
     async with shown(LogMaster(jobs={"j": row})) as screen:
-        assert "○ waiting" in screen.rows[0]
+        assert "· waiting" in screen.rows[0]
         assert "It has not started: waits for base 7f3a…c21." in screen.text
         await screen.press("a")
         assert "Why it waits" in screen.text

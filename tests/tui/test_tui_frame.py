@@ -112,7 +112,7 @@ async def test_the_palette_finds_screens_commands_and_sweeps(key: str) -> None:
         await shown.until(lambda: "Events" in "".join(shown.rows[3:]))
         await shown.pilot.press("down", "enter")
         await shown.until(lambda: isinstance(shown.app.screen, Events))
-        await type_into_palette(shown, key, "other-1a2b")
+        await type_into_palette(shown, key, "jobs of other-1a2b")
         await shown.until(lambda: "jobs of other-1a2b" in shown.text)
         await shown.pilot.press("down", "enter")
         await shown.until(lambda: isinstance(shown.app.screen, Jobs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tui_double import WALL_S, FakeSource, dashboard
 from tui_rows import job, node
@@ -239,3 +240,22 @@ async def test_terminal_sizes_down_to_nothing_do_no_harm() -> None:
         source.tell(list(crowd()), whole=True)
         await shown.settle()
         assert len(shown.rows) == 5
+
+
+async def test_the_end_is_as_the_master_estimates_it_and_a_spent_budget_is_told() -> None:
+    source = FakeSource()
+    async with dashboard(source) as shown:
+        sweep = SweepRow("s", "few_shot", 3, 1, 0, ends_wall_s=WALL_S + 5500)
+        jobs = [
+            JobRow("a", "s/a", JobKind.EXPERIMENT, JobState.RUNNING, sweep_id="s", node_id="gpu1"),
+            JobRow("b", "s/b", JobKind.EXPERIMENT, JobState.WAITING, sweep_id="s"),
+        ]
+        source.tell([sweep, *jobs], whole=True)
+        await shown.settle()
+        assert "~1 h 30 min" in shown.row("few_shot")
+        source.tell([msgspec.structs.replace(sweep, budget_spent=True)])
+        await shown.settle()
+        assert "budget spent · 1 running" in shown.text
+        source.tell([msgspec.structs.replace(jobs[0], state=JobState.SUCCEEDED)])
+        await shown.settle()
+        assert shown.row("few_shot").split("Saved")[0].rstrip().count("budget spent") == 1

@@ -9,7 +9,9 @@ import msgspec
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from meshtrain.clock import wall_now_s
 from meshtrain.core.changes import JobRow
+from meshtrain.core.job import JobState
 from meshtrain.core.why import Why
 from meshtrain.core.why_lines import why_lines
 from meshtrain_tui.asking import row_of
@@ -54,7 +56,14 @@ class Job(MeshScreen):
         self._job_id = job_id
 
     def compose_body(self) -> ComposeResult:
-        yield JobBody(self._job_id, row_of(self.desk.ask), explain=self._why)
+        yield JobBody(
+            self._job_id, row_of(self.desk.ask), explain=self._why, wall_now_s=self._wall_now_s
+        )
+
+    def _wall_now_s(self) -> float:
+        """The time that the screens show."""
+        picture = self.desk.picture
+        return wall_now_s() if picture is None else picture.wall_s
 
     async def _why(self, job_id: str, width: int) -> list[str]:
         """The lines of `meshtrain why`. Raises MeshtrainError when they can't be had."""
@@ -85,7 +94,10 @@ class Job(MeshScreen):
             words.append("--metrics")
         if body.attempt_number is not None and body.is_earlier_attempt:
             words += ["--attempt", str(body.attempt_number)]
-        return command_of("jobs", name) if body.tab == "facts" else command_of(*words)
+        if body.tab != "facts":
+            return command_of(*words)
+        waits = row is not None and row.state is JobState.WAITING
+        return command_of("why" if waits else "jobs", name)
 
     def _row(self) -> JobRow | None:
         """The job as the lists have it."""

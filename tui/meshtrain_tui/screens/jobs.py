@@ -8,28 +8,18 @@ from typing import Any, ClassVar
 
 import msgspec
 from textual.binding import Binding, BindingType
-from textual.content import Content
 
 from meshtrain.core.changes import JobRow
 from meshtrain.core.job import JobState
 from meshtrain.core.pages import PageQuery
 from meshtrain_tui.feed import Picture
+from meshtrain_tui.job_states import state_words
 from meshtrain_tui.screens.confirm import AskPriority
 from meshtrain_tui.screens.list_screen import ListScreen
 from meshtrain_tui.steering.action import cancel, command_of, prioritise, retry, typed_name
 from meshtrain_tui.widgets.columns import Column
 from meshtrain_tui.words import clock, duration, tail
 
-STATE_SIGNS = {
-    JobState.WAITING: ("·", "$foreground-muted"),
-    JobState.ASSIGNED: ("○", "$text-accent"),
-    JobState.RUNNING: ("▶", "$text-primary"),
-    JobState.COLLECTING: ("↑", "$text-primary"),
-    JobState.SUCCEEDED: ("✓", "$text-success"),
-    JobState.FAILED: ("✗", "$text-error"),
-    JobState.CANCELLED: ("-", "$foreground-muted"),
-}
-"""A sign beside the word, so that the colour says nothing alone."""
 GROUPS: tuple[tuple[str, tuple[JobState, ...]], ...] = (
     ("all", ()),
     ("running", (JobState.ASSIGNED, JobState.RUNNING, JobState.COLLECTING)),
@@ -39,12 +29,6 @@ GROUPS: tuple[tuple[str, tuple[JobState, ...]], ...] = (
     ("cancelled", (JobState.CANCELLED,)),
 )
 METRICS_SHOWN_MAX = 3
-
-
-def state_cell(state: JobState) -> Content:
-    """A state, as its sign and its word."""
-    sign, style = STATE_SIGNS[state]
-    return Content.styled(f"{sign} {state}", style)
 
 
 def took_s(row: JobRow, now_wall_s: float) -> float | None:
@@ -70,7 +54,7 @@ def detail(row: JobRow, picture: Picture) -> str:
 
 COLUMNS = (
     Column("name", "JOB", 20, lambda row, picture: row.name, flexible=True, cut=tail),
-    Column("state", "STATE", 11, lambda row, picture: state_cell(row.state)),
+    Column("state", "STATE", 11, lambda row, picture: state_words(row.state)),
     Column("node", "NODE", 8, lambda row, picture: row.node_id or "", rank=1),
     Column("took", "TIME", 10, _time, right=True, rank=1),
     Column("retries", "RUN", 4, lambda row, picture: str(row.retries + 1), right=True, rank=4),

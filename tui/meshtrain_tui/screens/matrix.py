@@ -18,7 +18,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from meshtrain.core.changes import SweepRow
-from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.errors import MeshtrainError, NotFoundError
 from meshtrain.ids import new_id
 from meshtrain.results.folder import folder_name
 from meshtrain.results.merge import CellResult, CellState
@@ -154,7 +154,7 @@ cell. e writes the table as CSV."""
         try:
             answered = await whole_answer(self.desk.ask, RESULTS, (sweep_id,))
             if not answered.rows:
-                raise UserError("the master has none of this sweep")
+                raise NotFoundError(f"the master knows no results of {sweep_id}")
             results = msgspec.convert(answered.rows[0], ToldResults)
             await self._take(results)
             self._pace.answered(time.monotonic() - began_s)

@@ -18,7 +18,7 @@ from meshtrain.errors import MeshtrainError
 from meshtrain.net.base import MasterAwayError
 from meshtrain_tui.log.stream import Ask, LogStream
 from meshtrain_tui.widgets.curves import Curves
-from meshtrain_tui.widgets.job_facts import facts, nodes_of, ran_s, state_words, why_words
+from meshtrain_tui.widgets.job_facts import facts, nodes_of, ran_s, standing, why_words
 from meshtrain_tui.widgets.log_pane import LogPane
 from meshtrain_tui.widgets.log_view import LogView
 from meshtrain_tui.words import clock, duration, tail
@@ -280,8 +280,8 @@ class JobBody(Vertical):
         return Content("\n").join(lines or [Content("Asking the master.")])
 
     def _main(self, row: Mapping[str, Any], width: int) -> Content:
-        """`few_shot/fold=2   ● running on gpu2 GPU 0   attempt 2 of 2   12 min`."""
-        words = [state_words(row)]
+        """`few_shot/fold=2   ▶ running on gpu2 GPU 0   attempt 2 of 2   12 min`."""
+        words = [standing(row)]
         number = self.attempt_number
         if number is not None:
             attempt = row["attempts"][number - 1]

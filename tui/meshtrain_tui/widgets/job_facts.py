@@ -11,27 +11,19 @@ from textual.content import Content
 
 from meshtrain.core.job import JobState
 from meshtrain.ids import short
+from meshtrain_tui.job_states import state_words
 from meshtrain_tui.words import clock, duration, size
 
-SIGNS: Mapping[str, tuple[str, str, str]] = {
-    JobState.WAITING: ("○", "waiting", "$text-warning"),
-    JobState.ASSIGNED: ("◔", "gets ready", "$text-primary"),
-    JobState.RUNNING: ("●", "running", "$text-success"),
-    JobState.COLLECTING: ("◕", "sends its result", "$text-primary"),
-    JobState.SUCCEEDED: ("✓", "succeeded", "$text-success"),
-    JobState.FAILED: ("✗", "failed", "$text-error"),
-    JobState.CANCELLED: ("■", "cancelled", "$foreground-muted"),
-}
 VALUE_CHARS_MAX = 2000
 NAME_WIDTH = 16
 
 
-def state_words(row: Mapping[str, Any]) -> Content:
-    """`● running`: a sign, a word, a colour."""
-    sign, word, style = SIGNS.get(row["state"], ("·", row["state"], ""))
+def standing(row: Mapping[str, Any]) -> Content:
+    """`▶ running`, and whether it is to end."""
+    words = state_words(JobState(row["state"]))
     if row["cancelling"] and not JobState(row["state"]).is_terminal:
-        word = f"{word}, is being cancelled"
-    return Content.styled(f"{sign} {word}", style)
+        return words.append(Content.styled(", is being cancelled", "$text-warning"))
+    return words
 
 
 def why_words(row: Mapping[str, Any]) -> str:

@@ -190,13 +190,13 @@ def _detail(view: MeshView, sweep: SweepRow) -> Content | None:
         parts.append(Content.styled(f"{failed} failed{f': {why}' if why else ''}", "$text-error"))
     if _is_open(view, sweep):
         if sweep.budget_spent and tally.running:
-            parts.append(Content.styled("budget spent: nothing more starts", "$text-warning"))
+            parts.append(Content.styled("budget spent", "$text-warning"))
         if tally.running:
-            parts.append(Content(f"{tally.running} running"))
+            parts.append(Content(f"{tally.running:,} running"))
         if assigned := tally.states[JobState.ASSIGNED]:
-            parts.append(Content(f"{assigned} getting ready"))
+            parts.append(Content(f"{assigned:,} getting ready"))
         if collecting := tally.states[JobState.COLLECTING]:
-            parts.append(Content(f"{collecting} sending results"))
+            parts.append(Content(f"{collecting:,} sending results"))
         parts.extend(Content(text) for text in _waiting(view, tally))
     if not parts:
         return None
@@ -218,5 +218,5 @@ def _waiting(view: MeshView, tally: SweepTally) -> list[str]:
     elif awaited:
         words.append(f"{sum(awaited.values())} wait for {len(awaited)} bases")
     if for_slots:
-        words.append(f"{for_slots} waiting")
+        words.append(f"{for_slots:,} waiting")
     return words

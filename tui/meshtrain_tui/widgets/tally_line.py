@@ -9,6 +9,7 @@ from textual.content import Content
 from meshtrain.core.job import JobState
 from meshtrain.core.view import MeshView
 from meshtrain_tui.feed import Picture
+from meshtrain_tui.job_states import STATE_SIGNS
 from meshtrain_tui.widgets.panel import Panel
 from meshtrain_tui.words import duration
 
@@ -16,14 +17,6 @@ WINDOW_S = 600.0
 """Of the past, that the throughput is of."""
 SAMPLE_EVERY_S = 5.0
 WIDE_FROM = 110
-SIGNS = (
-    (JobState.RUNNING, "▶", "running", "$text-primary"),
-    (JobState.ASSIGNED, "○", "assigned", "$text-accent"),
-    (JobState.WAITING, "·", "waiting", ""),
-    (JobState.SUCCEEDED, "✓", "succeeded", "$text-success"),
-    (JobState.FAILED, "✗", "failed", "$text-error"),
-    (JobState.CANCELLED, "-", "cancelled", "$foreground-muted"),
-)
 
 
 def states_of(view: MeshView) -> Counter[JobState]:
@@ -84,8 +77,8 @@ class TallyLine(Panel):
     def lines(self, picture: Picture, width: int, height: int) -> list[Content]:
         states = states_of(picture.view)
         parts = [
-            Content.styled(f"{sign} {states[state]:,} {words}", style)
-            for state, sign, words, style in SIGNS
+            Content.styled(f"{sign} {states[state]:,} {state}", style)
+            for state, (sign, style) in STATE_SIGNS.items()
             if states[state]
         ]
         if not parts:
