@@ -250,6 +250,9 @@ cell. e writes the table as CSV."""
         if grid is None:
             return
         choices = [Choice(name, name) for name in grid.table.metrics]
+        if not choices:
+            self.desk.say("No metric yet: no job of this sweep has written one.")
+            return
 
         def take(name: str | None) -> None:
             if name is not None:
