@@ -290,7 +290,8 @@ def terminal(
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("MESHTRAIN_", "TEXTUAL", "TMUX"))
+        # A size there would count for more than the terminal's own.
+        if not name.startswith(("MESHTRAIN_", "TEXTUAL", "TMUX", "COLUMNS", "LINES"))
     }
     environment = {
         **inherited,
