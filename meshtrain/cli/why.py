@@ -30,7 +30,7 @@ def command(
 
     \b
     Examples:
-      meshtrain why few_shot/fold=2,shots=5
+      meshtrain why few_shot/dataset=coco20i,backbone=resnet50,shots=5,fold=2
       meshtrain why base/7f3a
     """
     cli = cli_of(ctx)

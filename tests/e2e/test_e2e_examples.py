@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,9 @@ command: "cat {base}/model; echo {{\\"miou\\": 0.{shots}{fold}}} > {output}/resu
 matrix: {dataset: [pascal5i, coco20i], backbone: [resnet50, resnet101], shots: [5], fold: [2, 3]}
 results: {file: results.json, metric: miou, over: fold}
 """
+FEW_SHOT_LONG = FEW_SHOT.replace("few_shot", "few_shot_long").replace(
+    "dataset: [pascal5i, coco20i]", "dataset: [pascal5i]"
+)
 BATCHES = """
 name: batch_composition
 command: >-
@@ -88,6 +92,13 @@ CASES: dict[str, Case] = {
     "meshtrain logs -f base/7f3a": Case(says="succeeded"),
     "meshtrain logs batch_composition/target_batch_pct=0.25,fold=1": Case(says="0.25 1"),
     "meshtrain logs batch_composition/target_batch_pct=0.25,fold=1 -n 20": Case(says="0.25 1"),
+    "meshtrain results few_shot few_shot_long --html few_shot.html": Case(says="few_shot_long"),
+    "meshtrain why base/7f3a": Case(says="succeeded"),
+    "meshtrain record monday.mesh": Case(parsed="until it is stopped; test_cli_record runs it"),
+    "meshtrain record monday.mesh --add --for 8h": Case(parsed="as above"),
+    "meshtrain budget few_shot --gpu-hours 40": Case(says="40"),
+    "meshtrain budget few_shot --unlimited": Case(stage=2),
+    "meshtrain token --revoke prometheus": Case(stage=2),
     "meshtrain results few_shot.yaml --from gpu1/few_shot --from gpu2/few_shot": Case(codes=(0, 1)),
     "meshtrain bases evict 7f3a --node gpu1": Case(stage=2, codes=(0, 2)),
     "meshtrain bases rebuild 7f3a": Case(stage=3),
@@ -113,6 +124,9 @@ CASES: dict[str, Case] = {
         stage=7, says="restored"
     ),
 }
+SECOND_AFTER = "meshtrain submit few_shot.yaml --wait"
+"""What is compared with few_shot comes after it: so the bases are as the examples name them."""
+CUT_WITHIN_S = 0.09
 STOPPED = 6
 """From the stage after this on, the master is stopped."""
 
@@ -190,6 +204,11 @@ class World:
                 words += ["--name", "alice" if self._homes == 1 else "bob"]
         return words, stdin
 
+    def take_results_home(self) -> None:
+        """Folders of results as two masters leave them, each with some of the cells."""
+        for place in ("lab", "cluster"):
+            shutil.copytree(self.mesh.results / "few_shot", Path(place, "results", "few_shot"))
+
     def _in_place(self) -> dict[str, str]:
         first, second = self._bases()
         return {
@@ -254,6 +273,13 @@ def test_every_example_of_the_help_does_what_it_says(world: World) -> None:
             wrong.append(f"$ {example}\nexit code {result.exit_code} {result.exception}\n{told}")
         if "submit" in words:
             world.mesh.wait_jobs(words[1].removesuffix(".yaml"))
+        if "revoke" in words:
+            # All links are cut a moment after the answer: what is asked then has none.
+            time.sleep(CUT_WITHIN_S)
+        if example == SECOND_AFTER:
+            world.mesh.submit(FEW_SHOT_LONG)
+            world.mesh.wait_jobs("few_shot_long")
+            world.take_results_home()
     assert not wrong, "\n\n".join(wrong)
 
 

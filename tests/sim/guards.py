@@ -33,6 +33,7 @@ from meshtrain.core.held_attempt import Phase
 from meshtrain.core.inventory import InventoryLog
 from meshtrain.core.job import BaseState, FailureClass, Job, JobState
 from meshtrain.core.node import Node
+from meshtrain.core.placing import PlacePass
 from meshtrain.core.scheduler import Scheduler
 from meshtrain.core.state import MeshState
 from meshtrain.core.stock import Stock
@@ -155,7 +156,7 @@ def start_without_needs(patch: pytest.MonkeyPatch) -> None:
 
 def start_without_the_base(patch: pytest.MonkeyPatch) -> None:
     """P5: a job waits until the base of its recipe is committed, and is there."""
-    patch.setattr(Scheduler, "_is_open", lambda scheduler, shape: True)
+    patch.setattr(PlacePass, "is_open", lambda place_pass, shape: True)
 
 
 def name_no_data(patch: pytest.MonkeyPatch) -> None:

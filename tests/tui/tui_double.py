@@ -131,6 +131,10 @@ class Dashboard:
         """Until all that was told is drawn."""
         await self.source.wait_taken()
         self.app.look()
+        await self.until_drawn()
+
+    async def until_drawn(self) -> None:
+        """Until what the screens have asked for is drawn."""
         await self.pilot.pause()
         for table in self.app.screen.query(PageTable):
             await self.until(lambda table=table: table.pager.settled)
@@ -147,7 +151,7 @@ class Dashboard:
     async def press(self, *keys: str) -> None:
         """Press keys, and wait until all that follows is drawn."""
         await self.pilot.press(*keys)
-        await self.settle()
+        await self.until_drawn()
 
     @property
     def said(self) -> str:

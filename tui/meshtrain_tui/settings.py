@@ -8,7 +8,7 @@
     readonly: true          no action is offered
     keys:                   action: key, or several with commas
       jobs.cancel: ctrl+k
-      table.filter: f, slash
+      screen.filter: F, slash
 """
 
 from __future__ import annotations
