@@ -7,9 +7,10 @@ SEEDS ?= 2000
 FIRST ?= 0
 RUNS ?= 100000
 FOR ?= 120
+CHROMIUM ?= chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format boot-test sim sim-for fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch bench-fanout clean
+.PHONY: help demo test check format boot-test sim sim-for fuzz log-exactness failpoints network chaos bench bench-peers bench-dispatch bench-fanout images recording clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +69,14 @@ bench-dispatch: bench-peers ## durable jobs per second, ours and theirs, in one 
 bench-fanout: $(READY) ## how fast a file reaches N hosts behind limited links (needs root)
 	-@$(BIN)/python benchmarks/setup_peers.py
 	@$(BIN)/python benchmarks/fanout.py --tls --faults --stream
+
+images: $(READY) ## draw the pictures and the film of the README anew (CHROMIUM names a browser)
+	@$(BIN)/python docs/make_images.py
+	@$(BIN)/python docs/make_recording.py
+	@$(BIN)/python docs/make_web_image.py $(CHROMIUM)
+
+recording: $(READY) ## record the run anew that the film and the web view show (2 minutes)
+	@$(BIN)/python docs/record_run.py
 
 clean: ## remove the environment and what the demo left
 	@rm -rf $(VENV) .peers demo-output

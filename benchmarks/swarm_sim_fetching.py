@@ -162,8 +162,9 @@ class Fetching:
         if request is None:
             return
         request.abandoned = True
-        flow = node.flows[peer]
-        if all(awaited.abandoned for awaited in flow.awaited):
+        flow = node.flows.get(peer)
+        # None: it came already, unseen so far, and its connection was closed after it.
+        if flow is not None and all(awaited.abandoned for awaited in flow.awaited):
             self._close(node, flow)
 
     def _close(self, node: Host, flow: Flow) -> None:

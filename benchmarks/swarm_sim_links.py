@@ -172,6 +172,8 @@ class Links(ABC):
     def _end_turn(self, flow: Flow) -> None:
         flow.sending = False
         self._give_turn_back(flow)
+        # Who lost its turn before has none to give back, and may wait for the next one itself.
+        self._let_through(flow.sender)
 
     def _lose_patience(self, flow: Flow, turn: int) -> None:
         if flow.turn == turn:

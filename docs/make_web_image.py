@@ -22,11 +22,11 @@ import aiohttp
 from meshtrain_tui.web import WebView, session_command
 
 ROOT = Path(__file__).parents[1]
-RECORDING = ROOT / "tests" / "tui" / "batch_composition.jsonl"
+RECORDING = ROOT / "docs" / "recording" / "run.jsonl"
 PICTURE = ROOT / "docs" / "images" / "top_web.png"
 SIZE = (1100, 640)
-TYPED = ("J", "48%")
-"""Goes to the middle of the run, once enter is pressed."""
+TYPED = ("J", "72%")
+"""Goes to where three sweeps run, once enter is pressed."""
 ENTER = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
 LOOK_S = 0.2
 DRAWN_S = 2.0
@@ -101,6 +101,14 @@ async def _picture(process: asyncio.subprocess.Process, address: str) -> None:
         async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
             browser = Browser(socket)
             await browser.ask("Page.enable")
+            # All of it is the page: a window's frame would take some off.
+            await browser.ask(
+                "Emulation.setDeviceMetricsOverride",
+                width=SIZE[0],
+                height=SIZE[1],
+                deviceScaleFactor=1,
+                mobile=False,
+            )
             await browser.ask("Page.navigate", url=address)
             started = "document.body.classList.contains('-first-byte')"
             while not await browser.value_of(started):  # noqa: ASYNC110

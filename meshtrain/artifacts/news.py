@@ -30,6 +30,9 @@ STILL_HERE_S: Final = 10.0
 """After so long without news the follower is told that the connection stands."""
 WAIT_S: Final = 60.0
 """How long an artifact that isn't here at all is waited for: a fetch of it may begin."""
+SMALL_COPIES: Final = 16
+"""What comes to so few chunks in all is sent to each who fetches it: 8 MiB, a third of a second
+at 200 Mbit/s. They may hear of each other only by the next heartbeats."""
 _EXPIRE_S: Final = 0.5
 
 
@@ -276,7 +279,11 @@ class NewsDesk:
             self._stir(board)
             return
         numbers = ChunkNumbers(manifest)
-        board.offers = Offers(numbers.count, first=secrets.randbelow(numbers.count or 1))
+        board.offers = Offers(
+            numbers.count,
+            small_copies=SMALL_COPIES,
+            first=secrets.randbelow(numbers.count or 1),
+        )
         self._place(board, numbers)
 
     def _place(self, board: _Board, numbers: ChunkNumbers) -> None:

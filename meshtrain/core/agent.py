@@ -53,7 +53,7 @@ class Agent:
         slots: int,
         holds: Iterable[str],
         life: str,
-        adopted: Iterable[cmd.AssignAttempt] = (),
+        adopted: Iterable[io.AdoptedAttempt] = (),
         gpus_busy: tuple[int, ...] = (),
         cached: Iterable[Cached] = (),
         cache_limits: CacheLimits = _NO_LIMITS,
@@ -84,8 +84,8 @@ class Agent:
             tell_end=self._tell_end,
         )
         self.held.gpus_busy = gpus_busy
-        for assignment in adopted:
-            self.held.adopt(assignment)
+        for attempt in adopted:
+            self.held.adopt(attempt)
         self.now_s = now_s
         self._welcomed = False
         self._seen_seq = 0

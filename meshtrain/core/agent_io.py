@@ -199,6 +199,14 @@ class SendStarted(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class AdoptedAttempt(msgspec.Struct, frozen=True):
+    """What a former daemon on this node had started, and the next one goes on with."""
+
+    assignment: AssignAttempt
+    output_id: str | None = None
+    """The artifact that its output is already; None where it has left none yet."""
+
+
 class Report(msgspec.Struct, frozen=True):
     """How an attempt ended."""
 

@@ -88,9 +88,10 @@ class HeldAttempts:
             for attempt_id, held in self.by_id.items()
         )
 
-    def adopt(self, assignment: cmd.AssignAttempt) -> None:
+    def adopt(self, adopted: io.AdoptedAttempt) -> None:
         """Go on with what a former daemon started; its end comes as that of any other."""
-        held = HeldAttempt(assignment, Phase.FETCHING)
+        assignment = adopted.assignment
+        held = HeldAttempt(assignment, Phase.FETCHING, output_id=adopted.output_id)
         self.by_id[assignment.attempt_id] = held
         self._move(held, Phase.STARTING)
         self._move(held, Phase.RUNNING)
@@ -187,10 +188,15 @@ class HeldAttempts:
             self._end_with_checkpoint(held, report)
         else:
             self._move(held, Phase.STORING)
-            self._do(io.StoreOutput(assignment))
+            self.stock.store(io.StoreOutput(assignment))
 
     def on_stored(self, event: io.OutputStored) -> None:
         """An output folder has become an artifact."""
+        self.stock.store_is_over(io.StoreOutput, event.attempt_id)
+        self._on_stored(event)
+        self.stock.take_turns()
+
+    def _on_stored(self, event: io.OutputStored) -> None:
         self.stock.stored(event.artifact_id, event.size_bytes)
         held = self.by_id.get(event.attempt_id)
         if held is None or held.phase is not Phase.STORING:
@@ -213,6 +219,11 @@ class HeldAttempts:
 
     def on_output_failed(self, event: io.OutputFailed) -> None:
         """An output folder could not be stored."""
+        self.stock.store_is_over(io.StoreOutput, event.attempt_id)
+        self._on_output_failed(event)
+        self.stock.take_turns()
+
+    def _on_output_failed(self, event: io.OutputFailed) -> None:
         held = self.by_id.get(event.attempt_id)
         if held is None or held.phase is not Phase.STORING:
             return
@@ -234,7 +245,7 @@ class HeldAttempts:
         for held in self.by_id.values():
             if held.waits_for_room and held.phase is Phase.STORING:
                 held.waits_for_room = False
-                self._do(io.StoreOutput(held.assignment))
+                self.stock.store(io.StoreOutput(held.assignment))
 
     def _cut_short(self, held: HeldAttempt) -> io.Report:
         assignment = held.assignment
@@ -262,10 +273,15 @@ class HeldAttempts:
 
     def _keep_checkpoint(self, held: HeldAttempt) -> None:
         held.keeps_checkpoint = True
-        self._do(io.StoreCheckpoint(held.assignment))
+        self.stock.store(io.StoreCheckpoint(held.assignment))
 
     def on_checkpoint(self, attempt_id: str, artifact_id: str | None, size_bytes: int = 0) -> None:
         """A checkpoint is kept, or there was none to keep."""
+        self.stock.store_is_over(io.StoreCheckpoint, attempt_id)
+        self._on_checkpoint(attempt_id, artifact_id, size_bytes)
+        self.stock.take_turns()
+
+    def _on_checkpoint(self, attempt_id: str, artifact_id: str | None, size_bytes: int) -> None:
         self.stock.stored(artifact_id, size_bytes)
         held = self.by_id.get(attempt_id)
         if held is None:
@@ -281,7 +297,7 @@ class HeldAttempts:
                 self._end(held, held.last_word)
             else:
                 # It was being kept while the job ended: a newer one may lie there.
-                self._do(io.StoreCheckpoint(held.assignment))
+                self.stock.store(io.StoreCheckpoint(held.assignment))
 
     def _end_with_checkpoint(self, held: HeldAttempt, report: io.Report) -> None:
         """Tell an end that the job is run again after, with what it can go on from."""
@@ -294,7 +310,7 @@ class HeldAttempts:
         self._move(held, Phase.STORING)
         held.last_word = report
         if not held.keeps_checkpoint:
-            self._do(io.StoreCheckpoint(held.assignment))
+            self.stock.store(io.StoreCheckpoint(held.assignment))
 
     def drop_artifact(self, artifact_id: str) -> None:
         """The master needs an artifact no more: remove it when nothing here does either."""
@@ -314,9 +330,9 @@ class HeldAttempts:
                     found[need.artifact_id] = f"{name} starts from it, or runs on it"
             for checkpoint in held.checkpoints:
                 found[checkpoint] = f"{name} can go on from it"
-            report = held.report
-            if report is not None and report.artifact_id is not None:
-                found[report.artifact_id] = f"{name} left it, and the master hasn't taken that in"
+            output_id = held.output_id if held.report is None else held.report.artifact_id
+            if output_id is not None:
+                found[output_id] = f"{name} left it, and the master hasn't taken that in"
         return found
 
     # --- ending ----------------------------------------------------------------------------

@@ -38,6 +38,8 @@ class HeldAttempt:
     handing_back: bool = False
     run_s: float = 0.0
     stream_bytes: dict[str, int] = field(default_factory=dict)
+    #: the artifact that its output is already, as a former daemon noted
+    output_id: str | None = None
     report: io.Report | None = None
     #: when the next checkpoint is due; None before the job runs, or where it makes none
     checkpoint_at_s: float | None = None

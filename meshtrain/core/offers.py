@@ -9,7 +9,8 @@ out, and no chunk waits for a second copy of another one.
 
 The rules:
 
-- One who fetches alone is told of everything.
+- One who fetches alone is told of everything; so are a few who fetch something small: it
+  is sent to each of them sooner than they hear of each other.
 - Else a few chunks are promised at a time, each to one, who alone is told of it; when
   it took it, the next chunk is promised to whoever was waited for least so far. Slow
   ones come last, and get nothing more when there is no time left to have it from them.
@@ -82,14 +83,22 @@ class Offers:
     Args:
         chunk_count: how many chunks there are.
         promises_max: chunks promised at a time, over all.
+        small_copies: something of which all who fetch it take so few chunks in all is small.
         first: the chunk that is promised first. Another one on each holder: else two
             of them promise the same chunks, and one for nothing.
     """
 
     def __init__(
-        self, chunk_count: int, *, promises_max: int = PROMISES_MAX, first: int = 0
+        self,
+        chunk_count: int,
+        *,
+        promises_max: int = PROMISES_MAX,
+        small_copies: int = 0,
+        first: int = 0,
     ) -> None:
         self._first = first
+        self._alone = max(1, small_copies // max(1, chunk_count))
+        """So few who fetch it are told of everything."""
         self._all: Bits = (1 << chunk_count) - 1
         self._promises_max = promises_max
         self._given: Bits = 0
@@ -202,7 +211,7 @@ class Offers:
 
     def shown(self, follower: str) -> Bits:
         """What one is told of now; what it took stays shown."""
-        if len(self._followers) == 1 or self._shows_all:
+        if len(self._followers) <= self._alone or self._shows_all:
             return self._all
         known = self._followers[follower]
         shown = known.took

@@ -9,6 +9,11 @@
 
 Something that is being removed is needed again only after it is gone: then it
 is fetched anew.
+
+What a job left is an artifact of unknown content until it is stored: it may be
+the very one that goes. So nothing is removed while something is being stored,
+nor stored while something is removed; each waits for those of the other kind
+that were asked for before it.
 """
 
 from __future__ import annotations
@@ -37,6 +42,9 @@ NEVER_S = float("inf")
 UNFINISHED_MAX = 4
 """Fetches of the former daemon that are gone on with before the master is there."""
 
+Storing = io.StoreOutput | io.StoreCheckpoint
+"""What makes an artifact of something that a job left."""
+
 
 @dataclass(slots=True)
 class Wanted:
@@ -49,6 +57,16 @@ class Wanted:
     paused_s: float | None = None
     again_s: float = 0.0
     lacks_room: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An artifact that is to go once nothing is being stored."""
+
+    #: the session in which the master granted it; None where it is dropped
+    session: str | None
+    #: whether it goes then later still, when nothing here needs it
+    later: bool = False
 
 
 class Stock:
@@ -85,6 +103,10 @@ class Stock:
         self.removing: set[str] = set()
         #: what is to go when nothing here needs it any more
         self._unwanted: set[str] = set()
+        #: what is being stored; what waits for that to go; what waits for that to be stored
+        self._storing: set[tuple[type[Storing], str]] = set()
+        self._to_remove: dict[str, Removal] = {}
+        self._to_store: list[Storing] = []
         self._do = do
         self._needed = needed
 
@@ -102,7 +124,7 @@ class Stock:
         # What came once more while it is being removed goes with the rest of it.
         if need.artifact_id not in self.holds or need.artifact_id in self.removing:
             return False
-        self._unwanted.discard(need.artifact_id)
+        self._want_after_all(need.artifact_id)
         self.use(need.artifact_id)
         return True
 
@@ -208,11 +230,40 @@ class Stock:
 
     # --- stored here ----------------------------------------------------------------------
 
+    def store(self, effect: Storing) -> None:
+        """Have something that a job left stored, once nothing is being removed."""
+        if self.removing or self._to_remove:
+            self._to_store.append(effect)
+        else:
+            self._store(effect)
+
+    def _store(self, effect: Storing) -> None:
+        self._storing.add((type(effect), effect.assignment.attempt_id))
+        self._do(effect)
+
+    def store_is_over(self, kind: type[Storing], attempt_id: str) -> None:
+        """Something is stored, or could not be."""
+        self._storing.discard((kind, attempt_id))
+
+    def take_turns(self) -> None:
+        """Let go what waited for the last thing that was being stored; then store what waits."""
+        while self._to_remove and not self._storing:
+            artifact_id = next(iter(self._to_remove))
+            removal = self._to_remove.pop(artifact_id)
+            if removal.session is None:
+                self.drop(artifact_id, later=removal.later)
+            elif removal.session == self.session:
+                self.evict(artifact_id)
+        if not self.removing and not self._to_remove:
+            for effect in self._to_store:
+                self._store(effect)
+            self._to_store = []
+
     def stored(self, artifact_id: str | None, size_bytes: int) -> None:
         """Something that was made here has become an artifact."""
         if artifact_id is None:
             return
-        self._unwanted.discard(artifact_id)
+        self._want_after_all(artifact_id)
         if artifact_id not in self.holds:
             self._hold(artifact_id, size_bytes)
             self._tell((InventoryChange(artifact_id, Holding.HELD, size_bytes),))
@@ -233,6 +284,9 @@ class Stock:
         why = self._needed().get(artifact_id)
         if why is not None:
             self._keep(artifact_id, why)
+        elif self._storing:
+            # The grant is one of this session: a later master may count on what lies here.
+            self._to_remove[artifact_id] = Removal(self.session)
         else:
             self._remove(artifact_id)
 
@@ -245,7 +299,10 @@ class Stock:
         if artifact_id not in self.holds:
             return
         if artifact_id not in self._needed():
-            self._remove(artifact_id)
+            if self._storing:
+                self._to_remove.setdefault(artifact_id, Removal(None, later))
+            else:
+                self._remove(artifact_id)
         elif later:
             self._unwanted.add(artifact_id)
 
@@ -256,6 +313,12 @@ class Stock:
         for artifact_id in sorted(self._unwanted - self._needed().keys()):
             self._unwanted.discard(artifact_id)
             self.drop(artifact_id)
+
+    def _want_after_all(self, artifact_id: str) -> None:
+        self._unwanted.discard(artifact_id)
+        removal = self._to_remove.get(artifact_id)
+        if removal is not None and removal.session is None:
+            del self._to_remove[artifact_id]
 
     def _remove(self, artifact_id: str) -> None:
         self._unwanted.discard(artifact_id)
@@ -278,6 +341,7 @@ class Stock:
             self.fetching.pop(artifact_id, None)
             self.book.finish(artifact_id)
             self._keep(artifact_id, event.error)
+            self.take_turns()
             return False
         # The same bytes may have been made here once more while they were being removed.
         self.holds.discard(artifact_id)
@@ -288,6 +352,7 @@ class Stock:
             # It was needed again meanwhile.
             self._try_again(artifact_id, wanted)
         self.try_again(has_room=True)
+        self.take_turns()
         return True
 
     # --- told -----------------------------------------------------------------------------

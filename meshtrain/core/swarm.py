@@ -343,7 +343,7 @@ class Swarm:
         idle = [p for p in self._peers.values() if p.askable(now_s) and self._requests.has_room(p)]
         while idle and self._requests.count < self._limits.requests_max:
             peer = min(idle, key=self._requests.turn)
-            late = self._requests.late_for(peer, now_s - self._late_after_s())
+            late = self._requests.late_for(peer, now_s, self._late_after_s())
             late &= peer.have
             if not late:
                 idle.remove(peer)

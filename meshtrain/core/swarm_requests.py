@@ -124,11 +124,12 @@ class Requests:
         soon_s = max(limits.endgame_min_s, limits.endgame_factor * self._latency_s)
         return min(soon_s, limits.slow_after_s)
 
-    def late_for(self, peer: Peer, asked_before_s: float) -> Bits:
-        """The chunks asked for by then that one more peer may be asked for."""
+    def late_for(self, peer: Peer, now_s: float, late_after_s: float) -> Bits:
+        """The chunks that are late, and that one more peer may be asked for."""
         late = 0
         for chunk, asked_s in self._asked_last_s.items():
-            if asked_s > asked_before_s:
+            # The sum that the wake-up was set by: a difference would be rounded otherwise.
+            if now_s < asked_s + late_after_s:
                 break
             askers = self._askers[chunk]
             if peer.peer not in askers and len(askers) < self._limits.askers_per_chunk_max:

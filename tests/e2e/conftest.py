@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mesh import Mesh, NewMesh, living_meshes
+
+
+@pytest.fixture(autouse=True)
+def same_surroundings() -> Iterator[None]:
+    """A command that runs in this process leaves its master in the environment."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

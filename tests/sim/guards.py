@@ -322,6 +322,11 @@ def take_silence_for_an_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(eviction, "is_unanswered", lambda state, node: False)
 
 
+def remove_while_storing(patch: pytest.MonkeyPatch) -> None:
+    """P7: what is being stored may be the very artifact that goes; the two take turns."""
+    patch.setattr(Stock, "store", lambda stock, effect: stock._do(effect))
+
+
 def evict_what_is_needed(patch: pytest.MonkeyPatch) -> None:
     """P5: what an attempt needs stays (the node's own look, the second guard, is gone too)."""
     patch.setattr(eviction, "_jobs_at", lambda state, node: iter(()))
@@ -382,6 +387,7 @@ GUARDS: dict[str, Remove] = {
         keep_collecting_state,
         evict_the_last_copy,
         take_silence_for_an_answer,
+        remove_while_storing,
         evict_what_is_needed,
         evict_what_is_not_told,
         continue_from_what_is_there,

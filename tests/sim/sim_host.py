@@ -77,7 +77,10 @@ class Host:
             known_sources=self.sources,
             now_s=self._clock_s,
             life=f"{self.name}-{life}",
-            adopted=[process.assignment for process in self.attempts.values()],
+            adopted=[
+                io.AdoptedAttempt(process.assignment, process.output)
+                for process in self.attempts.values()
+            ],
             gpus_busy=self.gpus_busy,
         )
         self.beating_since_s = mesh.now_s

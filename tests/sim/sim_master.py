@@ -141,13 +141,15 @@ class SimMaster:
 
     def _read_on(self) -> None:
         """What was held back is carried out; then the unread is read, heartbeats first."""
-        if self.scheduler is None or self._mesh.now_s < self._paused_until_s or self._is_full:
+        if self.scheduler is None or self._mesh.now_s < self._paused_until_s:
             return
-        withheld, self._withheld = self._withheld, []
-        for effects in withheld:
-            self.apply(effects)
-            if self.scheduler is None:
-                return
+        if not self._is_full:
+            withheld, self._withheld = self._withheld, []
+            for effects in withheld:
+                self.apply(effects)
+                if self.scheduler is None:
+                    return
+        # Also on a full disk: what comes next must not overtake it.
         unread, self._unread = self._unread, []
         unread.sort(key=lambda event: not isinstance(event, ev.NodeBeat))
         for event in unread:

@@ -8,7 +8,11 @@ from sim_seed import run_seed
 
 SEEDS_MAX = 1500
 """Seeds after which a missing guard counts as not found; most are found within a hundred."""
-SEEDS_FIRST = {"evict_the_last_copy": 900, "take_silence_for_an_answer": 600}
+SEEDS_FIRST = {
+    "evict_the_last_copy": 900,
+    "take_silence_for_an_answer": 2200,
+    "remove_while_storing": 2940,
+}
 """Where to begin with what shows in few seeds: it is found sooner, and looked for as long."""
 
 

@@ -84,6 +84,24 @@ def test_P12_a_slow_peer_hardly_delays_the_others(seed: int) -> None:
     assert outcome.done_s[3] / outcome.bound_s <= 15.0
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        # A slow sender's answers came no more once nobody else asked it for anything.
+        Setting(6, 8, seed=46, look_every_s=0.1, rates=((5, 0.1), (4, 0.05), (1, 0.2))),
+        Setting(12, 16, seed=28, look_every_s=0.02, rates=((9, 0.05),)),
+        # A chunk came twice between two looks, and its connection was closed after it.
+        Setting(8, 8, seed=2, look_every_s=0.3, rates=((6, 0.3), (1, 0.05))),
+    ],
+    ids=["three slow", "one slow", "twice"],
+)
+def test_P12_slow_peers_get_all_of_it_too(setting: Setting) -> None:
+    outcome = SwarmSim(setting).run()
+    assert not outcome.left
+    slowest = min(rate for _, rate in setting.rates)
+    assert outcome.multiples()[-1] <= 2.0 / slowest
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_P12_a_peer_that_corrupts_chunks_is_done_without(seed: int) -> None:
     outcome = SwarmSim(Setting(6, CHUNKS, seed=seed, corrupt=frozenset({3}))).run()

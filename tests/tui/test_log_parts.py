@@ -326,7 +326,7 @@ def test_places_that_people_type() -> None:
     assert parse_jump("50%", None) == Jump(share=0.5)
     assert parse_jump("0", None) == Jump(line=0)
     for text in ("", "noon", "25:00", "14:61", "50 %%", "-1w", "9" * 30):
-        with pytest.raises(UserError, match="write one of"):
+        with pytest.raises(UserError, match="write 14:02"):
             parse_jump(text, span_s)
     with pytest.raises(UserError, match="didn't note"):
         parse_jump("14:02", None)

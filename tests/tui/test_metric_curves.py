@@ -76,6 +76,12 @@ def test_whatever_a_program_writes_is_met() -> None:
     assert [p.x for p in many.series["m0"].points()] == [1.0], "lines are counted"
 
 
+def test_when_a_line_was_written_is_no_metric() -> None:
+    metrics = MetricSeries()
+    metrics.feed(b'{"epoch": 1, "time": 1795274259.5, "timestamp": 3, "seconds": 0.5}\n')
+    assert set(metrics.series) == {"seconds"}
+
+
 def test_a_long_training_takes_no_more_memory() -> None:
     series = Series("loss")
     for step in range(3 * POINTS_MAX):

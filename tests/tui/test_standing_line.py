@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from meshtrain.errors import ProtocolError, UserError
 from meshtrain.net.base import MasterAwayError
-from meshtrain.wire.messages import Answer, Done, FromPerson, Query
+from meshtrain.wire.messages import Answer, Cancel, Done, FromPerson, Query
 from meshtrain_tui.asking import row_of
 from meshtrain_tui.standing_line import StandingLine
 
@@ -60,6 +61,31 @@ async def test_questions_share_a_link_until_one_has_no_answer() -> None:
         assert opened[2].patience_s == [30.0]
     while not opened[1].closed:
         await asyncio.sleep(0)
+
+
+async def test_what_changes_something_waits_behind_no_question() -> None:
+    answered = threading.Event()
+    opened: list[str] = []
+
+    class Client:
+        def request(self, message: FromPerson, timeout_s: float | None = None) -> Done | Answer:
+            if isinstance(message, Query):
+                answered.wait(20.0)
+                return Answer("1", rows=[{"a": 1}])
+            opened.append(f"{timeout_s:g} s for a change")
+            return Done("2")
+
+        def close(self) -> None:
+            opened.append("closed")
+
+    with StandingLine(Client, timeout_s=7.0) as line:
+        asking = asyncio.create_task(line.ask(Query("1", "job")))
+        await asyncio.sleep(0)
+        assert (await line.ask(Cancel("2", ("sweep",)))).error == ""
+        assert opened == ["7 s for a change", "closed"], "a link of its own"
+        assert not asking.done()
+        answered.set()
+        await asking
 
 
 async def test_an_answer_that_is_none_is_told() -> None:

@@ -67,7 +67,10 @@ async def test_breadcrumbs_and_the_way_back() -> None:
         assert shown.rows[2].strip().startswith("Nodes › gpu1")
         assert "sweep/fold=0" in shown.text
         assert "sweep/fold=1" not in shown.text, "it waits, and is on no node"
-        await shown.press("escape")
+        assert "/" not in shown.rows[2], "what it is a list of is no filter"
+        await shown.press("slash", *"nothing", "escape")
+        assert "sweep/fold=0" in shown.text
+        assert "sweep/fold=1" not in shown.text, "esc takes the filter, not the node"
         await shown.press("escape")
         assert isinstance(shown.app.screen, Nodes)
         await shown.press("escape")
@@ -225,7 +228,7 @@ async def test_readonly_offers_nothing_that_changes_the_mesh() -> None:
         assert shown.master.asked == []
         await shown.press("1")
         await type_into_palette(shown, "colon", "cancel")
-        await shown.until(lambda: "No matches" in shown.text)
+        await shown.until(lambda: "Nothing here is called “cancel”" in shown.text)
 
 
 async def test_a_recording_is_readonly_by_itself() -> None:

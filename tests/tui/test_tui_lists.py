@@ -70,10 +70,10 @@ async def test_a_filter_is_typed_kept_inverted_recalled_and_taken_away() -> None
 async def test_what_is_no_regular_expression_is_told_and_changes_nothing() -> None:
     async with dashboard(mesh(), size=(120, 24)) as shown:
         await shown.press("2", "slash", *"fold=[")
-        assert "is not a regular expression" in shown.text
+        assert "not a regular expression" in shown.text
         assert len(listed(shown)) >= 6
         await shown.press(*"1]")
-        assert "is not a regular expression" not in shown.text
+        assert "not a regular expression" not in shown.text
         assert listed(shown) == ["sweep/fold=1"]
 
 
@@ -294,3 +294,32 @@ def test_columns_share_the_width() -> None:
     assert fitted(5) == {"a": 10}
     assert fitted(40, Density.WIDE) == {"a": 19, "b": 5, "c": 5, "d": 5}
     assert fitted(40, Density.COMPACT) == {"a": 26, "b": 5, "c": 5}
+
+
+async def test_what_is_cut_beside_a_scrollbar_says_so() -> None:
+    source = FakeSource()
+    words = "a reason that is far too long for the room that there is for it"
+    rows = [job(f"seed={n}", JobState.FAILED, failure=words) for n in range(50)]
+    source.tell([*small_mesh(), *rows], whole=True)
+    async with dashboard(source) as shown:
+        await shown.press("2")
+        told = [row for row in shown.rows if "seed=" in row]
+        assert len(told) > 10
+        # The bar itself is the last cell of a line.
+        assert all(row.ljust(80)[:79].rstrip().endswith("…") for row in told), shown.text
+
+
+async def test_a_choice_shows_that_enter_takes_it() -> None:
+    async with dashboard(mesh()) as shown:
+        await shown.press("2", "s")
+        assert shown.rows[-1].split() == ["⏎", "choose", "esc", "back"]
+
+
+async def test_help_breaks_its_lines_where_the_box_ends() -> None:
+    async with dashboard(mesh(), size=(100, 40)) as shown:
+        await shown.press("3", "question_mark")
+        told = [row.split("│")[1].strip() for row in shown.rows if row.count("│") == 2]
+        paragraph = told[: told.index("", 2)][2:]
+        assert len(paragraph) > 2
+        # The box is 74 wide inside: no line but the last ends long before.
+        assert all(len(line) > 55 for line in paragraph[:-1]), paragraph

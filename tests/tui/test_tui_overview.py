@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,19 @@ async def test_silence_dims_the_screen_and_tells_since_when() -> None:
         assert "● live" in shown.rows[0]
         assert not body.has_class("stale")
         assert "43 s" in shown.row("sweep/a")
+
+
+@pytest.mark.parametrize("width", [100, 80, 72, 60, 40])
+async def test_the_top_line_leaves_words_out_and_breaks_none(width: int) -> None:
+    source = FakeSource()
+    source.tell([node()], whole=True)
+    async with dashboard(source, size=(width, 24)) as shown:
+        source.now_s += 4.0
+        await shown.settle()
+        told = shown.rows[0]
+        assert re.search(r"○ stale since \d\d:\d\d:\d\d( |$)", told), told
+        assert re.search(r"(used|slots|:\d\d)$", told), told
+        assert ("slots used" in told) == (width >= 100)
 
 
 async def test_a_new_snapshot_forgets_what_is_gone_and_tells_what_happened() -> None:

@@ -155,6 +155,23 @@ async def test_a_slow_master_is_asked_less_often() -> None:
         assert rows.asked == [0, 0]
 
 
+async def test_one_late_answer_makes_nobody_wait() -> None:
+    rows = Rows(count=10)
+    async with paging(rows) as pager:
+        await settle(pager)
+        # As when the master is started again while somebody waits for a page.
+        rows.takes_s = 4.0
+        rows.now_s += 2.0
+        pager.tick(1)
+        await settle(pager)
+        rows.takes_s = 0.0
+        rows.asked.clear()
+        rows.now_s += 1.0
+        pager.tick(2)
+        await settle(pager)
+        assert rows.asked == [0]
+
+
 async def test_a_master_that_is_away_is_asked_again_later() -> None:
     rows = Rows(away=True)
     async with paging(rows) as pager:

@@ -153,7 +153,13 @@ def test_a_book_of_sources_is_bounded_and_tells_what_is_new() -> None:
 class Host:
     """An agent, and what it did last."""
 
-    def __init__(self, *cached: Cached, budget: int = 0, known: tuple[KnownSources, ...] = ()):
+    def __init__(
+        self,
+        *cached: Cached,
+        budget: int = 0,
+        known: tuple[KnownSources, ...] = (),
+        adopted: tuple[io.AdoptedAttempt, ...] = (),
+    ):
         self.now_s = 100.0
         self.agent = Agent(
             slots=2,
@@ -162,6 +168,7 @@ class Host:
             cached=cached,
             cache_limits=CacheLimits(budget, 0),
             known_sources=known,
+            adopted=adopted,
             now_s=self.now_s,
         )
         self.seq = 0
@@ -302,6 +309,87 @@ def test_p5_a_node_keeps_what_its_job_starts_from_and_what_it_left() -> None:
     host.command(cmd.ForgetAttempt("j.1"))
     assert of(host.command(cmd.EvictArtifact(B)), io.RemoveArtifact)
     assert changes(host.command(cmd.EvictArtifact(C))) == [(C, Holding.GONE)]
+
+
+def test_p7_what_is_granted_while_an_output_is_stored_goes_once_that_is_known() -> None:
+    host = Host(Cached(A, 10), Cached(B, 10), Cached(C, 10))
+    host.join()
+    host.assign(C)
+    host.do(io.ProcessStarted("j.1"))
+    assert of(host.do(io.ProcessEnded("j.1", None, 1.0)), io.StoreOutput)
+    for artifact_id in (A, B):
+        effects = host.command(cmd.EvictArtifact(artifact_id))
+        assert not of(effects, io.RemoveArtifact) and changes(effects) == []
+    # The output has the very bytes of the one: that stays, and the other goes.
+    effects = host.do(io.OutputStored("j.1", A, 10))
+    assert changes(effects) == [(A, Holding.KEPT)]
+    assert of(effects, io.RemoveArtifact) == [io.RemoveArtifact(B)]
+
+
+def test_p7_an_output_is_stored_once_what_was_granted_before_it_is_gone() -> None:
+    host = Host(Cached(A, 10), Cached(B, 10), Cached(C, 10))
+    host.join()
+    host.assign(C)
+    host.do(io.ProcessStarted("j.1"))
+    for artifact_id in (A, B):
+        assert of(host.command(cmd.EvictArtifact(artifact_id)), io.RemoveArtifact)
+    assert not of(host.do(io.ProcessEnded("j.1", None, 1.0)), io.StoreOutput)
+    assert not of(host.do(io.ArtifactRemoved(A)), io.StoreOutput)
+    # Where the disk refuses, its turn is over too.
+    assert of(host.do(io.ArtifactRemoved(B, "read-only file system")), io.StoreOutput)
+
+
+def test_p7_an_output_that_a_former_daemon_stored_stays_until_the_master_has_it() -> None:
+    former = Host(Cached(C, 10))
+    former.join()
+    (launch,) = of(former.assign(C), io.LaunchProcess)
+    adopted = io.AdoptedAttempt(launch.assignment, A)
+    host = Host(Cached(A, 10), Cached(C, 10), adopted=(adopted,))
+    host.join()
+    # The master knows of another job that made the same bytes, and needs them no more.
+    assert changes(host.command(cmd.EvictArtifact(A))) == [(A, Holding.KEPT)]
+    host.do(io.ProcessEnded("j.1", None, 1.0))
+    host.do(io.OutputStored("j.1", A, 10))
+    host.command(cmd.ForgetAttempt("j.1"))
+    assert of(host.command(cmd.EvictArtifact(A)), io.RemoveArtifact) == [io.RemoveArtifact(A)]
+
+
+def test_an_output_that_waits_for_room_lets_others_go_and_make_some() -> None:
+    host = Host(Cached(A, 10), Cached(C, 10))
+    host.join()
+    host.assign(C)
+    host.do(io.ProcessStarted("j.1"))
+    host.do(io.ProcessEnded("j.1", None, 1.0))
+    assert not of(host.command(cmd.EvictArtifact(A)), io.RemoveArtifact)
+    effects = host.do(io.OutputFailed("j.1", Failure(FailureClass.DISK, "no room")))
+    assert of(effects, io.RemoveArtifact) == [io.RemoveArtifact(A)]
+    assert not of(host.do(io.BeatDue()), io.StoreOutput), "not while something goes"
+    assert of(host.do(io.ArtifactRemoved(A)), io.StoreOutput)
+
+
+def test_p12_a_grant_of_a_former_session_lapses_while_an_output_is_stored() -> None:
+    host = Host(Cached(A, 10), Cached(C, 10))
+    host.join()
+    host.assign(C)
+    host.do(io.ProcessStarted("j.1"))
+    host.do(io.ProcessEnded("j.1", None, 1.0))
+    host.command(cmd.EvictArtifact(A))
+    (hello,) = of(host.do(io.HelloAsked()), io.SendHello)
+    assert A in hello.holds, "the next master counts on it"
+    assert not of(host.do(io.OutputStored("j.1", B, 10)), io.RemoveArtifact)
+
+
+def test_what_is_dropped_while_an_output_is_stored_goes_unless_a_job_needs_it_by_then() -> None:
+    host = Host(Cached(A, 10), Cached(B, 10), Cached(C, 10))
+    host.join()
+    host.assign(C)
+    host.do(io.ProcessStarted("j.1"))
+    host.do(io.ProcessEnded("j.1", None, 1.0))
+    for artifact_id in (A, B):
+        assert not of(host.command(cmd.DropArtifact(artifact_id)), io.RemoveArtifact)
+    host.assign(A, "other")
+    effects = host.do(io.OutputStored("j.1", None, 0))
+    assert of(effects, io.RemoveArtifact) == [io.RemoveArtifact(B)]
 
 
 def test_what_is_dropped_while_a_job_runs_on_it_goes_when_that_has_ended() -> None:

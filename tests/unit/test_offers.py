@@ -42,6 +42,18 @@ def promised(offers: Offers, follower: str) -> int:
     return offers.shown(follower) & ~offers._followers[follower].took
 
 
+def test_a_few_who_fetch_something_small_are_told_of_all_of_it() -> None:
+    offers = Offers(4, small_copies=8)
+    for follower in ("a", "b"):
+        offers.join(follower, 0, 0.0)
+    assert offers.shown("a") == offers.shown("b") == 0b1111
+    # One more, and each chunk goes to one of them, who passes it on.
+    offers.join("c", 0, 0.0)
+    shown = [offers.shown(follower) for follower in ("a", "b", "c")]
+    assert all(one.bit_count() < 4 for one in shown)
+    assert sum(shown) == shown[0] | shown[1] | shown[2], "each is promised to one"
+
+
 def test_one_alone_is_told_of_everything() -> None:
     offers = offers_to("a")
     assert offers.shown("a") == ALL_8

@@ -263,6 +263,22 @@ def test_a_slow_chunk_is_asked_of_an_idle_peer_too() -> None:
     assert swarm.arrived(first, 0, 20.0) == []
 
 
+def test_who_is_woken_for_a_late_chunk_asks_for_it_at_that_very_moment() -> None:
+    """Whatever sums of times are rounded to: the next wake-up may be a minute away."""
+    for n in range(200):
+        begun_s = 3.9 + n / 77
+        swarm = Swarm(1, limits=LIMITS, now_s=begun_s)
+        for peer in ("a", "b"):
+            swarm.add_peer(peer, begun_s)
+        swarm.next_asks(begun_s)
+        for peer in ("a", "b"):
+            swarm.told_have(peer, bits(0), begun_s)
+        ((first, _),) = chunks_asked(swarm, begun_s)
+        late_s = swarm.wake_at_s(begun_s)
+        assert late_s == pytest.approx(begun_s + 5.0)
+        assert chunks_asked(swarm, late_s) == {("b" if first == "a" else "a", 0)}
+
+
 def test_at_the_end_what_takes_longer_than_the_others_is_asked_elsewhere_soon() -> None:
     swarm = swarm_of(3, slow=bits(0), quick=bits(1, 2))
     assert len(chunks_asked(swarm)) == 3

@@ -354,10 +354,14 @@ async def test_p12_after_a_loss_of_power_only_a_stored_output_is_believed(
         Path(folder.path, frames.STARTED_FILE).write_bytes(msgspec.json.encode(started))
         Path(folder.path, frames.EXIT_FILE).write_bytes(msgspec.json.encode(outcome))
     note_stored(host.folder("stored.1").path, io.OutputStored("stored.1", artifact_id(manifest), 7))
-    found = outcomes(await host.look())
+    looked = await host.look()
+    found = outcomes(looked)
     assert found["stored.1"] == Exited("stored.1", EndCause.FINISHED, code=0)
     assert found["plain.1"] == Exited("plain.1", EndCause.LOST)
     assert found["failed.1"] == LaunchFailed("failed.1", "command not found: x")
+    # What is stored already must not be evicted before the master has taken it in.
+    outputs = {one.folder.assignment.attempt_id: one.output_id for one in looked.adopted}
+    assert outputs == {"stored.1": artifact_id(manifest), "plain.1": None, "failed.1": None}
 
 
 async def test_p6_what_the_master_has_the_end_of_is_only_shipped(host: Host) -> None:

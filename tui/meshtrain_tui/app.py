@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
-from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.events import Key
 from textual.screen import ModalScreen
 
 from meshtrain.core.pages import Page, PageQuery
@@ -29,6 +29,7 @@ from meshtrain_tui.feed import (
 )
 from meshtrain_tui.fleet import Fleet
 from meshtrain_tui.keymap import KeyAction, key_actions, keymap
+from meshtrain_tui.keys_in_turn import KeysInTurn
 from meshtrain_tui.launch import (
     draws_in_browser,
     mesh_at,
@@ -163,7 +164,7 @@ def command(
         ).run()
 
 
-class Top(App[None]):
+class Top(KeysInTurn):
     """The dashboard; for its screens it is a desk.Desk.
 
     Args:
@@ -234,6 +235,7 @@ class Top(App[None]):
         self._feed: MeshFeed | None = None
         self._source: Source | None = None
         self._undo: list[Action] = []
+        self._mistyped_s = float("-inf")
         self._steerer = Steerer(self, submit, self._undo)
         for theme in OURS:
             self.register_theme(theme)
@@ -367,6 +369,18 @@ class Top(App[None]):
         if action == "submit":
             return self._steerer.submits and not self.readonly
         return super().check_action(action, parameters)
+
+    def on_key(self, event: Key) -> None:
+        """Say of a key that does nothing that it does nothing; of a burst of them once."""
+        active = self.active_bindings.get(event.key)
+        now_s = self.now_s()
+        if (active is not None and active.enabled) or now_s - self._mistyped_s < SAID_S:
+            return
+        self._mistyped_s = now_s
+        shown = self.get_key_display(Binding(event.key, ""))
+        more = f"; {self.key_of('app.help', '?')} shows all"
+        rest = "" if isinstance(self.screen, ModalScreen) else more
+        self.say(f"{shown} does nothing here. The last line has keys that do{rest}.", bad=True)
 
     async def action_show(self, name: str) -> None:
         """Show a screen; the one that is shown already goes back to its beginning."""

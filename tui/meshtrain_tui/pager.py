@@ -21,6 +21,7 @@ import msgspec
 from meshtrain.clock import lease_now_s
 from meshtrain.core.pages import Page, PageQuery, Row
 from meshtrain.errors import MeshtrainError
+from meshtrain_tui.pace import Pace
 
 PAGE_ROWS = 100
 PAGES_KEPT_MAX = 32
@@ -65,7 +66,7 @@ class Pager:
         self._open = False
         self._news: int | None = None
         self._refreshed_s = now_s()
-        self._took_s = 0.0
+        self._pace = Pace(REFRESH_MIN_S, BUSY_SHARE_MAX)
         self._failed_s: float | None = None
         self.total = 0
         """All rows of the kind; as of the last answer."""
@@ -121,8 +122,7 @@ class Pager:
         if self._failed_s is not None and now_s - self._failed_s >= RETRY_S:
             self._failed_s = None
             self._wake.set()
-        every_s = max(REFRESH_MIN_S, self._took_s / BUSY_SHARE_MAX)
-        if news == self._news or now_s - self._refreshed_s < every_s:
+        if news == self._news or now_s - self._refreshed_s < self._pace.pause_s:
             return
         self._news = news
         self._refreshed_s = now_s
@@ -174,7 +174,7 @@ class Pager:
             return
         finally:
             self._open = False
-        self._took_s = max(0.0, self._now_s() - began_s)
+        self._pace.answered(self._now_s() - began_s)
         if query is not self._query:
             return
         if self._restarted:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
 
 from meshtrain_tui.screens.list_screen import ListScreen
 from meshtrain_tui.screens.registry import OPENED, SCREENS
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from meshtrain_tui.app import Top
 
 SWEEPS_MAX = 200
-MOVES = frozenset(
-    ["move", "page", "first", "last", "rows", "pages", "start", "end", "columns", "turn"]
-)
-"""Actions that only move about: nobody looks for them by name."""
+MOVES = ("up", "down", "left", "right", "pageup", "pagedown", "home", "end")
+"""Keys that move in what is shown."""
 
 
 class PaletteLine(NamedTuple):
@@ -51,16 +50,18 @@ class Palette(Provider):
             yield PaletteLine(
                 entry.title, f"the screen {entry.title}", partial(top.action_show, entry.name)
             )
-        told: set[str] = set()
-        for active in screen.active_bindings.values():
+        bindings = screen.active_bindings
+        # What the arrow keys do is done with them; what has two keys is one line.
+        listed = {bindings[key].binding.action for key in MOVES if key in bindings}
+        for active in bindings.values():
             binding = active.binding
             if not active.enabled or not binding.description or binding.id is None:
                 continue
-            if binding.id.startswith(("table.", "screen.", "app.show")) or binding.id in told:
+            if binding.action in listed:
                 continue
-            if binding.action.partition("(")[0] in MOVES:
+            listed.add(binding.action)
+            if binding.id.startswith(("table.", "screen.", "app.show")):
                 continue
-            told.add(binding.id)
             run = partial(top.run_action, binding.action, active.node)
             key = top.get_key_display(binding)
             yield PaletteLine(binding.description, f"key {key}", run)
@@ -96,7 +97,13 @@ class Palette(Provider):
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
+        found = False
         for line in self.lines():
             score = matcher.match(line.words)
             if score > 0:
+                found = True
                 yield Hit(score, matcher.highlight(line.words), line.run, help=line.help or None)
+        if not found:
+            words = f"Nothing here is called “{query}”: nothing is done."
+            help_words = "Delete some of it: with nothing typed, all is listed."
+            yield Hit(0.0, Content(words), partial(self.top.say, words, bad=True), help=help_words)

@@ -14,6 +14,7 @@ from meshtrain.clock import wall_now_s
 from meshtrain.core.view import MeshView
 from meshtrain.errors import MeshtrainError
 from meshtrain.net.zmq_feed import FeedBatch
+from meshtrain_tui.pace import Pace
 from meshtrain_tui.questions import Ask, whole_answer
 from meshtrain_tui.recording import (
     RECORDING_VERSION,
@@ -143,11 +144,12 @@ class Recorder:
     # --- questions ------------------------------------------------------------------------
 
     async def _ask_on(self, ask: Ask) -> None:
+        pace = Pace(ASK_EVERY_S, ASK_SHARE_MAX)
         while True:
             began_s = time.monotonic()
             await self.ask_again(ask)
-            took_s = time.monotonic() - began_s
-            await asyncio.sleep(max(ASK_EVERY_S, took_s / ASK_SHARE_MAX))
+            pace.answered(time.monotonic() - began_s)
+            await asyncio.sleep(pace.pause_s)
 
     async def ask_again(self, ask: Ask) -> None:
         """Ask what may have another answer than last time."""

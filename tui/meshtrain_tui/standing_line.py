@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, Self
 
 from meshtrain.errors import MeshtrainError, UserError
-from meshtrain.wire.messages import Answer, Done, FromPerson
+from meshtrain.wire.messages import Answer, Done, FromPerson, Query
 
 TIMEOUT_S = 5.0
 
@@ -26,8 +26,9 @@ class Client(Protocol):
 class StandingLine:
     """A link that is opened at the first question, and anew after one that had no answer.
 
-    Questions wait for one another, but for those that may take longer than others; they
-    are asked in threads, so that the screen never waits.
+    Questions wait for one another, but for those that may take longer than others; what
+    changes something waits for nobody. All are asked in threads, so that the screen never
+    waits.
 
     Args:
         open_client: opens a link, such as a MasterClient; called in that thread.
@@ -52,9 +53,13 @@ class StandingLine:
         Raises MasterAwayError when none comes, UserError with the master's words when
         it says no, ProtocolError when it makes no sense.
         """
-        if timeout_s is not None and timeout_s > self._timeout_s:
-            # What may take long has a link of its own: nobody is to wait behind it.
-            answer = await asyncio.to_thread(self._ask_apart, message, timeout_s)
+        long = timeout_s is not None and timeout_s > self._timeout_s
+        if long or not isinstance(message, Query):
+            # What may take long has a link of its own: nobody is to wait behind it. So has what
+            # changes something: behind questions that nobody answers it would be done at last
+            # when somebody believes that it was not.
+            patience_s = timeout_s or self._timeout_s
+            answer = await asyncio.to_thread(self._ask_apart, message, patience_s)
         else:
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(self._thread, self._ask, message, timeout_s)

@@ -44,6 +44,8 @@ class Adopted:
     folder: AttemptFolder
     started: Started | None = None
     outcome: Outcome | None = None
+    #: the artifact that its output is already
+    output_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -120,7 +122,9 @@ def _adopt(path: Path, attempts: Path, store: ArtifactStore, found: Found) -> bo
         return False
     elif started.boot_id != processes.boot_id():
         outcome = Exited(attempt_id, EndCause.LOST)
-    found.adopted.append(Adopted(folder, started, outcome))
+    stored = stored_before(folder.path, attempt_id, store)
+    output_id = stored.artifact_id if stored is not None else None
+    found.adopted.append(Adopted(folder, started, outcome, output_id))
     return True
 
 

@@ -148,7 +148,9 @@ class WorkerNode:
                 free_bytes=disk_free_bytes(settings.home),
                 now_s=lease_now_s(),
                 life=self._life,
-                adopted=[one.folder.assignment for one in found.adopted],
+                adopted=[
+                    io.AdoptedAttempt(one.folder.assignment, one.output_id) for one in found.adopted
+                ],
             )
             self._metrics.open(
                 attempts=lambda: self._agent.active,

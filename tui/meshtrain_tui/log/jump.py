@@ -39,7 +39,7 @@ def parse_jump(text: str, span_s: tuple[float, float] | None) -> Jump:
         return Jump(line=max(int(digits) - 1, 0))
     wall_s = _time(text, span_s)
     if wall_s is None:
-        raise UserError(f"{text!r} is no place in a log; write one of: {JUMP_HELP}")
+        raise UserError(f"{text!r} is no place in a log: write 14:02, -10m, 1200 (a line), 50%")
     if span_s is None:
         raise UserError("the master didn't note when this log came: jump to a line or a share")
     return Jump(wall_s=wall_s)

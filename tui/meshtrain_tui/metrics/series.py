@@ -18,6 +18,8 @@ LINE_BYTES_MAX = 64 << 10
 DEPTH_MAX = 4
 X_NAMES = ("step", "global_step", "iteration", "iter", "epoch")
 """What counts a training's progress; the first that a line has. Else lines are counted."""
+CLOCK_NAMES = ("time", "timestamp", "wall_time")
+"""When a line was written: no metric, and a straight line over anything."""
 
 
 class Point(NamedTuple):
@@ -124,7 +126,7 @@ class MetricSeries:
         self.x_name = self.x_name or x_name
         x = float(record[x_name]) if x_name else float(self.lines)
         for name, value in _flat(record):
-            if name in X_NAMES:
+            if name in X_NAMES or name in CLOCK_NAMES:
                 continue
             series = self.series.get(name)
             if series is None:

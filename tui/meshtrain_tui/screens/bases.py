@@ -21,6 +21,7 @@ from meshtrain.errors import MeshtrainError
 from meshtrain.ids import short
 from meshtrain_tui.feed import Picture
 from meshtrain_tui.lineage_tree import SweepUse, TreeLine, tree_of, uses_by_base
+from meshtrain_tui.pace import Pace
 from meshtrain_tui.questions import whole_answer
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.steering.action import command_of, pin
@@ -70,7 +71,7 @@ it lies, or lets it be evicted again."""
         self._history: dict[str, Any] | None = None
         self._history_of: object = None
         self._asked_s = float("-inf")
-        self._took_s = 0.0
+        self._pace = Pace(ASK_MIN_S, BUSY_SHARE_MAX)
         self._asking = False
 
     def compose_body(self) -> ComposeResult:
@@ -106,8 +107,7 @@ it lies, or lets it be evicted again."""
         history_of = (id(picture.view), base)
         now_s = time.monotonic()
         moved = base is not None and not fits
-        pause_s = max(ASK_MIN_S, self._took_s / BUSY_SHARE_MAX)
-        if now_s - self._asked_s < pause_s and not moved:
+        if now_s - self._asked_s < self._pace.pause_s and not moved:
             return
         if uses_of != self._uses_of or history_of != self._history_of:
             self._asking = True
@@ -125,11 +125,11 @@ it lies, or lets it be evicted again."""
                 self._history_of = history_of
                 answered = await whole_answer(self.desk.ask, "base", (chosen,))
                 self._history = answered.rows[0] if answered.rows else None
+            self._pace.answered(time.monotonic() - began_s)
         except MeshtrainError:
             # The picture has the rest; the top line tells when the master is away.
             self._history = None
         finally:
-            self._took_s = time.monotonic() - began_s
             self._asking = False
         picture = self.desk.picture
         if picture is not None and self.is_current:

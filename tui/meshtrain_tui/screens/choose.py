@@ -27,11 +27,19 @@ class Choice(NamedTuple):
     words: str
 
 
+class Options(OptionList):
+    """A list whose enter is shown at the bottom."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "choose", id="choose.take"),
+    ]
+
+
 class Choose(ModalScreen[str | None]):
     """Lies over the screen until something is chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "leave", id="choose.leave"),
+        Binding("escape", "leave", "back", id="choose.leave"),
     ]
 
     def __init__(self, title: str, choices: Sequence[Choice], present: str = "") -> None:
@@ -43,7 +51,7 @@ class Choose(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(self._title, classes="box-title", markup=False)
-            yield OptionList(
+            yield Options(
                 *(
                     Option(f"{'●' if choice.value == self._present else ' '} {choice.words}")
                     for choice in self._choices

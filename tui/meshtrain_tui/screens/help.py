@@ -64,7 +64,9 @@ class Help(ModalScreen[None]):
         ]
         with VerticalScroll(classes="box", id="help"):
             yield Static(self._heading, classes="box-title", markup=False)
-            yield Static(self._meaning, markup=False)
+            paragraphs = self._meaning.split("\n\n")
+            # The box has its own width: lines break there.
+            yield Static("\n\n".join(" ".join(p.split()) for p in paragraphs), markup=False)
             yield Static("")
             yield Static(Content("\n").join(lines))
             yield Static("")

@@ -117,7 +117,7 @@ class ListScreen(MeshScreen):
         parts = []
         if table.marked:
             parts.append(f"{len(table.marked):,} marked")
-        if query.filter:
+        if query.filter != self._base.filter:
             parts.append(
                 f"/{query.filter}/" if query.filter[0] != "!" else f"not /{query.filter[1:]}/"
             )
@@ -139,15 +139,17 @@ class ListScreen(MeshScreen):
         table = self.table
         if table.clear_marks():
             return True
-        if table.query_now.filter:
-            self._filter("")
+        if table.query_now.filter != self._base.filter:
+            self._filter(self._base.filter)
             return True
         return False
 
     # --- keys ------------------------------------------------------------------------------
 
     def action_filter(self) -> None:
-        self.query_one(Filter).open(self.table.query_now.filter)
+        # What the list is of is no filter that somebody typed.
+        present = self.table.query_now.filter
+        self.query_one(Filter).open("" if present == self._base.filter else present)
 
     def action_sort(self) -> None:
         query = self.table.query_now
@@ -168,7 +170,7 @@ class ListScreen(MeshScreen):
         self.table.reverse()
 
     def on_filter_changed(self, event: Filter.Changed) -> None:
-        self._filter(event.text)
+        self._filter(event.text or self._base.filter)
 
     def on_filter_kept(self) -> None:
         self.query_one(Filter).close(keep=True)
@@ -176,7 +178,7 @@ class ListScreen(MeshScreen):
 
     def on_filter_left(self) -> None:
         self.query_one(Filter).close(keep=False)
-        self._filter("")
+        self._filter(self._base.filter)
         self.table.focus()
 
     def on_page_table_opened(self, event: PageTable.Opened) -> None:

@@ -37,8 +37,9 @@ from meshtrain_tui.grid import (
     to_run_again,
     x_choices,
 )
+from meshtrain_tui.pace import Pace
 from meshtrain_tui.questions import RESULTS, whole_answer
-from meshtrain_tui.screens.choose import Choice, Choose
+from meshtrain_tui.screens.choose import Choice, Choose, Options
 from meshtrain_tui.screens.mesh_screen import MeshScreen
 from meshtrain_tui.steering.action import NAMES_MAX, Action, command_of, retry_sweep
 from meshtrain_tui.widgets.heat import ALL_TOGETHER, HeatMap
@@ -86,7 +87,7 @@ cell. e writes the table as CSV."""
         #: what the answer that is here depends on, and when it was asked for
         self._stand: object = None
         self._asked_s = float("-inf")
-        self._took_s = 0.0
+        self._pace = Pace(ASK_MIN_S, BUSY_SHARE_MAX)
         self._asking = False
 
     @classmethod
@@ -134,8 +135,7 @@ cell. e writes the table as CSV."""
         # Another view: what came before doesn't count, as after a jump of a recording.
         stand = (sweep, states, id(picture.view))
         now_s = time.monotonic()
-        pause_s = max(ASK_MIN_S, self._took_s / BUSY_SHARE_MAX)
-        due = self._results is None or now_s - self._asked_s >= pause_s
+        due = self._results is None or now_s - self._asked_s >= self._pace.pause_s
         if stand != self._stand and not self._asking and due:
             self._asking = True
             self._asked_s = now_s
@@ -157,12 +157,12 @@ cell. e writes the table as CSV."""
                 raise NotFoundError(f"the master knows no results of {sweep_id}")
             results = msgspec.convert(answered.rows[0], ToldResults)
             await self._take(results)
+            self._pace.answered(time.monotonic() - began_s)
             self._stand, self._trouble = stand, ""
         except (MeshtrainError, msgspec.ValidationError) as error:
             self._trouble = str(error)
             self._tell()
         finally:
-            self._took_s = time.monotonic() - began_s
             self._asking = False
 
     async def _take(self, results: ToldResults) -> None:
@@ -250,6 +250,9 @@ cell. e writes the table as CSV."""
         if grid is None:
             return
         choices = [Choice(name, name) for name in grid.table.metrics]
+        if not choices:
+            self.desk.say("No metric yet: no job of this sweep has written one.")
+            return
 
         def take(name: str | None) -> None:
             if name is not None:
@@ -349,7 +352,8 @@ class CellJobs(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(self._title, classes="box-title", markup=False)
-            yield OptionList(*(Option(self._line(cell)) for cell in self._cells), markup=False)
+            lines = (Option(self._line(cell)) for cell in self._cells)
+            yield Options(*lines, compact=True, markup=False)
         yield KeyLine()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:

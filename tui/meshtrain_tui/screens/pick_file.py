@@ -15,6 +15,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from meshtrain.spec.reader import SUFFIXES
+from meshtrain_tui.screens.choose import Options
 from meshtrain_tui.widgets.key_line import KeyLine
 from meshtrain_tui.words import size
 
@@ -63,7 +64,7 @@ class PickFile(ModalScreen[Path | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "path or list", id="pick.other"),
-        Binding("escape", "leave", "leave", id="pick.leave"),
+        Binding("escape", "leave", "back", id="pick.leave"),
     ]
 
     def __init__(self, folder: Path) -> None:
@@ -74,7 +75,7 @@ class PickFile(ModalScreen[Path | None]):
         with Vertical(classes="box"):
             yield Static("Give a job file to the mesh", classes="box-title", markup=False)
             yield Input(compact=True, id="path")
-            yield OptionList(compact=True, markup=False)
+            yield Options(compact=True, markup=False)
             yield Static("", classes="problem", markup=False)
         yield KeyLine()
 

@@ -7,6 +7,7 @@ the rows stay as they were.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -112,7 +113,10 @@ class Filter(Horizontal):
         try:
             pattern_of(event.value)
         except UserError as error:
-            self._problem.update(str(error))
+            # What was typed stands beside it.
+            slip = isinstance(error.__cause__, re.error)
+            words = f"not a regular expression: {error.__cause__}" if slip else str(error)
+            self._problem.update(words)
             return
         self._problem.update("")
         if self.is_open:

@@ -15,6 +15,7 @@ from textual.worker import Worker
 from meshtrain.clock import wall_now_s
 from meshtrain.core.job import JobState
 from meshtrain.errors import MeshtrainError
+from meshtrain.net.base import MasterAwayError
 from meshtrain_tui.log.stream import Ask, LogStream
 from meshtrain_tui.widgets.curves import Curves
 from meshtrain_tui.widgets.job_facts import facts, nodes_of, ran_s, standing, why_words
@@ -60,11 +61,24 @@ class JobBody(Vertical):
     }
     """
     BINDINGS = [  # noqa: RUF012
-        Binding("l", "show('log')", "log", id="job.log"),
-        Binding("m", "show('curves')", "metrics", id="job.metrics"),
-        Binding("a", "show('facts')", "about", id="job.about"),
-        Binding("left_square_bracket", "attempt(-1)", "attempt before", id="job.attempt_before"),
-        Binding("right_square_bracket", "attempt(1)", "next", show=False, id="job.attempt_after"),
+        # The line of the tabs shows the first three.
+        Binding("l", "show('log')", "log", show=False, id="job.log"),
+        Binding("m", "show('curves')", "metrics", show=False, id="job.metrics"),
+        Binding("a", "show('facts')", "about", show=False, id="job.about"),
+        Binding(
+            "left_square_bracket",
+            "attempt(-1)",
+            "attempt before",
+            show=False,
+            id="job.attempt_before",
+        ),
+        Binding(
+            "right_square_bracket",
+            "attempt(1)",
+            "next attempt",
+            show=False,
+            id="job.attempt_after",
+        ),
     ]
 
     def __init__(
@@ -144,6 +158,11 @@ class JobBody(Vertical):
             row = await self._ask("job", (self.job_id,))
         except MeshtrainError as error:
             self._trouble = str(error)
+            if self._heard_wall_s is not None:
+                since = f"stale since {clock(self._heard_wall_s)}"
+                # Why nobody answers is told once, at the top.
+                away = isinstance(error, MasterAwayError)
+                self._trouble = since if away else f"{since}: {error}"
             self._draw()
             return
         self._row, self._trouble = row, ""
@@ -256,10 +275,7 @@ class JobBody(Vertical):
                 style = "$text-error" if row["state"] == "failed" else "$text-warning"
                 lines += list(Content.styled(why, style).wrap(width))[:2]
         if self._trouble:
-            since = (
-                "" if self._heard_wall_s is None else f"stale since {clock(self._heard_wall_s)}: "
-            )
-            text = Content.styled(f"○ {since}{self._trouble}", "$text-warning")
+            text = Content.styled(f"○ {self._trouble}", "$text-warning")
             lines += list(text.wrap(width))[:2]
         return Content("\n").join(lines or [Content("Asking the master.")])
 

@@ -15,6 +15,7 @@ from textual.worker import Worker
 
 from meshtrain.clock import wall_now_s
 from meshtrain.errors import MeshtrainError, UserError
+from meshtrain.net.base import MasterAwayError
 from meshtrain_tui.log.jump import JUMP_HELP, parse_jump
 from meshtrain_tui.log.ranks import LogRanks, Place
 from meshtrain_tui.log.search import PATTERN_CHARS_MAX, SearchPattern
@@ -142,6 +143,11 @@ class LogPane(Vertical):
 
     def _tell_trouble(self, error: MeshtrainError) -> None:
         self._trouble = str(error)
+        if self._heard_wall_s is not None:
+            since = f"stale since {clock(self._heard_wall_s)}"
+            # Why nobody answers is told once, at the top.
+            away = isinstance(error, MasterAwayError)
+            self._trouble = since if away else f"{since}: {error}"
         self._show_status()
 
     async def _count(self, ranks: LogRanks) -> None:
@@ -307,10 +313,7 @@ class LogPane(Vertical):
     def _status(self) -> Content:
         viewer = self.view.viewer
         if self._trouble:
-            since = (
-                "" if self._heard_wall_s is None else f"stale since {clock(self._heard_wall_s)}: "
-            )
-            return Content.styled(f"○ {since}{self._trouble}", "$text-warning")
+            return Content.styled(f"○ {self._trouble}", "$text-warning")
         if not self._ranks.documents:
             return Content("")
         how = "● following" if viewer.follows else "‖ paused"
@@ -335,6 +338,8 @@ class LogPane(Vertical):
         return "" if pattern is None else f"“{pattern.text}” n N"
 
     def _place(self) -> str:
+        if self._lines == 0:
+            return ""
         if self._lines is None:
             share = sum(self.view.viewer.top) / max(self._ranks.size_bytes, 1)
             return f"{share:.0%}"

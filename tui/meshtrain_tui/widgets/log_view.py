@@ -79,7 +79,7 @@ class LogView(Widget, can_focus=True):
         Binding("w", "wrap", "wrap", id="log.wrap"),
         Binding("t", "times", "times", id="log.times"),
         Binding("v", "mark", "mark", show=False, id="log.mark"),
-        Binding("y", "copy", "copy", id="log.copy"),
+        Binding("y", "copy", "copy", show=False, id="log.copy"),
     ]
 
     class Shown(Message):

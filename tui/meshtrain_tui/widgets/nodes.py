@@ -17,7 +17,6 @@ from meshtrain_tui.words import duration, head, plural, tail
 
 NAME_WIDTH_MAX = 16
 SQUARES_MAX = 8
-DOING_WIDTH = 12
 
 
 class NodesPanel(Panel):
@@ -110,13 +109,11 @@ def _state_words(node: NodeRow) -> str:
 
 def _job(view: MeshView, job: JobRow, wall_s: float, width: int, state: str = "") -> Content:
     doing, style = _doing(job, wall_s)
-    room = width - DOING_WIDTH - 2
+    room = width - len(doing) - 2
     name = _job_name(view, job)
     if state:
         name = f"{state} · {name}"
-    return Content.assemble(
-        f"{tail(name, room):<{room}}  " if room > 4 else "", (f"{doing:>{DOING_WIDTH}}", style)
-    )
+    return Content.assemble(f"{tail(name, room):<{room}}  " if room > 4 else "", (doing, style))
 
 
 def _job_name(view: MeshView, job: JobRow) -> str:

@@ -11,7 +11,7 @@ from meshtrain_tui.words import bar, clock
 
 LOOK_EVERY_S = 0.25
 BAR_MIN, BAR_MAX = 8, 40
-KEYS = "P pause  , . step  [ ] minute  < > speed  T time"
+KEYS = "P pause  , . step  { } minute  < > speed  J time"
 
 
 class PlayerLine(Widget):

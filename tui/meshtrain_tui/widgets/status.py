@@ -39,15 +39,19 @@ class StatusLine(Panel):
         nodes = [node for node in picture.view.nodes.values() if node.connected]
         used = sum(slots_of(node)[0] for node in nodes)
         there = sum(slots_of(node)[1] for node in nodes)
+        link = Content.styled(words, style)
+        now, count = Content(clock(picture.wall_s)), Content(plural(len(nodes), "node"))
+        slots = Content(f"{used}/{there} slots")
+        # Where the width is short, what is told elsewhere goes first.
+        ways = [[now, link, count, slots.append(" used")], [now, link, count, slots]]
+        ways += [[link, count, slots], [link, slots], [link]]
         left = Content.assemble(("meshtrain", "bold"), "  ", (self._address, "dim"))
-        right = Content.assemble(
-            clock(picture.wall_s),
-            "  ",
-            (words, style),
-            f"  {plural(len(nodes), 'node')}  {used}/{there} slots used",
-        )
+        rights = [Content("  ").join(way) for way in ways]
+        fits = [right for right in rights if left.cell_length + 2 + right.cell_length <= width]
+        right = fits[0] if fits else rights[-1]
+        left = left.truncate(max(0, width - right.cell_length - 2), ellipsis=True)
         gap = width - left.cell_length - right.cell_length
-        return [left.append(" " * max(2, gap)).append(right)]
+        return [left.append(" " * gap).append(right)]
 
 
 class TroubleLine(Panel):

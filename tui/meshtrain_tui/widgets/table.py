@@ -275,6 +275,11 @@ class PageTable(ScrollView, can_focus=True):
     # --- drawing ------------------------------------------------------------------------
 
     @property
+    def _width(self) -> int:
+        """Cells of a line; where there is a scrollbar, it stands beside them."""
+        return self.scrollable_content_region.width
+
+    @property
     def _rows_seen(self) -> int:
         return max(1, self.size.height - HEADING_ROWS)
 
@@ -291,14 +296,14 @@ class PageTable(ScrollView, can_focus=True):
         self._cursor = max(0, min(self._cursor, self._pager.matched - 1))
         row = self.current
         self._cursor_id = "" if row is None else self._row_id(row)
-        size = Size(self.size.width, self._pager.matched + HEADING_ROWS)
+        size = Size(self._width, self._pager.matched + HEADING_ROWS)
         if size != self.virtual_size:
             self.virtual_size = size
         self.refresh()
         self.post_message(self.Marked())
 
     def on_resize(self) -> None:
-        self.virtual_size = Size(self.size.width, self._pager.matched + HEADING_ROWS)
+        self.virtual_size = Size(self._width, self._pager.matched + HEADING_ROWS)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -308,7 +313,7 @@ class PageTable(ScrollView, can_focus=True):
     def render_lines(self, crop: Any) -> list[Strip]:
         # Once a repaint, not once a line: the same for all of them.
         drawn_for = (
-            self.size.width,
+            self._width,
             self._density,
             id(self._picture),
             self._changes,
@@ -318,7 +323,7 @@ class PageTable(ScrollView, can_focus=True):
         if drawn_for != self._drawn_for:
             self._drawn_for = drawn_for
             self._strips.clear()
-            self._fitted = fit(self._columns, max(1, self.size.width - GUTTER), self._density)
+            self._fitted = fit(self._columns, max(1, self._width - GUTTER), self._density)
         top = round(self.scroll_y)
         self._pager.want(top, top + self._rows_seen)
         return super().render_lines(crop)
@@ -340,7 +345,7 @@ class PageTable(ScrollView, can_focus=True):
         return self._strips[key]
 
     def _drawn(self, content: Content) -> Strip:
-        width = self.size.width
+        width = self._width
         strips = Visual.to_strips(self, content.truncate(width), width, 1, self.visual_style)
         strip = strips[0] if strips else Strip.blank(width)
         return strip.adjust_cell_length(width, self.rich_style)
@@ -363,7 +368,7 @@ class PageTable(ScrollView, can_focus=True):
         line = line_of(gutter, self._fitted, row, picture)
         if not here:
             return line.stylize("bold") if marked else line
-        line = line.append(" " * max(0, self.size.width - line.cell_length))
+        line = line.append(" " * max(0, self._width - line.cell_length))
         if self.has_focus:
             return line.stylize("bold $block-cursor-foreground on $block-cursor-background")
         return line.stylize("bold")
@@ -380,7 +385,7 @@ class PageTable(ScrollView, can_focus=True):
             words = "Nothing passes the filter: esc takes it away."
         else:
             words = self._empty if isinstance(self._empty, str) else self._empty(picture)
-        lines = Content.styled(words, "$foreground-muted").wrap(max(8, self.size.width - GUTTER))
+        lines = Content.styled(words, "$foreground-muted").wrap(max(8, self._width - GUTTER))
         if not 0 <= line < len(lines):
             return Content("")
         return Content(" " * GUTTER).append(lines[line])

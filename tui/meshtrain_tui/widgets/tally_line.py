@@ -83,8 +83,13 @@ class TallyLine(Panel):
         ]
         if not parts:
             return []
+        between = Content("   " if width > WIDE_FROM else "  ")
+        line = between.join(parts)
         per_hour = self._throughput.per_hour()
         if per_hour:
             seen = duration(self._throughput.seen_s)
-            parts.append(Content.styled(f"{per_hour:,.0f}/h ended in {seen}", "$foreground-muted"))
-        return [Content("   " if width > WIDE_FROM else "  ").join(parts)]
+            for words in (f"{per_hour:,.0f}/h ended in {seen}", f"{per_hour:,.0f}/h"):
+                longer = between.join([line, Content.styled(words, "$foreground-muted")])
+                if longer.cell_length <= width:
+                    return [longer]
+        return [line]
