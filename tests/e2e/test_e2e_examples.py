@@ -206,8 +206,11 @@ class World:
 
     def take_results_home(self) -> None:
         """Folders of results as two masters leave them, each with some of the cells."""
+        folder = self.mesh.results / "few_shot"
+        self.mesh.wait_file(folder / "report.html")
         for place in ("lab", "cluster"):
-            shutil.copytree(self.mesh.results / "few_shot", Path(place, "results", "few_shot"))
+            home = Path(place, "results", "few_shot")
+            shutil.copytree(folder, home, ignore=shutil.ignore_patterns(".*"))
 
     def _in_place(self) -> dict[str, str]:
         first, second = self._bases()
