@@ -210,7 +210,7 @@ async def test_without_bases_it_says_where_they_come_from() -> None:
     async with dashboard(FakeSource()) as shown:
         shown.source.tell([], whole=True)
         await shown.press("4")
-        assert "a job file with a `base:` section asks for one" in shown.text
+        await shown.until(lambda: "a job file with a `base:` section asks for one" in shown.text)
         for key in ("enter", "p", "down", "end", "pagedown"):
             await shown.press(key)
 
