@@ -113,7 +113,8 @@ def starts_now_on(state: MeshState, job_id: str, change: Change) -> str | None:
 
     def give(job: Job, placement: Placement) -> None:
         node = copied.nodes[placement.node_id]
-        node.occupy(f"{job.job_id} in thought", placement)
+        short = job.sweep_id in copied.short_sweeps
+        node.occupy(f"{job.job_id} in thought", placement, short=short)
         node.assigned_count += 1
         if job.job_id == job_id:
             found.append(placement.node_id)

@@ -66,7 +66,7 @@ def assign(state: MeshState, job: Job, placements: tuple[Placement, ...]) -> Non
         if group is not None:
             state.homes.note(group, placement.node_id)
         node = state.nodes[placement.node_id]
-        node.occupy(attempt.attempt_id, placement)
+        node.occupy(attempt.attempt_id, placement, short=job.sweep_id in state.short_sweeps)
         node.assigned_count += 1
         state.touched_nodes[node.node_id] = None
         work = job.spec.work

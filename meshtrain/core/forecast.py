@@ -138,7 +138,7 @@ class Forecast:
         state, node = self._state, self._state.nodes[placement.node_id]
         self.given += 1
         attempt_id = f"{job.job_id} in thought"
-        node.occupy(attempt_id, placement)
+        node.occupy(attempt_id, placement, short=job.sweep_id in state.short_sweeps)
         node.assigned_count += 1
         state.passed_over.pop(job.job_id, None)
         group = state.group_of(job)

@@ -103,7 +103,7 @@ def _check_nodes(state: MeshState) -> None:
             raise InvariantError(f"a GPU of {node.node_id} is given out twice: {sorted(gpus)}")
         if set(gpus) != node.gpus_used or cpus != node.cpus_used:
             raise InvariantError(f"{node.node_id} miscounts what of it is taken")
-        if cpus > node.cpus_max(ahead=True):
+        if cpus > node.cpus_most:
             raise InvariantError(f"{node.node_id} has more taken than it has")
 
 

@@ -120,6 +120,8 @@ class Node:
         "left",
         "lists_attempts",
         "live",
+        "long",
+        "long_cpus",
         "memory_used_bytes",
         "note",
         "outbox",
@@ -184,6 +186,9 @@ class Node:
         self.paused = False
         #: attempt ids that hold a part of it
         self.live: set[str] = set()
+        #: Of these, the ones that may run for long, and the CPU slots that they hold.
+        self.long: set[str] = set()
+        self.long_cpus = 0
 
     @property
     def node_id(self) -> str:
@@ -209,8 +214,12 @@ class Node:
                 self.pending.discard(command)
 
     def cpus_max(self, *, ahead: bool) -> int:
-        """How many CPU slots may be given out: its own, and for short jobs as many to wait."""
-        return self.spec.cpu_slots * (1 + AHEAD_PER_SLOT if ahead else 1)
+        """How many CPU slots may be given out: its own, and for short jobs some to wait.
+
+        Those wait for a slot that is soon free: not for one whose job may take days.
+        """
+        slots = self.spec.cpu_slots
+        return slots + AHEAD_PER_SLOT * max(0, slots - self.long_cpus) if ahead else slots
 
     def has_room(self, *, ahead: bool) -> bool:
         """Whether anything of it could be given out."""
@@ -223,11 +232,19 @@ class Node:
         return (
             self.gpus_used.isdisjoint(placement.gpus)
             and {gpu.index for gpu in self.spec.gpus}.issuperset(placement.gpus)
-            and self.cpus_used + placement.cpus <= self.cpus_max(ahead=True)
+            and self.cpus_used + placement.cpus <= self.cpus_most
         )
 
-    def occupy(self, attempt_id: str, placement: Placement) -> None:
+    @property
+    def cpus_most(self) -> int:
+        """CPU slots that can be given out at all, those that wait included."""
+        return self.spec.cpu_slots * (1 + AHEAD_PER_SLOT)
+
+    def occupy(self, attempt_id: str, placement: Placement, *, short: bool = False) -> None:
         """Give a part of the node to an attempt.
+
+        Args:
+            short: it is over in no time, as those of its sweep were.
 
         Raises AssertionError when a GPU is taken already: it must never be
         given out twice.
@@ -236,6 +253,9 @@ class Node:
             return
         assert self.gpus_used.isdisjoint(placement.gpus), "a GPU given out twice"
         self.live.add(attempt_id)
+        if not short:
+            self.long.add(attempt_id)
+            self.long_cpus += placement.cpus
         self.gpus_used.update(placement.gpus)
         self.cpus_used += placement.cpus
         self.memory_used_bytes += placement.memory_bytes
@@ -247,6 +267,9 @@ class Node:
         if attempt_id not in self.live:
             return
         self.live.discard(attempt_id)
+        if attempt_id in self.long:
+            self.long.discard(attempt_id)
+            self.long_cpus -= placement.cpus
         self.gpus_used.difference_update(placement.gpus)
         self.cpus_used -= placement.cpus
         self.memory_used_bytes -= placement.memory_bytes

@@ -74,6 +74,7 @@ def copy_of_node(node: Node) -> Node:
     for name in Node.__slots__:
         setattr(twin, name, getattr(node, name))
     twin.live = set(node.live)
+    twin.long = set(node.long)
     twin.gpus_used = set(node.gpus_used)
     twin.gpus_out = set(node.gpus_out)
     return twin

@@ -101,7 +101,7 @@ def explain(state: MeshState, times: RunTimes, job_id: str) -> Why:
         name=job.name,
         state=job.state,
         now_wall_s=state.wall_s,
-        headline=_how_it_stands(job),
+        headline=_how_it_stands(state, job),
         since_wall_s=_since(job),
         base=_base(state, times, job),
         budget=_budget(state, job),
@@ -158,12 +158,12 @@ def _since(job: Job) -> float:
     return attempt.started_wall_s or attempt.assigned_wall_s
 
 
-def _how_it_stands(job: Job) -> str:
+def _how_it_stands(state: MeshState, job: Job) -> str:
     """Of a job that does not wait."""
     at = f" on {job.attempt.node_id}" if job.attempt is not None else ""
     match job.state:
         case JobState.ASSIGNED:
-            return f"gets ready{at}: what it needs is on its way there"
+            return f"gets ready{at}{_what_keeps_it(state, job)}"
         case JobState.RUNNING:
             return f"runs{at}"
         case JobState.COLLECTING:
@@ -173,6 +173,20 @@ def _how_it_stands(job: Job) -> str:
             return f"failed{told}"
         case _:
             return str(job.state)
+
+
+def _what_keeps_it(state: MeshState, job: Job) -> str:
+    """Of a job that has its place on a node, and doesn't run yet."""
+    attempt = job.attempt
+    node = None if attempt is None else state.nodes.get(attempt.node_id or "")
+    if attempt is None or node is None:
+        return ""
+    wanted = {attempt.base_artifact, attempt.resumed_from} - {None}
+    if not wanted <= node.holds:
+        return ": what it needs is on its way there"
+    if node.cpus_used > node.spec.cpu_slots:
+        return ": waits there for its turn, behind jobs that are soon over"
+    return ""
 
 
 def _budget(state: MeshState, job: Job) -> str:

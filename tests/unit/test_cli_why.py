@@ -64,7 +64,7 @@ def test_doing_what_why_says_starts_the_job(master: MasterDouble) -> None:
     assert told == "1 job waits with the new needs\n"
     assert master.state.jobs[sweep.jobs[3].job_id].attempt.node_id == "old"
     text = out(master, "why", name)
-    assert text.startswith("gets ready on old")
+    assert text.startswith("gets ready on old\n"), "nothing is fetched for it"
     master.start_all()
     master.wait(5)
     assert out(master, "why", name).startswith("runs on old, for 5.0 s")

@@ -389,3 +389,21 @@ def test_p7_the_node_of_a_job_that_goes_on_elsewhere_is_told_when_it_may_leave(m
     assert safe in commands(mesh.end(given, handed_back=True, checkpoint=MODEL)), "repeated"
     other = cmd.CheckpointSafe(digest(b"of an attempt that was lost"))
     assert other in commands(mesh.end(given, handed_back=True, checkpoint=other.artifact_id))
+
+
+def test_short_jobs_wait_on_a_node_for_slots_that_are_soon_free_and_for_no_others(
+    mesh: Mesh,
+) -> None:
+    def places() -> list[str]:
+        given = [mesh.attempt(one.attempt_id).node_id for one in mesh.place()]
+        return sorted(node_id for node_id in given if node_id is not None)
+
+    mesh.hello("n1")
+    mesh.submit("long", jobs=2)
+    assert places() == ["n1", "n1"]
+    mesh.hello("n2")
+    mesh.submit("short", jobs=8)
+    for given in mesh.place():
+        mesh.end(given, "n2", run_s=0.01)
+    # Two run there and two wait for these; on n1 they might wait for days.
+    assert places() == ["n2"] * 4
