@@ -8,8 +8,9 @@ turns between which others have theirs; "then" is asked again when 500 jobs have
 changed; these are CPU times, and "turn" is the longest one, by the clock.
 
 Feed: a dashboard in a process of its own, over TCP on loopback, follows a master
-whose jobs change at a steady rate, and then as fast as it can tell. Compare figures
-of one run only.
+whose jobs change at a steady rate, and then as fast as it can tell. Meanwhile keys are
+pressed in it, and each is timed from the key to the screen that shows what it did, the
+first visits of screens apart. Compare figures of one run only.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -44,6 +45,9 @@ from meshtrain.net.zmq_master import MasterSockets  # noqa: E402
 from meshtrain.wire import messages as msg  # noqa: E402
 from meshtrain_daemon.master.feeds import Feeds  # noqa: E402
 
+if TYPE_CHECKING:
+    from meshtrain_tui.app import Top
+
 SWEEP_JOBS = 5000
 BATCH_JOBS = 200
 """Jobs that change together, as one commit of the master has them."""
@@ -52,6 +56,9 @@ STEADY = 3000.0
 """Changes of jobs a second, as of a thousand jobs that start and end each second."""
 FLOOD = 1e9
 AGAIN = 9
+KEYS = ("2", "down", "pagedown", "end", "home", "6", "down", "pagedown", "7", "4", "1")
+"""Pressed in turn: screens, and what moves in long lists."""
+KEY_S_MAX = 5.0
 QUERIES = {
     "newest first": PageQuery("jobs"),
     "in the middle": PageQuery("jobs", offset=50_000),
@@ -307,6 +314,9 @@ def print_feed(rows: list[dict[str, Any]]) -> None:
         ("from start to the first picture", "connected_ms", "ms"),
         ("a repaint, median", "repaint_ms_median", "ms"),
         ("a repaint, longest", "repaint_ms_max", "ms"),
+        ("from a key to the screen, median", "key_ms_median", "ms"),
+        ("from a key to the screen, 95 of 100", "key_ms_p95", "ms"),
+        ("the same, first visit of a screen, longest", "first_key_ms_max", "ms"),
         ("a page, from question to answer", "page_ms_median", "ms"),
         ("memory of the dashboard, at rest", "idle_mb", "MB"),
         ("memory of the dashboard, at the end", "mb", "MB"),
@@ -337,6 +347,29 @@ class Stamped(FeedClient):
             yield batch
 
 
+async def pressed_ms(app: Top, key: str) -> float:
+    """From a key, as the terminal's driver sends it, to the screen that shows what it did."""
+    from textual import events
+
+    def shown() -> list[str]:
+        return [strip.text for strip in app.screen._compositor.render_strips()]
+
+    def place() -> tuple[str, ...]:
+        """The screen's tab, and the line of the cursor: the feed changes what else is shown."""
+        rows = shown()
+        lines = [(str(number), row[:30]) for number, row in enumerate(rows) if row[:1] == "▶"]
+        return (rows[1], *(lines[0] if lines else ()))
+
+    before = place()
+    pressed_s = time.perf_counter()
+    app.post_message(events.Key(key, key if len(key) == 1 else None))
+    while place() == before:
+        if time.perf_counter() - pressed_s > KEY_S_MAX:
+            raise SystemExit(f"the key {key} did nothing:\n" + "\n".join(shown()))
+        await asyncio.sleep(0.001)
+    return (time.perf_counter() - pressed_s) * 1e3
+
+
 async def watch(address: str) -> None:
     """The dashboard: a real one, which draws on no screen."""
     from meshtrain_tui.app import Top
@@ -358,6 +391,8 @@ async def watch(address: str) -> None:
         print(json.dumps({"mb": resident_mb(), "connected_ms": connected_ms}), flush=True)
         ended = loop.run_in_executor(None, sys.stdin.readline)
         source.rows, repaint_ms, page_ms = 0, [], []
+        key_ms: list[tuple[str, float]] = []
+        keys = cycle(KEYS)
         began_s = time.perf_counter()
         while not ended.done():
             asked_s = time.perf_counter()
@@ -367,9 +402,13 @@ async def watch(address: str) -> None:
             app.look()
             await pilot.pause()
             repaint_ms.append((time.perf_counter() - drawn_s) * 1e3)
-            await asyncio.sleep(0.2)
+            for _ in range(2):
+                key = next(keys)
+                key_ms.append((key, await pressed_ms(app, key)))
+            await asyncio.sleep(0.1)
         took_s = time.perf_counter() - began_s
         applied = sorted(source.applied_ms)
+        visited = sorted(took_ms for _, took_ms in key_ms[len(KEYS) :])
         told = {
             "mb": resident_mb(),
             "rows_per_s": source.rows / took_s,
@@ -378,6 +417,9 @@ async def watch(address: str) -> None:
             "repaint_ms_median": statistics.median(repaint_ms),
             "repaint_ms_max": max(repaint_ms),
             "page_ms_median": statistics.median(page_ms),
+            "key_ms_median": statistics.median(visited),
+            "key_ms_p95": visited[int(0.95 * (len(visited) - 1))],
+            "first_key_ms_max": max(took_ms for _, took_ms in key_ms[: len(KEYS)]),
             "snapshots": source.snapshots,
         }
         print(json.dumps(told), flush=True)
