@@ -19,7 +19,7 @@ demo: $(READY) ## run one sweep on a mesh of four processes, and show what came 
 	@$(BIN)/meshtrain demo
 
 test: $(READY) ## run all tests (under 6 minutes on 2 cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 check: $(READY) ## lint, types, layers
 	@$(BIN)/ruff check .

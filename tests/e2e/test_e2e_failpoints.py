@@ -39,7 +39,7 @@ LEASE_S = 20.0
 CELLS = 4
 LINES = 3000
 ANSWER_TIMEOUT_S = 3.0
-PARTS = 8
+PARTS = 12
 """A part of this size of all runs is made each day."""
 LATER: dict[str, tuple[int, ...]] = {
     "store.written": (1, 2, 3, 5, 8),
