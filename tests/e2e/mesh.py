@@ -315,7 +315,11 @@ class Mesh:
         self, kind: MemberKind = MemberKind.NODE, *, ttl_s: float = 600, uses: int = 1
     ) -> str:
         """A word to join with."""
-        return self.do(msg.IssueToken(new_id("request"), kind, ttl_s, uses)).done[0]
+        try:
+            return self.do(msg.IssueToken(new_id("request"), kind, ttl_s, uses)).done[0]
+        except MasterAwayError:
+            # Lost with the links that were cut when somebody was revoked just before.
+            return self.do(msg.IssueToken(new_id("request"), kind, ttl_s, uses)).done[0]
 
     def revoke(self, name: str, kind: MemberKind = MemberKind.NODE) -> msg.Done:
         return self.do(msg.Revoke(new_id("request"), kind, name))

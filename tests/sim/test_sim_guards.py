@@ -9,9 +9,15 @@ from sim_seed import run_seed
 SEEDS_MAX = 1500
 """Seeds after which a missing guard counts as not found; most are found within a hundred."""
 SEEDS_FIRST = {
-    "evict_the_last_copy": 900,
-    "take_silence_for_an_answer": 2200,
+    "evict_the_last_copy": 940,
+    "evict_what_is_not_told": 30,
+    "forget_what_is_cancelled": 50,
+    "give_up_on_full_disks": 30,
+    "leave_what_was_needed": 30,
     "remove_while_storing": 2940,
+    "take_an_attempt_twice": 130,
+    "take_silence_for_an_answer": 2290,
+    "take_stalls_for_silence": 40,
 }
 """Where to begin with what shows in few seeds: it is found sooner, and looked for as long."""
 
