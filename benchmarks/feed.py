@@ -357,9 +357,12 @@ async def pressed_ms(app: Top, key: str) -> float:
     def place() -> tuple[str, ...]:
         """The screen's tab, and the line of the cursor: the feed changes what else is shown."""
         rows = shown()
+        if len(rows) < 2 or not rows[1].strip():
+            return before  # A screen that isn't drawn yet.
         lines = [(str(number), row[:30]) for number, row in enumerate(rows) if row[:1] == "▶"]
         return (rows[1], *(lines[0] if lines else ()))
 
+    before: tuple[str, ...] = ()
     before = place()
     pressed_s = time.perf_counter()
     app.post_message(events.Key(key, key if len(key) == 1 else None))
