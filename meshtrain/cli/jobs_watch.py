@@ -11,7 +11,14 @@ from typing import Any
 import msgspec
 
 from meshtrain.cli.context import Cli, Link, ask_all
-from meshtrain.cli.jobs import INDENT, blocks_of, head_text, job_lines, no_jobs_text, sweeps_of
+from meshtrain.cli.jobs_text import (
+    INDENT,
+    blocks_of,
+    head_text,
+    job_lines,
+    no_jobs_text,
+    sweeps_of,
+)
 from meshtrain.cli.output import painted, say, state_painted
 from meshtrain.clock import lease_now_s
 from meshtrain.core.changes import JobRow

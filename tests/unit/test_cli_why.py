@@ -177,7 +177,7 @@ async def test_a_defect_of_an_estimate_is_told_and_takes_nothing_down(
 def test_jobs_tell_when_a_sweep_ends(master: MasterDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     master.submit(gpu_sweep())
     master.state.sweep_ends["mix-00000001"] = Span(WALL_S + 1e4, WALL_S + 2e4, WALL_S + 3e4)
-    monkeypatch.setattr("meshtrain.cli.jobs.wall_now_s", lambda: WALL_S)
+    monkeypatch.setattr("meshtrain.cli.jobs_text.wall_now_s", lambda: WALL_S)
     low, middle, high = (words.clock(WALL_S + s, WALL_S) for s in (1e4, 2e4, 3e4))
     assert f"ends about {middle} ({low} to {high})" in out(master, "jobs", "mix")
     master.run_all()
