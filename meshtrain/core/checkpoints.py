@@ -24,12 +24,14 @@ DROPPED_MAX = 10_000
 """Dropped checkpoints that are remembered."""
 
 
-def announce(state: MeshState, job: Job, node: Node | None, artifact_id: str | None) -> None:
-    """A node has kept a checkpoint of the job's live attempt: the master fetches it too."""
+def announce(state: MeshState, job: Job, artifact_id: str | None) -> None:
+    """A node has kept a checkpoint of the job's live attempt: the master fetches it too.
+
+    Who holds it is told by the inventory alone: word of a checkpoint may come late, when
+    the node has let it go for a newer one.
+    """
     if artifact_id is None:
         return
-    if node is not None:
-        state.copies.directory.add(node, artifact_id)
     job = state.jobs[job.job_id]
     if job.checkpoint == artifact_id or job.state is JobState.COLLECTING:
         return

@@ -61,7 +61,10 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
             state.copies.directory.add(node, event.artifact_id, event.size_bytes)
     job = state.change_job(job, attempt=attempt, metrics=event.metrics)
     if not (job.cancelling or event.cancelled):
-        checkpoints.announce(state, job, node, event.checkpoint)
+        if node is not None and event.checkpoint is not None:
+            # It stays there until the master has taken this in.
+            state.copies.directory.add(node, event.checkpoint)
+        checkpoints.announce(state, job, event.checkpoint)
         job = state.jobs[job.job_id]
     if node is not None and event.checkpoint is not None:
         checkpoints.let_go(state, node, event.checkpoint)

@@ -173,7 +173,7 @@ def _take_list(state: MeshState, node: Node, listed: tuple[LiveAttempt, ...]) ->
         if live.started:
             attempts.mark_started(state, job)
         if live.checkpoint is not None and not job.cancelling:
-            checkpoints.announce(state, job, node, live.checkpoint)
+            checkpoints.announce(state, job, live.checkpoint)
 
 
 def _find_missing(state: MeshState, node: Node, event: NodeBeat) -> None:

@@ -173,8 +173,8 @@ def drop_the_safe_checkpoint(patch: pytest.MonkeyPatch) -> None:
     """P7: a checkpoint is dropped when the master holds the next one, not when there is one."""
     announce = checkpoints.announce
 
-    def drop_early(state: MeshState, job: Job, node: Node | None, artifact_id: Any) -> None:
-        announce(state, job, node, artifact_id)
+    def drop_early(state: MeshState, job: Job, artifact_id: Any) -> None:
+        announce(state, job, artifact_id)
         safe = state.jobs[job.job_id].checkpoint_safe
         if safe is not None and safe != artifact_id and artifact_id is not None:
             state.held_by_master.discard(safe)

@@ -11,6 +11,7 @@ from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.bases import REBUILD
 from meshtrain.core.invariants import check
+from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import Attempt, BaseState, Failure, FailureClass, Job, JobState
 from meshtrain.core.node import MASTER_NODE_ID, Gpu, NodeSpec
 from meshtrain.core.retry import LOSSES_MAX
@@ -407,3 +408,28 @@ def test_short_jobs_wait_on_a_node_for_slots_that_are_soon_free_and_for_no_other
         mesh.end(given, "n2", run_s=0.01)
     # Two run there and two wait for these; on n1 they might wait for days.
     assert places() == ["n2"] * 4
+
+
+def test_p1_a_late_heartbeat_makes_nobody_a_holder_of_a_checkpoint_that_is_gone(
+    mesh: Mesh,
+) -> None:
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    node, former, newest = mesh.state.nodes["n1"], digest(b"former"), digest(b"newest")
+    held = tuple(InventoryChange(one, Holding.HELD, 10) for one in (former, newest))
+    gone = InventoryChange(former, Holding.GONE)
+
+    def beat(number: int, checkpoint: str, changes: tuple[InventoryChange, ...]) -> None:
+        attempts = (ev.LiveAttempt(given.attempt_id, given.epoch, True, checkpoint=checkpoint),)
+        mesh.do(
+            ev.NodeBeat("n1", "life/0", number, 0.0, 1, 1000, attempts, first=1, changes=changes)
+        )
+
+    mesh.do(ev.InventoryTold("n1", "life/0", 1, (*held, gone)))
+    assert node.holds == {newest}
+    beat(1, former, held[:1])
+    assert node.holds == {newest}
+    beat(2, newest, (*held, gone))
+    assert node.holds == {newest}
+    assert mesh.job("s-0").checkpoint == newest
