@@ -62,6 +62,8 @@ class LinkMonitor:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.state = LinkState.UNTRIED
+        #: how often it came up
+        self.ups = 0
         self._watched = socket
         self._where = where
         self._on_state = on_state
@@ -122,6 +124,7 @@ class LinkMonitor:
         for frames in multiparts:
             event, _ = _EVENT.unpack(frames[0])
             former, self.state = self.state, self._state_after(event)
+            self.ups += event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             self._given_up = self._given_up or event in _GIVEN_UP
             if self._on_state is None:
                 continue

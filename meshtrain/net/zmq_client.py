@@ -162,19 +162,31 @@ class MasterClient:
         self._monitor.redial()
         if not self._wait_for_link(deadline_s):
             raise self._away(no_master(self._address, patience_s))
-        try:
-            send_frames(self._socket, [data])
-        except zmq.Again as error:
-            raise MasterAwayError(no_master(self._address, patience_s)) from error
+        ups, heard = self._monitor.ups, False
+        self._send(data, patience_s)
         while True:
-            if not self._wait_for_answer(deadline_s):
-                raise self._away(no_answer(self._address, patience_s))
+            if not self._wait_for_answer(deadline_s, ups):
+                if self._monitor.ups == ups:
+                    raise self._away(no_answer(self._address, patience_s))
+                # What was on the link before may be lost: a question is asked once more.
+                # What changes something may have been done already, and isn't.
+                ups = self._monitor.ups
+                if isinstance(message, Query | AskPage) and not heard:
+                    self._send(data, patience_s)
+                continue
             for frame in self._socket.recv_multipart():
                 answer = self._decoder.decode(frame)
                 if isinstance(answer, Refused):
                     raise ProtocolError(refused(self._address, answer))
                 if answer.request_id == message.request_id:
+                    heard = True
                     yield answer
+
+    def _send(self, data: bytes, patience_s: float) -> None:
+        try:
+            send_frames(self._socket, [data])
+        except zmq.Again as error:
+            raise MasterAwayError(no_master(self._address, patience_s)) from error
 
     def _wait_for_link(self, deadline_s: float) -> bool:
         """Whether the link is up in time; a refusal of our keys ends the wait."""
@@ -187,8 +199,11 @@ class MasterClient:
             if not self._monitor.socket.poll(_left_ms(deadline_s)):
                 return False
 
-    def _wait_for_answer(self, deadline_s: float) -> bool:
-        """Whether one came in time; a refusal of our keys ends the wait."""
+    def _wait_for_answer(self, deadline_s: float, ups: int) -> bool:
+        """Whether one came, in time and before the link came up more often than `ups`.
+
+        A refusal of our keys ends the wait.
+        """
         while True:
             ready = dict(self._poller.poll(_left_ms(deadline_s)))
             if self._socket in ready:
@@ -197,6 +212,8 @@ class MasterClient:
                 return False
             if self._monitor.read() is LinkState.REFUSED:
                 raise self._away("")
+            if self._monitor.ups != ups:
+                return False
 
     def _away(self, otherwise: str) -> MasterAwayError:
         state = self._monitor.read()

@@ -185,10 +185,10 @@ async def test_an_answer_is_read_though_its_link_has_ended_since(
 
     wait = MasterClient._wait_for_answer
 
-    def wait_for_the_end_first(client: MasterClient, deadline_s: float) -> bool:
+    def wait_for_the_end_first(client: MasterClient, deadline_s: float, ups: int) -> bool:
         while client._monitor.read() is LinkState.UP:
             assert client._monitor.socket.poll(20_000), "the link never ended"
-        return wait(client, deadline_s)
+        return wait(client, deadline_s, ups)
 
     desk.answers = answer_and_hang_up
     monkeypatch.setattr(MasterClient, "_wait_for_answer", wait_for_the_end_first)
@@ -217,3 +217,35 @@ def test_closing_twice_is_harmless() -> None:
     client = MasterClient(f"127.0.0.1:{unused_port()}")
     client.close()
     client.close()
+
+
+async def test_a_question_that_was_lost_with_its_link_is_asked_again(desk: Desk) -> None:
+    loop = asyncio.get_running_loop()
+
+    def cut_first(message: Any) -> list[Any]:
+        if len(desk.asked) == 1:
+            # As after a revocation: all links are cut, and the members come back.
+            loop.call_soon(desk.sockets.rebind)
+            return []
+        return [wire.Answer(message.request_id, rows=[{"name": "s"}], total=1)]
+
+    desk.answers = cut_first
+    question = wire.Query("request-1", "jobs")
+    answer = await ask(desk.address, lambda client: client.request(question))
+    assert answer.rows == [{"name": "s"}]
+    assert desk.asked == [question, question]
+
+
+async def test_what_changes_something_is_not_sent_again_over_the_next_link(desk: Desk) -> None:
+    loop = asyncio.get_running_loop()
+
+    def cut_first(message: Any) -> list[Any]:
+        if isinstance(message, wire.Cancel):
+            loop.call_soon(desk.sockets.rebind)
+            return []
+        return [wire.Done(message.request_id)]
+
+    desk.answers = cut_first
+    with pytest.raises(MasterAwayError, match="it may still carry it out"):
+        await ask(desk.address, cancel, timeout_s=1.0)
+    assert len(desk.asked) == 1
