@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -187,7 +187,8 @@ def lose(mesh: Mesh, node: str) -> None:
     for _ in range(2):
         for pid, line in mesh.processes().items():
             if home in line or home in _cwd(pid):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     daemon.process.wait()
 
 
