@@ -25,12 +25,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from feed_watch import resident_mb
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "daemon"), str(ROOT / "tui")]
@@ -40,13 +41,9 @@ from meshtrain.core.job import JobKind, JobState  # noqa: E402
 from meshtrain.core.node import GpuUse, HostUse  # noqa: E402
 from meshtrain.core.pages import PageQuery, page_of  # noqa: E402
 from meshtrain.core.state import MeshState, SchedulerConfig  # noqa: E402
-from meshtrain.net.zmq_feed import FeedBatch, FeedClient  # noqa: E402
 from meshtrain.net.zmq_master import MasterSockets  # noqa: E402
 from meshtrain.wire import messages as msg  # noqa: E402
 from meshtrain_daemon.master.feeds import Feeds  # noqa: E402
-
-if TYPE_CHECKING:
-    from meshtrain_tui.app import Top
 
 SWEEP_JOBS = 5000
 BATCH_JOBS = 200
@@ -56,9 +53,6 @@ STEADY = 3000.0
 """Changes of jobs a second, as of a thousand jobs that start and end each second."""
 FLOOD = 1e9
 AGAIN = 9
-KEYS = ("2", "down", "pagedown", "end", "home", "6", "down", "pagedown", "7", "4", "1")
-"""Pressed in turn: screens, and what moves in long lists."""
-KEY_S_MAX = 5.0
 QUERIES = {
     "newest first": PageQuery("jobs"),
     "in the middle": PageQuery("jobs", offset=50_000),
@@ -129,12 +123,6 @@ def mesh(jobs: int, nodes: int) -> Iterator[Change]:
         elif number < 0.6 * jobs + 2 * nodes:
             state = JobState.RUNNING
         yield job_row(number, state, 1.7e9 + draw.random() * 1e5)
-
-
-def resident_mb() -> float:
-    """Memory of this process that lies in RAM."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class Master:
@@ -258,7 +246,7 @@ async def measure_feed(
     """What a dashboard meets while jobs change at that rate, or as fast as they can."""
     address = f"127.0.0.1:{master.sockets.control_port}"
     watcher = await asyncio.create_subprocess_exec(
-        *(sys.executable, __file__, "--watch", address),
+        *(sys.executable, str(ROOT / "benchmarks" / "feed_watch.py"), address),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -324,110 +312,6 @@ def print_feed(rows: list[dict[str, Any]]) -> None:
         print(f"{name:<38}{''.join(f'{row[key]:>12,.1f}' for row in rows)} {unit}")
 
 
-class Stamped(FeedClient):
-    """Notes how long each stamp was on its way, and how many rows came."""
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.applied_ms: list[float] = []
-        self.rows = 0
-        self.first = asyncio.Event()
-
-    async def batches(self) -> AsyncIterator[FeedBatch]:
-        async for batch in super().batches():
-            now_s = time.monotonic()
-            self.rows += len(batch.changes)
-            if not batch.whole:
-                self.applied_ms += [
-                    (now_s - change.wall_s) * 1e3
-                    for change in batch.changes
-                    if isinstance(change, Note)
-                ]
-            self.first.set()
-            yield batch
-
-
-async def pressed_ms(app: Top, key: str) -> float:
-    """From a key, as the terminal's driver sends it, to the screen that shows what it did."""
-    from textual import events
-
-    def shown() -> list[str]:
-        return [strip.text for strip in app.screen._compositor.render_strips()]
-
-    def place() -> tuple[str, ...]:
-        """The screen's tab, and the line of the cursor: the feed changes what else is shown."""
-        rows = shown()
-        if len(rows) < 2 or not rows[1].strip():
-            return before  # A screen that isn't drawn yet.
-        lines = [(str(number), row[:30]) for number, row in enumerate(rows) if row[:1] == "▶"]
-        return (rows[1], *(lines[0] if lines else ()))
-
-    before: tuple[str, ...] = ()
-    before = place()
-    pressed_s = time.perf_counter()
-    app.post_message(events.Key(key, key if len(key) == 1 else None))
-    while place() == before:
-        if time.perf_counter() - pressed_s > KEY_S_MAX:
-            raise SystemExit(f"the key {key} did nothing:\n" + "\n".join(shown()))
-        await asyncio.sleep(0.001)
-    return (time.perf_counter() - pressed_s) * 1e3
-
-
-async def watch(address: str) -> None:
-    """The dashboard: a real one, which draws on no screen."""
-    from meshtrain_tui.app import Top
-
-    opened: list[Stamped] = []
-
-    def open_source() -> Stamped:
-        opened.append(Stamped(address, brief=True))
-        return opened[-1]
-
-    began_s = time.perf_counter()
-    loop = asyncio.get_running_loop()
-    app = Top(address, open_source)
-    async with app.run_test(size=(120, 40)) as pilot:
-        (source,) = opened
-        await source.first.wait()
-        await pilot.pause()
-        connected_ms = (time.perf_counter() - began_s) * 1e3
-        print(json.dumps({"mb": resident_mb(), "connected_ms": connected_ms}), flush=True)
-        ended = loop.run_in_executor(None, sys.stdin.readline)
-        source.rows, repaint_ms, page_ms = 0, [], []
-        key_ms: list[tuple[str, float]] = []
-        keys = cycle(KEYS)
-        began_s = time.perf_counter()
-        while not ended.done():
-            asked_s = time.perf_counter()
-            await source.page(PageQuery("jobs", sort="ended", descending=True))
-            page_ms.append((time.perf_counter() - asked_s) * 1e3)
-            drawn_s = time.perf_counter()
-            app.look()
-            await pilot.pause()
-            repaint_ms.append((time.perf_counter() - drawn_s) * 1e3)
-            for _ in range(2):
-                key = next(keys)
-                key_ms.append((key, await pressed_ms(app, key)))
-            await asyncio.sleep(0.1)
-        took_s = time.perf_counter() - began_s
-        applied = sorted(source.applied_ms)
-        visited = sorted(took_ms for _, took_ms in key_ms[len(KEYS) :])
-        told = {
-            "mb": resident_mb(),
-            "rows_per_s": source.rows / took_s,
-            "applied_ms_median": statistics.median(applied),
-            "applied_ms_p99": applied[int(0.99 * (len(applied) - 1))],
-            "repaint_ms_median": statistics.median(repaint_ms),
-            "repaint_ms_max": max(repaint_ms),
-            "page_ms_median": statistics.median(page_ms),
-            "key_ms_median": statistics.median(visited),
-            "key_ms_p95": visited[int(0.95 * (len(visited) - 1))],
-            "first_key_ms_max": max(took_ms for _, took_ms in key_ms[: len(KEYS)]),
-            "snapshots": source.snapshots,
-        }
-        print(json.dumps(told), flush=True)
-
-
 async def run(options: argparse.Namespace) -> None:
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores", end="; ")
     print(f"{options.jobs:,} jobs, {options.nodes:,} nodes")
@@ -466,9 +350,8 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=10.0, help="that the feed is measured")
     parser.add_argument("--json", type=Path, help="file that keeps the figures")
-    parser.add_argument("--watch", metavar="ADDRESS", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    asyncio.run(watch(options.watch) if options.watch else run(options))
+    asyncio.run(run(options))
 
 
 if __name__ == "__main__":
