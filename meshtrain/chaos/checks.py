@@ -24,7 +24,7 @@ from meshtrain.core.state import Loaded, SchedulerConfig
 from meshtrain.errors import MeshtrainError
 from meshtrain.results.folder import cell_folder
 from meshtrain.store.base import ReadableStore
-from meshtrain.store.sqlite import open_readonly
+from meshtrain.store.sqlite_reader import open_readonly
 
 Ask = Callable[..., list[Any]]
 """ask(what, *names, offset=0, limit=1000): the rows that answer a query."""

@@ -19,13 +19,9 @@ from meshtrain.cli.unit_files import SETTINGS, Role, service
 from meshtrain.cli.working import working
 from meshtrain.errors import SettingsError
 from meshtrain.net.address import split_address
-from meshtrain.spec.settings import (
-    MasterSettings,
-    WorkerSettings,
-    default_home,
-    master_settings,
-    worker_settings,
-)
+from meshtrain.spec.home import default_home
+from meshtrain.spec.settings import MasterSettings, WorkerSettings
+from meshtrain.spec.settings_loading import master_settings, worker_settings
 
 DAEMON_USERS = {Role.MASTER: "meshtrain-master", Role.WORKER: "meshtrain-worker"}
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}

@@ -36,7 +36,8 @@ from meshtrain.store.archive import (
 from meshtrain.store.backup import STATE_FOLDER
 from meshtrain.store.complete import demand_complete
 from meshtrain.store.lock import StoreLock
-from meshtrain.store.sqlite import LOCK_NAME, SqliteReader, SqliteStore
+from meshtrain.store.sqlite import LOCK_NAME, SqliteStore
+from meshtrain.store.sqlite_reader import SqliteReader
 
 LOGS_FOLDER = "logs"
 _STREAMS = ("log", "metrics")

@@ -25,7 +25,8 @@ from meshtrain.spec.expand import CodeDigests, Digests, expand, needed
 from meshtrain.spec.jobfile import JobFileError, parse_job_file
 from meshtrain.spec.jobs import CommandWork, InputData
 from meshtrain.spec.lineage import Parent, ResolvedParent
-from meshtrain.spec.settings import MasterSettings, WorkerSettings, load_settings
+from meshtrain.spec.settings import MasterSettings, WorkerSettings
+from meshtrain.spec.settings_loading import load_settings
 from meshtrain_daemon.master.holes import Hole, holes_path, read_holes
 from meshtrain_daemon.worker.assignment_record import ASSIGNMENT_FILE, read_assignment
 from meshtrain_daemon.worker.attempt_folder import AttemptFolder

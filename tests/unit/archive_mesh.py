@@ -29,7 +29,9 @@ from meshtrain_daemon.master.archive_transfers import Transfers
 from meshtrain_daemon.master.archivist import Archivist
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.loops import Writer
+from meshtrain_daemon.master.plotter import Plotter
 from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.result_folders import ResultFolders
 
 RECIPE = digest(b"recipe")
 MARK = "word"
@@ -95,11 +97,15 @@ class ArchiveMesh:
         self.scheduler = Scheduler(SchedulerConfig(), self.store.load(), 0.0)
         self.state = self.scheduler.state
         self.reporter = Reporter(
-            results=self.root / "results",
-            bases=self.root / "bases",
+            folders=ResultFolders(
+                results=self.root / "results",
+                bases=self.root / "bases",
+                state=self.state,
+                artifacts=self.artifacts,
+                logbook=Logbook(self.root / "logs", ()),
+            ),
+            plotter=Plotter(self.notes.append),
             state=self.state,
-            artifacts=self.artifacts,
-            logbook=Logbook(self.root / "logs", ()),
             store=self.store,
             say=self.notes.append,
         )
@@ -117,7 +123,7 @@ class ArchiveMesh:
             at_once=at_once,
             state=self.state,
             artifacts=self.artifacts,
-            reporter=self.reporter,
+            folders=self.reporter.folders,
             store=self.store,
             writer=self.writer,
             base_done=lambda artifact: self.posted.append(ev.BasesArchived((artifact,))),

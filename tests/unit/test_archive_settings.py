@@ -8,7 +8,7 @@ import pytest
 
 from meshtrain.errors import SettingsError
 from meshtrain.spec.archive_url import ArchiveWhat
-from meshtrain.spec.settings import master_settings
+from meshtrain.spec.settings_loading import master_settings
 
 
 @pytest.mark.parametrize(

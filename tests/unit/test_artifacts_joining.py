@@ -19,7 +19,7 @@ from meshtrain.core.member import MemberKind
 from meshtrain.errors import SettingsError
 from meshtrain.security.standing import load_standing
 from meshtrain.security.tokens import TokenError, read_token
-from meshtrain.spec.settings import master_settings
+from meshtrain.spec.settings_loading import master_settings
 from meshtrain_daemon.master.membership import Membership
 
 NODE, PERSON = MemberKind.NODE, MemberKind.PERSON

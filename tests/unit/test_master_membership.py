@@ -22,7 +22,7 @@ from meshtrain.security.member_check import MEMBERS_MAX
 from meshtrain.security.membership import MembersFile
 from meshtrain.security.standing import load_standing
 from meshtrain.security.tokens import JoinToken, TokenError
-from meshtrain.spec.settings import master_settings
+from meshtrain.spec.settings_loading import master_settings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import encode
 from meshtrain_daemon.master import member_news

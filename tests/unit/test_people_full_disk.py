@@ -43,7 +43,7 @@ class Around:
             decisions=around,
             hands=around,
             feeds=around,
-            reporter=around,
+            folders=around,
             artifacts=around,
             logbook=around,
             store=around,

@@ -23,7 +23,9 @@ from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, Swe
 from meshtrain.store.memory import MemoryStore
 from meshtrain.wire.messages import StreamBytes
 from meshtrain_daemon.master.logbook import Logbook
+from meshtrain_daemon.master.plotter import Plotter
 from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.result_folders import ResultFolders
 
 RECIPE = digest(b"recipe")
 
@@ -46,12 +48,17 @@ class Mesh:
         self.do(ev.NodeSaidHello(spec, "life/0", (), (), grant=100))
 
     def new_reporter(self) -> None:
+        self.plotter = Plotter(self.said.append)
         self.reporter = Reporter(
-            results=self.root / "results",
-            bases=self.root / "bases",
+            folders=ResultFolders(
+                results=self.root / "results",
+                bases=self.root / "bases",
+                state=self.state,
+                artifacts=self.artifacts,
+                logbook=self.logbook,
+            ),
+            plotter=self.plotter,
             state=self.state,
-            artifacts=self.artifacts,
-            logbook=self.logbook,
             store=self.store,
             say=self.said.append,
         )
@@ -123,7 +130,7 @@ async def test_a_job_that_ended_has_its_folder_and_its_place_in_the_table(mesh: 
     mesh.end("s1-1", 0.7)
     await mesh.lay_out()
     assert "0.6" in (mesh.folder / "table.csv").read_text()
-    assert list(mesh.reporter._to_plot) == ["s1"]
+    assert mesh.plotter.waiting == ("study",)
     assert mesh.said == []
 
 
@@ -158,8 +165,8 @@ async def test_two_sweeps_of_one_name_do_not_share_a_folder(mesh: Mesh) -> None:
     mesh.submit("s1")
     mesh.submit("s2")
     first, second = mesh.state.sweeps.values()
-    assert mesh.reporter.folder(first) == mesh.folder
-    assert mesh.reporter.folder(second) == mesh.root / "results" / "s2"
+    assert mesh.reporter.folders.folder(first) == mesh.folder
+    assert mesh.reporter.folders.folder(second) == mesh.root / "results" / "s2"
 
 
 async def test_a_master_that_was_killed_lays_out_what_it_had_not(mesh: Mesh) -> None:
@@ -216,7 +223,7 @@ async def test_no_process_to_draw_with_is_told_and_the_next_is_tried(
     mesh.submit(jobs=1)
     mesh.end("s1-0", 0.5)
     await mesh.lay_out()
-    await mesh.reporter._plot_all()
+    await mesh.plotter.draw_waiting()
     assert mesh.said == ["no plot of study: no process for it: Resource temporarily unavailable"]
 
 
@@ -229,7 +236,7 @@ async def test_sweeps_that_come_in_while_folders_are_looked_up_disturb_nothing(m
     def look_up() -> int:
         looked = 0
         while not stop:
-            mesh.reporter.folder(sweep)
+            mesh.reporter.folders.folder(sweep)
             looked += 1
         return looked
 

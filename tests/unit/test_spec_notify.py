@@ -10,7 +10,7 @@ from meshtrain.errors import SettingsError
 from meshtrain.spec.expand import Digests, expand
 from meshtrain.spec.jobfile import JobFileError, parse_job_file
 from meshtrain.spec.notify_kinds import NotifySpec
-from meshtrain.spec.settings import master_settings
+from meshtrain.spec.settings_loading import master_settings
 
 HOOK = "https://hooks.example.org/a"
 

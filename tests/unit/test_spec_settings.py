@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from meshtrain.errors import SettingsError
+from meshtrain.spec.home import default_home
 from meshtrain.spec.settings import (
     MasterSettings,
     Settings,
     WorkerSettings,
-    default_home,
     default_node_name,
-    master_settings,
-    worker_settings,
 )
+from meshtrain.spec.settings_loading import master_settings, worker_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMMENTED = re.compile(r"# ([a-z_]+ = .+)")

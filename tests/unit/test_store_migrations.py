@@ -31,7 +31,8 @@ from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
 from meshtrain.store import migrate
 from meshtrain.store.base import StreamSize
-from meshtrain.store.sqlite import SqliteStore, open_readonly
+from meshtrain.store.sqlite import SqliteStore
+from meshtrain.store.sqlite_reader import open_readonly
 
 STORES = Path(__file__).parent / "stores"
 TODAY = migrate.known_migrations()[-1].version

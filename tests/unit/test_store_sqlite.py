@@ -20,7 +20,8 @@ from meshtrain.errors import StoreError
 from meshtrain.spec.jobs import CommandWork, JobSpec
 from meshtrain.store import migrate
 from meshtrain.store.failures import StoreFullError, StoreInUseError, StoreRuleError
-from meshtrain.store.sqlite import SqliteStore, open_readonly
+from meshtrain.store.sqlite import SqliteStore
+from meshtrain.store.sqlite_reader import open_readonly
 
 IMPORTS = {**os.environ, "PYTHONPATH": str(Path(meshtrain.__file__).parent.parent)}
 

@@ -12,7 +12,7 @@ from cli_double import out, run
 from meshtrain.cli import install, unit_files
 from meshtrain.cli.unit_files import Role, check_program, files_of, settings_text
 from meshtrain.errors import MeshtrainError, UserError
-from meshtrain.spec.settings import master_settings, worker_settings
+from meshtrain.spec.settings_loading import master_settings, worker_settings
 
 UNITS = "usr/local/lib/systemd/system"
 

@@ -17,7 +17,8 @@ from meshtrain.security.keys import Identity
 from meshtrain.security.loopback import NetworkAwayError
 from meshtrain.security.private_file import make_private_home
 from meshtrain.security.standing import keep_standing
-from meshtrain.spec.settings import WorkerSettings, worker_settings
+from meshtrain.spec.settings import WorkerSettings
+from meshtrain.spec.settings_loading import worker_settings
 from meshtrain_daemon.worker.place import Place, find_place
 from meshtrain_daemon.worker.translate import source_of
 

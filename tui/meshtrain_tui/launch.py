@@ -16,7 +16,7 @@ from meshtrain.net.zmq_feed import FeedClient
 from meshtrain.results.errors import MissingExtraError
 from meshtrain.security.loopback import permitted_address
 from meshtrain.security.way import Way, find_way
-from meshtrain.spec.settings import default_home
+from meshtrain.spec.home import default_home
 from meshtrain_tui.feed import inbox_of
 from meshtrain_tui.fleet import Mesh
 from meshtrain_tui.standing_line import StandingLine

@@ -16,7 +16,7 @@ import typer
 
 from meshtrain import failpoints
 from meshtrain.net.zmq_client import Ports
-from meshtrain.spec.settings import master_settings
+from meshtrain.spec.settings_loading import master_settings
 from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.master.mesh import Master
 from meshtrain_daemon.sdnotify import Supervisor

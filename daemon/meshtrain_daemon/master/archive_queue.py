@@ -12,7 +12,7 @@ from meshtrain.core.job import Base, Job, Sweep
 from meshtrain.results.folder import folder_name
 from meshtrain.spec.archive_url import ArchiveWhat
 from meshtrain.store.base import ArchiveEntry, ArchiveState
-from meshtrain_daemon.master.reporter import cell_name
+from meshtrain_daemon.master.result_folders import cell_name
 
 RESULTS = "results"
 BASES = "bases"

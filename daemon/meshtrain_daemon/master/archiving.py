@@ -66,7 +66,7 @@ class Archiving:
             at_once=self._settings.archive_at_once,
             state=state,
             artifacts=artifacts,
-            reporter=reporter,
+            folders=reporter.folders,
             store=store,
             writer=writer,
             base_done=lambda artifact_id: post(ev.BasesArchived((artifact_id,))),

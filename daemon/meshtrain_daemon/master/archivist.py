@@ -38,7 +38,7 @@ from meshtrain_daemon.master.archive_queue import (
 )
 from meshtrain_daemon.master.archive_transfers import Transfer, Transfers
 from meshtrain_daemon.master.loops import Writer
-from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.result_folders import ResultFolders, describe_base, describe_job
 
 LAG_FAILURES = 3
 """After so many failures in a row people are told: about half a minute."""
@@ -67,7 +67,7 @@ class Archivist:
         at_once: int,
         state: MeshState,
         artifacts: ArtifactStore,
-        reporter: Reporter,
+        folders: ResultFolders,
         store: Store,
         writer: Writer,
         base_done: Callable[[str], None],
@@ -82,7 +82,7 @@ class Archivist:
         self._at_once = at_once
         self._state = state
         self._artifacts = artifacts
-        self._reporter = reporter
+        self._result_folders = folders
         self._writer = writer
         self._base_done = base_done
         self._spawn = spawn
@@ -142,7 +142,7 @@ class Archivist:
     def _folder(self, sweep: Sweep) -> str:
         name = self._folders.get(sweep.sweep_id)
         if name is None:
-            name = self._folders[sweep.sweep_id] = self._reporter.folder(sweep).name
+            name = self._folders[sweep.sweep_id] = self._result_folders.folder(sweep).name
         return name
 
     async def _look_through(self) -> None:
@@ -259,7 +259,7 @@ class Archivist:
     def _about(self, entry: ArchiveEntry) -> dict[str, Any]:
         if entry.place.startswith(f"{BASES}/"):
             base = self._state.bases[entry.subject]
-            told = {"kind": "base", **self._reporter.describe_base(base)}
+            told = {"kind": "base", **describe_base(base)}
             if base.artifact_id != entry.artifact_id:
                 # A generation that was trained anew meanwhile: only its recipe is still known.
                 told = {k: told[k] for k in ("kind", "recipe_hash", "recipe")}
@@ -267,7 +267,7 @@ class Archivist:
         job = self._state.jobs[entry.subject]
         sweep = self._state.sweeps[job.sweep_id or ""]
         told = {"kind": "result", "sweep": sweep.sweep_id, "sweep_name": sweep.name}
-        described = self._reporter.describe(job)
+        described = describe_job(job)
         if job.attempt is None or job.attempt.artifact_id != entry.artifact_id:
             described = {k: described[k] for k in ("job", "name", "cell", "group", "work", "base")}
         return {**told, **described}

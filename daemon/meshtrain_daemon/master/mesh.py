@@ -44,8 +44,10 @@ from meshtrain_daemon.master.metrics import MasterMetrics, watch_lag
 from meshtrain_daemon.master.node_metrics import NodeMetrics
 from meshtrain_daemon.master.notifier import Notifier
 from meshtrain_daemon.master.people import People
+from meshtrain_daemon.master.plotter import Plotter
 from meshtrain_daemon.master.published_counts import PublishedCounts
 from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.result_folders import ResultFolders
 from meshtrain_daemon.master.service import READ_PATHS, Service
 from meshtrain_daemon.master.translate import event_of
 
@@ -143,12 +145,18 @@ class Master:
             )
             if membership is not None:
                 membership.open_to_admin(self.ports.control, self._say)
-            self.reporter = Reporter(
+            folders = ResultFolders(
                 results=settings.results_folder,
                 bases=settings.home / "bases",
                 state=self.scheduler.state,
                 artifacts=self.artifacts,
                 logbook=self.logbook,
+            )
+            self.plotter = Plotter(self._say)
+            self.reporter = Reporter(
+                folders=folders,
+                plotter=self.plotter,
+                state=self.scheduler.state,
                 store=self.store,
                 say=self._say,
             )
@@ -214,7 +222,7 @@ class Master:
                 decisions=self._decisions,
                 hands=self._hands,
                 feeds=self._feeds,
-                reporter=self.reporter,
+                folders=folders,
                 artifacts=self.artifacts,
                 logbook=self.logbook,
                 store=self.store,
@@ -274,7 +282,7 @@ class Master:
                     self._beat_feed(),
                     self._feeds.tell_in_brief(),
                     self.reporter.run(),
-                    self.reporter.plot(),
+                    self.plotter.run(),
                     archiving.run(),
                     estimator.run(),
                     inbox.watch(),

@@ -52,7 +52,7 @@ from meshtrain_daemon.master.membership import Membership
 from meshtrain_daemon.master.names import resolve_base
 from meshtrain_daemon.master.notifier import demand_sendable
 from meshtrain_daemon.master.queries import answer
-from meshtrain_daemon.master.reporter import Reporter
+from meshtrain_daemon.master.result_folders import ResultFolders
 from meshtrain_daemon.master.translate import cache_event
 
 
@@ -84,7 +84,7 @@ class People:
         decisions: Decisions,
         hands: Hands,
         feeds: Feeds,
-        reporter: Reporter,
+        folders: ResultFolders,
         artifacts: ArtifactStore,
         logbook: Logbook,
         store: ReadableStore,
@@ -103,7 +103,7 @@ class People:
         self._decisions = decisions
         self._hands = hands
         self._feeds = feeds
-        self._reporter = reporter
+        self._folders = folders
         self._artifacts = artifacts
         self._logbook = logbook
         self._store = store
@@ -343,7 +343,7 @@ class People:
             base = self._state.bases[recipe_hash]
             known = "reused" if recipe_hash in sweep.reused else "new"
             lines.append(f"base     {recipe_hash}  {base.spec.label}  {known}")
-        lines.append(f"results  {self._reporter.folder(sweep)}")
+        lines.append(f"results  {self._folders.folder(sweep)}")
         lines.extend(f"note     {note}" for note in notes)
         lines.append(f"watch    meshtrain jobs {sweep.sweep_id}")
         return "\n".join(lines)
@@ -398,10 +398,10 @@ class People:
         return self._membership.readers.readers if self._membership is not None else ()
 
     def results_folder(self, sweep: Sweep) -> str:
-        return str(self._reporter.folder(sweep))
+        return str(self._folders.folder(sweep))
 
     def metrics_of(self, job: Job) -> Metrics:
-        return self._reporter.metrics_of(job)
+        return self._folders.metrics_of(job)
 
     def metrics_in(self, artifact_id: str) -> dict[str, float]:
         return metrics_in(self._artifacts, artifact_id)

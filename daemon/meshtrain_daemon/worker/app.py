@@ -19,7 +19,7 @@ from meshtrain import failpoints
 from meshtrain.artifacts.joining import join_mesh
 from meshtrain.core.member import MemberKind
 from meshtrain.security.tokens import read_token
-from meshtrain.spec.settings import worker_settings
+from meshtrain.spec.settings_loading import worker_settings
 from meshtrain_daemon.bugs import end_on_bugs
 from meshtrain_daemon.sdnotify import Supervisor
 from meshtrain_daemon.worker.node import WorkerNode
