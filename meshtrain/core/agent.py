@@ -63,6 +63,7 @@ class Agent:
     ) -> None:
         self._life = life
         self._session_number = 0
+        self._granted: str | None = None
         self._out: list[io.AgentEffect] = []
         found = {artifact_id: Cached(artifact_id) for artifact_id in holds}
         found |= {one.artifact_id: one for one in cached}
@@ -87,7 +88,6 @@ class Agent:
         for attempt in adopted:
             self.held.adopt(attempt)
         self.now_s = now_s
-        self._welcomed = False
         self._seen_seq = 0
         self._early: dict[int, cmd.Command] = {}
         self._received = 0
@@ -105,6 +105,11 @@ class Agent:
 
     @property
     def session(self) -> str:
+        """The session with the master: as it is asked for until it is granted."""
+        return self._granted or self._asked
+
+    @property
+    def _asked(self) -> str:
         return session_name(self._life, self._session_number)
 
     # --- what the outside may ask ---------------------------------------------------------
@@ -121,7 +126,7 @@ class Agent:
 
     @property
     def welcomed(self) -> bool:
-        return self._welcomed
+        return self._granted is not None
 
     @property
     def trusted(self) -> bool:
@@ -210,23 +215,23 @@ class Agent:
         )
 
     def _on_hello_asked(self) -> None:
-        if not self._welcomed:
+        if not self.welcomed:
             self._say_hello()
             return
         # A session is a numbering of commands: the master starts from nothing, so do we.
         self._session_number += 1
+        self._granted = None
         self.held.session = self.stock.session = self.session
         self.stock.log.restart()
-        self._welcomed = False
         self._seen_seq = 0
         self._early.clear()
         self._received = 0
         self._say_hello()
 
     def _on_welcomed(self, event: io.Welcomed) -> None:
-        if event.session != self.session or self._welcomed:
+        if event.asked != self._asked or self.welcomed:
             return
-        self._welcomed = True
+        self._granted = self.held.session = self.stock.session = event.session
         self._lease_s = event.lease_s
         self._master_ahead_s = event.master_now_s - self.now_s
         # The first answered heartbeat brings trust.
@@ -244,7 +249,7 @@ class Agent:
         if self.stock.log.overfull:
             self._on_hello_asked()
             return
-        if not self._welcomed:
+        if not self.welcomed:
             self._say_hello()
             return
         for report in self.held.reports():
@@ -351,7 +356,7 @@ class Agent:
         self.held.hand_back_waiting()
         if event.finish_s <= 0:
             self.held.hand_back_running()
-        if self._welcomed:
+        if self.welcomed:
             self._send_beat()
         self._leave_if_done()
 
@@ -370,7 +375,7 @@ class Agent:
             self._do(io.LeaveMesh())
 
     def _tell_end(self, report: io.Report) -> None:
-        if self._welcomed:
+        if self.welcomed:
             self._do(io.SendEnded(self.session, report, self._grant(), self._seen_seq))
 
     def _do(self, effect: io.AgentEffect) -> None:

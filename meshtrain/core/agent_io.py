@@ -18,6 +18,9 @@ from meshtrain.core.source_book import KnownSources
 
 
 class Welcomed(msgspec.Struct, frozen=True):
+    """The master took up the session that the node `asked` for, and calls it `session`."""
+
+    asked: str
     session: str
     lease_s: float
     master_now_s: float

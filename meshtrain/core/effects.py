@@ -112,7 +112,10 @@ class AskHello(msgspec.Struct, frozen=True):
 
 
 class WelcomeNode(msgspec.Struct, frozen=True):
+    """The session that a node asked for is taken up, and from now on is called `session`."""
+
     node_id: str
+    asked: str
     session: str
 
 

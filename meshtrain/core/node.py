@@ -10,6 +10,7 @@ import msgspec
 from meshtrain.core.commands import Command, EndAttempt, ForgetAttempt, PreemptAttempt
 from meshtrain.core.inventory import CacheUse, RoomWanted
 from meshtrain.core.job import Placement
+from meshtrain.core.session import granted_name
 
 MASTER_NODE_ID = "master"
 """The master is one holder of artifacts among others, under this name."""
@@ -100,6 +101,7 @@ class Node:
     __slots__ = (
         "accepting",
         "alone",
+        "asked",
         "assign_seqs",
         "assigned_count",
         "beat",
@@ -135,9 +137,11 @@ class Node:
         "spec",
     )
 
-    def __init__(self, spec: NodeSpec, session: str, now_s: float) -> None:
+    def __init__(self, spec: NodeSpec, asked: str, now_s: float, master_life: str = "") -> None:
         self.spec = spec
-        self.session = session
+        #: The session that its hello asked for, and what both call it since.
+        self.asked = asked
+        self.session = granted_name(asked, master_life)
         self.connected = True
         #: It said goodbye: what comes late of this session doesn't bring it back.
         self.left = False

@@ -22,11 +22,11 @@ STALL_SHARE = 1 / 3
 def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     node_id = event.spec.node_id
     known = state.nodes.get(node_id)
-    if known is not None and known.session == event.session:
+    if known is not None and known.asked == event.session:
         # Repeated because the welcome was late or lost. Its list may be older
         # than what was assigned since: nothing is concluded from it.
         _heard(state, known)
-        state.out.append(fx.WelcomeNode(node_id, event.session))
+        state.out.append(fx.WelcomeNode(node_id, known.asked, known.session))
         return
     if known is None and len(state.nodes) >= NODES_MAX:
         state.note(
@@ -35,7 +35,7 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
         return
     if not state.take_session(node_id, event.session):
         return
-    node = Node(event.spec, event.session, state.now_s)
+    node = Node(event.spec, event.session, state.now_s, state.life)
     node.drained = node_id in state.drained
     node.accepting = event.accepting
     node.note = event.note
@@ -58,7 +58,7 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
     state.nodes[node_id] = node
     shares.forget_node(state, node_id)
     state.touched_nodes[node_id] = None
-    state.out.append(fx.WelcomeNode(node_id, event.session))
+    state.out.append(fx.WelcomeNode(node_id, node.asked, node.session))
     listed = {live.attempt_id for live in event.attempts}
     for job_id in [
         job_id
@@ -190,7 +190,8 @@ def _find_missing(state: MeshState, node: Node, event: NodeBeat) -> None:
 
 def on_left(state: MeshState, event: NodeLeft) -> None:
     node = state.nodes.get(event.node_id)
-    if node is None or node.session != event.session:
+    # It may leave before it hears that it is welcome.
+    if node is None or event.session not in (node.session, node.asked):
         return
     node.left = True
     node.connected = False

@@ -81,8 +81,10 @@ class Scheduler:
         now_s: the lease clock.
     """
 
-    def __init__(self, config: SchedulerConfig, loaded: Loaded, now_s: float = 0.0) -> None:
-        state = MeshState(config, loaded.incarnation, loaded.epoch_counter)
+    def __init__(
+        self, config: SchedulerConfig, loaded: Loaded, now_s: float = 0.0, *, life: str = ""
+    ) -> None:
+        state = MeshState(config, loaded.incarnation, loaded.epoch_counter, life)
         self.state = state
         state.now_s = now_s
         state.ticked_s = now_s

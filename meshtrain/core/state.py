@@ -91,9 +91,13 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class MeshState:
-    def __init__(self, config: SchedulerConfig, incarnation: int, epoch_counter: int) -> None:
+    def __init__(
+        self, config: SchedulerConfig, incarnation: int, epoch_counter: int, life: str = ""
+    ) -> None:
         self.config = config
         self.incarnation = incarnation
+        #: the name of this life of the master: sessions with nodes are of one life
+        self.life = life
         self.epoch_counter = epoch_counter
         self.now_s = 0.0
         #: the last Tick; a long time without one is a stall of the master itself

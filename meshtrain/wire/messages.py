@@ -140,7 +140,10 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    asked: str
+    """The session of the hello that it answers."""
     session: str
+    """What that is called from now on: it names the master's life too."""
     incarnation: Count
     lease_s: Seconds
     heartbeat_s: Seconds

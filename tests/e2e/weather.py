@@ -142,6 +142,7 @@ class Weather:
         for message in batch:
             match message:
                 case msg.Welcome():
+                    self._session = message.session
                     self._answered_s = now_s
                 case msg.BeatAnswer() if self._answered_s is not None:
                     self.gap_max_s = max(self.gap_max_s, now_s - self._answered_s)

@@ -131,7 +131,7 @@ def node_hears(data: bytes) -> None:
     """A master says anything: nothing of it may end the node."""
     agent = Agent(slots=2, holds=(), life="life-1")
     session = next(e.session for e in agent.start(0.0) if isinstance(e, io.SendHello))
-    agent.handle(io.Welcomed(session, 30.0, 0.0), 0.0)
+    agent.handle(io.Welcomed(session, session, 30.0, 0.0), 0.0)
     for number, frame in enumerate(frames_of(data)):
         try:
             message = _to_node.decode(frame)
@@ -144,12 +144,12 @@ def node_hears(data: bytes) -> None:
             case msg.BeatAnswer():
                 agent.handle(io.BeatAnswered(session, message.beat, message.now_s), now_s)
             case msg.Welcome():
-                agent.handle(io.Welcomed(session, message.lease_s, message.now_s), now_s)
+                agent.handle(io.Welcomed(session, session, message.lease_s, message.now_s), now_s)
             case msg.SayHello():
                 hellos = agent.handle(io.HelloAsked(), now_s)
                 for hello in hellos:
                     session = hello.session if isinstance(hello, io.SendHello) else session
-                agent.handle(io.Welcomed(session, 30.0, now_s), now_s)
+                agent.handle(io.Welcomed(session, session, 30.0, now_s), now_s)
             case _:
                 pass
         agent.handle(io.BeatDue(), now_s)

@@ -71,7 +71,9 @@ class Host:
         return self.take(self.agent.handle(event, self.now_s))
 
     def join(self) -> None:
-        self.do(io.Welcomed(self.agent.session, LEASE_S, 1000.0 + self.now_s))
+        self.do(
+            io.Welcomed(self.agent.session, f"{self.agent.session}@1", LEASE_S, 1000.0 + self.now_s)
+        )
         self.answer()
 
     def answer(self) -> None:
@@ -178,7 +180,7 @@ def test_no_more_run_than_there_are_slots_no_gpu_twice_and_grants_fit(data: st.D
 @settings(deadline=None)
 def test_nothing_starts_without_trust_and_all_does_with_it(waits_s: list[float]) -> None:
     host = Host(slots=100)
-    host.do(io.Welcomed(host.agent.session, LEASE_S, 1000.0))
+    host.do(io.Welcomed(host.agent.session, host.agent.session, LEASE_S, 1000.0))
     for seq, wait_s in enumerate(waits_s, 1):
         host.now_s += wait_s
         host.command(seq, assign(seq))

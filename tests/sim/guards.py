@@ -115,6 +115,11 @@ def take_an_attempt_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Agent, "_on_command", obey_at_once)
 
 
+def go_on_with_former_numbers(patch: pytest.MonkeyPatch) -> None:
+    """P1: a session, and the numbers of its commands, are of one life of the master."""
+    patch.setattr(SimMaster, "name_of_life", lambda master: "")
+
+
 def forget_who_trains(patch: pytest.MonkeyPatch) -> None:
     """P3: a base that is being trained is not given out again."""
 
@@ -366,6 +371,7 @@ GUARDS: dict[str, Remove] = {
         leave_what_was_needed,
         count_any_epoch,
         take_an_attempt_twice,
+        go_on_with_former_numbers,
         forget_who_trains,
         start_without_needs,
         start_without_the_base,

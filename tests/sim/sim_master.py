@@ -80,12 +80,18 @@ class SimMaster:
         self._unread.clear()
         self._withheld.clear()
         self._is_full = False
-        self.scheduler = Scheduler(self.config, self.store.load(), mesh.now_s)
+        self.scheduler = Scheduler(
+            self.config, self.store.load(), mesh.now_s, life=self.name_of_life()
+        )
         mesh.promises.check_started(self.state)
         self.tell(ev.Tick(wall_s=mesh.wall_s))
         self.tell(ev.ArtifactHeld(MASTER_NODE_ID, tuple(sorted(self.holds))))
         if mesh.archive is not None:
             self.tell(ev.BasesArchived(tuple(sorted(mesh.archive.holds))))
+
+    def name_of_life(self) -> str:
+        """What its sessions with nodes are told by from those of its former lives."""
+        return str(self.life)
 
     def crash(self) -> None:
         """Its process is gone."""
@@ -238,6 +244,6 @@ def _message_of(
         case fx.AskHello():
             return io.HelloAsked()
         case fx.WelcomeNode():
-            return io.Welcomed(effect.session, LEASE_S, sent_s)
+            return io.Welcomed(effect.asked, effect.session, LEASE_S, sent_s)
         case fx.AnswerBeat():
             return io.BeatAnswered(effect.session, effect.beat, sent_s, effect.inventory)

@@ -149,7 +149,7 @@ SAMPLES: dict[str, wire.Message] = {
         banned=("gpu3",),
     ),
     "goodbye": wire.Goodbye("5f0c93a1/1"),
-    "welcome": wire.Welcome("5f0c93a1/1", 1, 30.0, 3.0, 1234.5, 7471),
+    "welcome": wire.Welcome("5f0c93a1/1", "5f0c93a1/1@1793", 1, 30.0, 3.0, 1234.5, 7471),
     "beat_answer": wire.BeatAnswer("5f0c93a1/1", 7, 1234.5, 4),
     "say_hello": wire.SayHello(),
     "command.assign": wire.Numbered("5f0c93a1/1", 1, ASSIGN),

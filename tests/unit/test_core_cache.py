@@ -179,7 +179,7 @@ class Host:
 
     def join(self) -> None:
         session = self.agent.session
-        self.do(io.Welcomed(session, 30.0, 5000.0))
+        self.do(io.Welcomed(session, session, 30.0, 5000.0))
         self.do(io.BeatAnswered(session, 1, 5000.0))
 
     def command(self, command: cmd.Command) -> list[io.AgentEffect]:

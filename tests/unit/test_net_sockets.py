@@ -122,7 +122,7 @@ def goodbye(number: int = 0) -> wire.Goodbye:
 
 
 def welcome(master: MasterSockets) -> wire.Welcome:
-    return wire.Welcome("s", 1, 30.0, 3.0, 0.0, master.bulk_port)
+    return wire.Welcome("s", "s@1", 1, 30.0, 3.0, 0.0, master.bulk_port)
 
 
 def piece(number: int, data: bytes = b"x") -> wire.StreamBytes:

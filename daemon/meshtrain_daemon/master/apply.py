@@ -97,7 +97,7 @@ class Hands:
                     )
                     self._add(outgoing, effect.node_id, answer)
                 case fx.WelcomeNode():
-                    self._add(outgoing, effect.node_id, self._welcome(effect.session))
+                    self._add(outgoing, effect.node_id, self._welcome(effect))
                 case fx.AskHello():
                     self._add(outgoing, effect.node_id, msg.SayHello())
                 case fx.Reply():
@@ -141,9 +141,10 @@ class Hands:
         if peer is not None:
             outgoing.setdefault(peer, []).append(message)
 
-    def _welcome(self, session: str) -> msg.Welcome:
+    def _welcome(self, effect: fx.WelcomeNode) -> msg.Welcome:
         return msg.Welcome(
-            session=session,
+            asked=effect.asked,
+            session=effect.session,
             incarnation=self._incarnation,
             lease_s=self._lease_s,
             heartbeat_s=self._heartbeat_s,

@@ -80,14 +80,14 @@ class Master:
             prefetch=settings.prefetch,
             prices=settings.price_per_gpu_hour,
         )
-        self.scheduler = Scheduler(config, loaded, lease_now_s())
+        #: differs at every start, so that nodes and dashboards know a new count from the old one
+        self._incarnation = time.time_ns()
+        self.scheduler = Scheduler(config, loaded, lease_now_s(), life=str(self._incarnation))
         self.logbook = Logbook(home / "logs", self.store.all_stream_sizes())
         self.artifacts = ArtifactStore(home / "artifacts")
         self.artifacts.recover()
         remove_leftovers(settings.results_folder)
         self._news: MemberNews | None = None
-        #: differs at every start, so that dashboards know a new count from the old one
-        self._incarnation = time.time_ns()
         self._tasks: asyncio.TaskGroup | None = None
         #: what runs beside the loops, each until it is done
         self._beside: set[asyncio.Task[None]] = set()

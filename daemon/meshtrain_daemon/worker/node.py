@@ -338,7 +338,9 @@ class WorkerNode:
                     if not self._master_seen:
                         self._master_seen = True
                         self._say(f"welcomed by the master at {self._place.master}")
-                    self._post(io.Welcomed(message.session, message.lease_s, message.now_s))
+                    self._post(
+                        io.Welcomed(message.asked, message.session, message.lease_s, message.now_s)
+                    )
                 case msg.MembersChanged():
                     known = self._place.members
                     if known is not None and self._tasks is not None:
