@@ -165,7 +165,7 @@ async def test_a_supervisor_that_went_away_ends_nothing(tmp_path: Path) -> None:
 
 def test_p8_no_job_can_speak_in_its_daemon_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """P8, P11: the supervisor's variables leave the environment before any job gets it."""
-    from meshtrain_daemon.worker.apply import job_environment
+    from meshtrain_daemon.worker.attempt_processes import job_environment
 
     for name in SUPERVISOR_VARIABLES:
         monkeypatch.setenv(name, "x")

@@ -26,8 +26,10 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.worker import outputs
 from meshtrain_daemon.worker.adoption import Adopted, Found
 from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
 from meshtrain_daemon.worker.attempt_folder import HostRules
+from meshtrain_daemon.worker.attempt_processes import AttemptProcesses
 from meshtrain_daemon.worker.gpu_watch import GpuWatch
 from meshtrain_daemon.worker.launch import EndCause, Exited, Launch, LaunchFailed, Started
 from meshtrain_daemon.worker.preparation import Prepared
@@ -73,25 +75,38 @@ class Node:
         self.fetch_error: Exception | None = None
         self.sources: list[Source] = []
         self.streamer = Streamer(lambda message: True)
-        self.hands = Hands(
-            spec=NodeSpec("n1", "http://n1", cpu_slots=2),
+        disk = DiskWork()
+        self.processes = AttemptProcesses(
+            node_id="n1",
             attempts=self.attempts,
             store=self.store,
-            fetcher=self,  # type: ignore[arg-type]
             streamer=self.streamer,
             gpu_watch=GpuWatch(()),
             gpu_free_wait_s=0.0,
-            say=lambda line: None,
             spare=lambda: None,
             prepared=Prepared(root / "prepared", 1 << 30),
-            sockets=self,
             rules=HostRules(kill_grace_s=5.0),
             warm_training=False,
+            disk=disk,
+            say=lambda line: None,
+            post=self.posted.append,
+            spawn=self.spawn,
+        )
+        self.hands = Hands(
+            spec=NodeSpec("n1", "http://n1", cpu_slots=2),
+            home=root,
+            store=self.store,
+            fetcher=self,  # type: ignore[arg-type]
+            processes=self.processes,
+            use=lambda: None,
+            disk=disk,
+            say=lambda line: None,
+            sockets=self,
             post=self.posted.append,
             spawn=self.spawn,
             on_leave=lambda: self.posted.append(io.StopAsked(0.0)),
         )
-        self.runner = self.hands._commands = Runner()  # type: ignore[assignment]
+        self.runner = self.processes._commands = Runner()  # type: ignore[assignment]
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
         self.tasks.append(asyncio.create_task(coroutine))
@@ -120,7 +135,9 @@ class Node:
         await self.settle()
 
     def exit(self, attempt_id: str = "j.1", code: int = 0) -> None:
-        self.hands._on_runner_events([Exited(attempt_id, EndCause.FINISHED, code, duration_s=2.0)])
+        self.processes._on_runner_events(
+            [Exited(attempt_id, EndCause.FINISHED, code, duration_s=2.0)]
+        )
 
 
 @pytest.fixture
@@ -132,7 +149,7 @@ async def test_an_attempt_is_launched_runs_and_is_stored(node: Node) -> None:
     await node.run()
     (launch,) = node.runner.launched
     assert launch.argv == ("true",) and Path(launch.cwd).is_dir()
-    node.hands._on_runner_events([Started("j.1", 1, 2, 3, "boot", 4.0)])
+    node.processes._on_runner_events([Started("j.1", 1, 2, 3, "boot", 4.0)])
     output = node.attempts / "j.1" / "output"
     (output / "metrics.json").write_text('{"accuracy": 1}')
     node.exit()
@@ -201,7 +218,7 @@ async def test_a_disk_that_refuses_the_folder_is_told_as_such(node: Node) -> Non
 async def test_a_command_that_is_no_text_is_the_jobs_fault(node: Node) -> None:
     work = CommandWork("true", env={"A": "x"})
     await node.run(work=work)
-    node.hands._on_runner_events([LaunchFailed("j.1", "command not found: true")])
+    node.processes._on_runner_events([LaunchFailed("j.1", "command not found: true")])
     (ended,) = node.posted
     assert isinstance(ended, io.ProcessEnded) and ended.failure is not None
     assert ended.failure.failure_class is FailureClass.USER_ERROR
@@ -263,7 +280,7 @@ async def test_p7_what_is_adopted_ends_as_if_it_was_launched_here(node: Node) ->
     Path(over.log).write_text("printed")
     started = Started("runs.1", 1, 2, 3, "boot", 4.0, 5)
     ended = Exited("over.1", EndCause.FINISHED, 0, duration_s=3.0)
-    node.hands.adopt(Found([Adopted(runs, started), Adopted(over, started, ended)]))
+    node.processes.adopt(Found([Adopted(runs, started), Adopted(over, started, ended)]))
     assert node.runner.adopted == [("runs.1", runs.path, started)]
     assert node.posted == [io.ProcessEnded("over.1", None, 3.0, {"log": 7})]
     node.hands.apply([io.StoreOutput(over.assignment), io.EndProcess("runs.1", 2.5)])
@@ -285,7 +302,7 @@ async def test_p7_an_output_that_a_former_daemon_had_stored_is_told_and_not_stor
     stored = outputs.store_output(folder, node.store, "n1")
     assert not Path(folder.output).exists()
     ended = Exited("j.1", EndCause.FINISHED, 0)
-    node.hands.adopt(Found([Adopted(folder, None, ended)]))
+    node.processes.adopt(Found([Adopted(folder, None, ended)]))
     node.hands.apply([io.StoreOutput(folder.assignment)])
     await node.settle()
     assert node.posted[-1] == stored
@@ -296,7 +313,7 @@ async def test_p6_bytes_of_forgotten_attempts_are_shipped_before_their_folders_g
 ) -> None:
     silent, printed = (made_folder(node.attempts, name) for name in ("silent.1", "printed.1"))
     Path(printed.log).write_text("printed")
-    node.hands.adopt(Found([], [silent, printed]))
+    node.processes.adopt(Found([], [silent, printed]))
     assert node.posted == []
     assert not Path(silent.path).exists() and Path(printed.path).exists()
     node.streamer.stored(msg.StreamStored("printed.1", "log", 7))

@@ -32,7 +32,9 @@ from meshtrain.store.lock import StoreLock
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.worker.adoption import take_over
 from meshtrain_daemon.worker.apply import Hands
+from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.attempt_folder import HostRules
+from meshtrain_daemon.worker.attempt_processes import AttemptProcesses
 from meshtrain_daemon.worker.cgroup import delegated_folder
 from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
@@ -41,6 +43,7 @@ from meshtrain_daemon.worker.place import find_place
 from meshtrain_daemon.worker.preparation import Prepared
 from meshtrain_daemon.worker.stockroom import read_sources
 from meshtrain_daemon.worker.streams import Streamer
+from meshtrain_daemon.worker.use_meter import UseMeter
 
 HELLO_EVERY_S = 1.0
 """Between hellos while no master answers."""
@@ -95,6 +98,7 @@ class WorkerNode:
         """
         settings = self._settings
         place = self._place
+        disk = DiskWork()
         found = await asyncio.to_thread(
             take_over, self._attempts, place.name, self._artifacts, self._say
         )
@@ -128,6 +132,7 @@ class WorkerNode:
             spool_bytes=settings.log_spool_bytes,
             say=self._say,
         )
+        processes = None
         hands = None
         handed_back = False
         try:
@@ -158,18 +163,15 @@ class WorkerNode:
                 readings=lambda: self._gpu_watch.readings,
                 sent_bytes=lambda: server.sent_bytes,
             )
-            hands = self._hands = Hands(
-                spec=self._spec(place.reached_at(http_url)),
+            processes = AttemptProcesses(
+                node_id=place.name,
                 attempts=self._attempts,
                 store=self._artifacts,
-                fetcher=fetcher,
                 streamer=self._streamer,
                 spare=janitor.spare,
                 prepared=Prepared(settings.home / "prepared", settings.prepared_bytes),
                 gpu_watch=self._gpu_watch,
                 gpu_free_wait_s=settings.gpu_free_wait_s,
-                say=self._say,
-                sockets=self._sockets,
                 rules=HostRules(
                     kill_grace_s=settings.kill_grace_s,
                     gpu_locks=str(settings.gpu_locks),
@@ -177,18 +179,33 @@ class WorkerNode:
                     cgroup=delegated_folder(),
                 ),
                 warm_training=settings.warm_training,
+                disk=disk,
+                say=self._say,
+                post=self._post,
+                spawn=self._spawn,
+            )
+            hands = self._hands = Hands(
+                spec=self._spec(place.reached_at(http_url)),
+                home=settings.home,
+                store=self._artifacts,
+                fetcher=fetcher,
+                processes=processes,
+                use=UseMeter(self._gpu_watch.use).news,
+                disk=disk,
+                say=self._say,
+                sockets=self._sockets,
                 post=self._post,
                 spawn=self._spawn,
                 on_leave=self._left.set,
                 members_version=lambda: place.members_version,
                 master_host=master_host,
             )
-            await hands.start()
+            await processes.start()
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 self._hands.apply(self._agent.start(lease_now_s()))
-                hands.adopt(found)
-                self._spawn(hands.trim_prepared())
+                processes.adopt(found)
+                self._spawn(processes.trim_prepared())
                 if found.adopted:
                     self._say(f"took over {len(found.adopted)} jobs of the daemon before")
                 self._say(
@@ -206,8 +223,8 @@ class WorkerNode:
                         self._ship(),
                         self._watch_disk(),
                         self._gpu_watch.follow(
-                            our_processes(f"{place.name}/", hands.shim_pids),
-                            hands.gpus_held,
+                            our_processes(f"{place.name}/", processes.shim_pids),
+                            processes.gpus_held,
                             settings.gpu_glance_s,
                             self._on_gpus,
                             gpus_busy,
@@ -226,13 +243,15 @@ class WorkerNode:
         finally:
             self._tasks = None
             if hands is not None:
+                hands.flush()
+            if processes is not None:
                 # Whatever ends a daemon but a wish to hand back, its jobs go on.
-                await (hands.close() if handed_back else hands.leave())
+                await (processes.close() if handed_back else processes.leave())
             self._sockets.close()
             await fetcher.close()
             await server.stop()
             await asyncio.to_thread(janitor.close)
-            if hands is None or not hands.at_work:
+            if not disk.at_work:
                 # Else the end of the process releases it: until then the next daemon waits.
                 self._lock.release()
 
