@@ -1,25 +1,13 @@
-"""A mesh of real processes on loopback, for tests: started, killed, asked, and always cleaned up.
-
-Every process of a mesh, its jobs included, carries a word of its own in its
-environment. By that word they are all found, whatever became of their parents.
-"""
+"""A mesh of real processes on loopback, for tests: asked as a person asks it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
+from daemons import WAIT_S, MeshDaemons
 from feed_watch import FeedWatch
 
 from meshtrain.core.member import MemberKind
@@ -30,15 +18,9 @@ from meshtrain.net.zmq_client import MasterClient
 from meshtrain.security.standing import PERSON_FOLDER, load_standing
 from meshtrain.wire import messages as msg
 
-POLL_S = 0.03
-WAIT_S = 60.0
-"""How long a condition may take; machines that test are busy."""
 LOG_SHOWN_BYTES = 6000
-MARK = "E2E_MESH"
-PORTS = ("control", "bulk", "feed", "http")
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
-T = TypeVar("T")
 _living: dict[str, Mesh] = {}
 
 
@@ -60,26 +42,8 @@ class NewMesh(Protocol):
     ) -> Mesh: ...
 
 
-class Daemon:
-    """One life of a daemon."""
-
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.name = name
-        self.process = process
-        self.log = log
-        self.expected_to_end = False
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def said(self, text: str) -> bool:
-        """Whether its log has this text."""
-        return text in self.log.read_text(errors="replace")
-
-
-class Mesh:
-    """A master and its workers below one folder.
+class Mesh(MeshDaemons):
+    """A master and its workers, and somebody who asks and commands.
 
     Args:
         folder: where all its state goes.
@@ -91,24 +55,9 @@ class Mesh:
     def __init__(
         self, folder: Path, *, lease_s: float, heartbeat_s: float, secure: bool = False
     ) -> None:
-        folder.mkdir(parents=True)
-        self.folder = folder
-        self.home = folder / "master"
-        self.inbox = self.home / "inbox"
-        self.results = self.home / "results"
-        self._lease_s = lease_s
-        self._heartbeat_s = heartbeat_s
-        self.secure = secure
-        #: settings of all its daemons that have no flag
-        self.environment: dict[str, str] = {}
-        self._mark = new_id("mesh")
-        self._lives = 0
+        super().__init__(folder, lease_s=lease_s, heartbeat_s=heartbeat_s, secure=secure)
         self._feed: FeedWatch | None = None
-        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        self.daemons: dict[str, Daemon] = {}
-        _living[self._mark] = self
-
-    # --- daemons -----------------------------------------------------------------------------
+        _living[self.mark] = self
 
     def start(self, *nodes: str, cpu_slots: int = 1, **environment: str) -> None:
         """Start the master and these workers, and wait until all are there."""
@@ -117,48 +66,17 @@ class Mesh:
             self.start_worker(node, cpu_slots=cpu_slots, **environment)
         self.wait_connected(*nodes)
 
-    def start_master(self, **environment: str) -> None:
-        """Start the master, always on the same ports, and wait until it listens."""
-        self.begin_master(**environment)
-
-        def listening() -> bool:
-            return (self.home / "master.json").exists()
-
-        self.wait_until(listening, "the master listens")
-        told = json.loads((self.home / "master.json").read_bytes())
-        assert {port: told[port] for port in PORTS} == self.ports
-
-    def begin_master(self, **environment: str) -> None:
-        """Start the master's process; it may never get as far as to listen."""
-        (self.home / "master.json").unlink(missing_ok=True)
-        arguments = [
-            *("--home", str(self.home)),
-            *("--lease-s", str(self._lease_s), "--heartbeat-s", str(self._heartbeat_s)),
-            *("--inbox-rest-s", "0.2"),
-        ]
-        if self.secure:
-            arguments.append("--secure")
-        for port in PORTS:
-            arguments += [f"--{port}-port", str(self.ports[port])]
-        self._start("master", "master", arguments, environment)
-
     def start_worker(
         self, name: str, *, cpu_slots: int = 1, through: str = "127.0.0.1", **environment: str
     ) -> None:
-        """Start a worker; `environment` holds settings that have no flag.
+        """Start a worker; in a mesh with keys it joins first, unless it has.
 
-        `through` is the address where it looks for the master's ports. In a mesh with
-        keys it joins first, unless it has.
+        `environment` holds settings that have no flag; `through` is the address where it
+        looks for the master's ports.
         """
-        arguments = [
-            *("--home", str(self.folder / name), "--name", name),
-            *("--cpu-slots", str(cpu_slots), "--gpus", ""),
-        ]
-        if not self.secure:
-            arguments += ["--master", f"{through}:{self.ports['control']}"]
-        elif not (self.folder / name / "mesh.json").exists():
-            arguments += ["--join", self.token()]
-        self._start(name, "worker", arguments, environment)
+        joined = not self.secure or (self.folder / name / "mesh.json").exists()
+        join = "" if joined else self.token()
+        self.begin_worker(name, cpu_slots=cpu_slots, through=through, join=join, **environment)
 
     def wait_connected(self, *nodes: str) -> None:
         """Wait until the master has these nodes."""
@@ -169,119 +87,11 @@ class Mesh:
 
         self.wait_until(connected, f"{', '.join(nodes)} are connected")
 
-    def kill(self, name: str) -> None:
-        """kill -9 of a daemon, and of nothing else."""
-        self._signal(name, signal.SIGKILL)
-        self.daemons[name].process.wait()
-
-    def ask_to_stop(self, name: str) -> Daemon:
-        """SIGTERM to a daemon, as a service manager sends it."""
-        self._signal(name, signal.SIGTERM)
-        return self.daemons[name]
-
-    def ask_to_hand_back(self, name: str) -> None:
-        """SIGTERM twice: what runs is handed back at once."""
-        daemon = self.ask_to_stop(name)
-        self.wait_until(lambda: daemon.said("stopping: running jobs have"), f"{name} stops")
-        self.ask_to_stop(name)
-
-    def wait_stopped(self, name: str) -> int:
-        """Wait for a daemon's end; its exit code."""
-        daemon = self.daemons[name]
-        self.wait_until(lambda: daemon.process.poll() is not None, f"{name} has ended")
-        return int(daemon.process.returncode)
-
-    def _signal(self, name: str, number: int) -> None:
-        daemon = self.daemons[name]
-        daemon.expected_to_end = True
-        daemon.process.send_signal(number)
-
-    def _start(
-        self, name: str, role: str, arguments: list[str], environment: dict[str, str]
-    ) -> None:
-        self._lives += 1
-        log = self.folder / f"{name}.{self._lives}.log"
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MESHTRAIN_")}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [
-                    *self.command_prefix(name),
-                    sys.executable,
-                    "-m",
-                    "meshtrain.cli",
-                    role,
-                    *arguments,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                env={**inherited, **self.environment, **environment, MARK: self._mark},
-            )
-        self.daemons[name] = Daemon(name, process, log)
-
-    def command_prefix(self, name: str) -> list[str]:
-        """What a daemon's command is run by: nothing, where all are on one host."""
-        return []
-
-    def processes(self) -> dict[int, str]:
-        """Every living process of this mesh, by its id, with its command line."""
-        word = f"{MARK}={self._mark}".encode()
-        found = {}
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if word in (folder / "environ").read_bytes().split(b"\0"):
-                    line = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-                    found[int(folder.name)] = line.decode(errors="replace").strip()
-        return found
-
-    def jobs_processes(self, words: str) -> dict[int, str]:
-        """The living processes of this mesh whose command line has these words."""
-        return {pid: line for pid, line in self.processes().items() if words in line}
-
     def close(self) -> None:
-        """End every process of the mesh."""
         if self._feed is not None:
             self._feed.close()
-        for daemon in self.daemons.values():
-            daemon.expected_to_end = True
-            if daemon.process.poll() is None:
-                daemon.process.kill()
-            daemon.process.wait()
-        deadline_s = time.monotonic() + WAIT_S
-        while left := self.processes():
-            assert time.monotonic() < deadline_s, f"processes that no signal ends: {left}"
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(POLL_S)
-        _living.pop(self._mark, None)
-
-    # --- waiting -----------------------------------------------------------------------------
-
-    def wait_until(self, condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
-        """Poll until the condition is true, and return it.
-
-        A master that is away counts as not yet; a daemon that ended by itself
-        fails the test at once, and so does running out of time.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        trouble = ""
-        while True:
-            try:
-                if reached := condition():
-                    return reached
-            except MasterAwayError as error:
-                trouble = f" ({error})"
-            for daemon in self.daemons.values():
-                code = daemon.process.poll()
-                if code is not None and not daemon.expected_to_end:
-                    raise AssertionError(f"{daemon.name} ended by itself with {code}: {what}")
-            if time.monotonic() > deadline_s:
-                raise AssertionError(f"not within {timeout_s:g} s: {what}{trouble}")
-            time.sleep(POLL_S)
+        super().close()
+        _living.pop(self.mark, None)
 
     def logs(self) -> list[tuple[str, str]]:
         """The end of each daemon's log, and where the jobs stand."""
@@ -439,28 +249,6 @@ class Mesh:
         self._feed = FeedWatch(self.address)
         self.wait_until(self._feed.ready.is_set, "the feed is followed")
         return self._feed
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that no outgoing connection is given while they are free.
-
-    A master that was killed needs its ports again, so they lie below those that
-    the system hands out. Each process that runs tests beside others takes them from a
-    part of its own: two of them would else find the same one free.
-    """
-    told = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    below = int(told.read_text().split()[0]) if told.exists() else 32768
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    part = (below - 10_000) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    first = 10_000 + number * part
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(first, first + part)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in found:
-                found.append(port)
-    return found
 
 
 def read_json(path: Path) -> Any:

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
+from daemons import PORTS
 from gate import Gate
-from mesh import PORTS, NewMesh
+from mesh import NewMesh
 
 from meshtrain.core.node import NodeSpec
 from meshtrain.wire import messages as msg

@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from mesh import WAIT_S, Mesh, NewMesh, read_json
+from daemons import WAIT_S
+from mesh import Mesh, NewMesh, read_json
 
 from meshtrain.chaos import checks
 from meshtrain.chaos.checks import Ledger

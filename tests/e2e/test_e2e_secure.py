@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 from gate import Gate
 from members import (
     command,
@@ -19,7 +20,7 @@ from members import (
     standing_of,
     start_refused,
 )
-from mesh import Mesh, NewMesh, free_ports
+from mesh import Mesh, NewMesh
 
 from meshtrain.artifacts.enrol import EnrolmentError
 from meshtrain.artifacts.flight import Source

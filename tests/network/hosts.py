@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from mesh import PORTS, Mesh, free_ports
+from daemons import PORTS
+from free_ports import free_ports
+from mesh import Mesh
 
 from meshtrain.wire import messages as msg
 
