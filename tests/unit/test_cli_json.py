@@ -89,6 +89,10 @@ def test_the_reference_lists_every_command_that_prints_json() -> None:
         "token",
         "cancel mix",
         "retry mix",
+        "why mix/share=0.1,fold=0",
+        "results mix",
+        "priority mix 3",
+        "budget mix",
     ],
 )
 def test_what_is_printed_has_every_key_of_the_reference(command: str) -> None:
