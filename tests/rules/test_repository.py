@@ -40,7 +40,7 @@ def test_no_folder_becomes_a_top_level_module(folder: str) -> None:
         "meshtrain_daemon.master.app",
         "meshtrain_daemon.worker.app",
         "meshtrain.cli.main",
-        "meshtrain_tui.app",
+        "meshtrain_tui.command",
     ],
 )
 def test_only_the_training_process_loads_torch_and_only_the_plots_matplotlib(module: str) -> None:

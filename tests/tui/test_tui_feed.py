@@ -18,7 +18,7 @@ from meshtrain.net.base import SocketLimits
 from meshtrain.net.zmq_feed import FeedClient, FeedSettings
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.wire import messages as msg
-from meshtrain_tui.app import command
+from meshtrain_tui.command import command
 from meshtrain_tui.feed import Clocks, MeshFeed, Picture, PictureChanged, inbox_of
 
 LIMITS = SocketLimits(reconnect_min_ms=5, reconnect_max_ms=20)

@@ -11,7 +11,7 @@ from tui_double import Dashboard, FakeSource, dashboard
 from tui_rows import job, small_mesh
 
 from meshtrain.core.job import JobState
-from meshtrain_tui.app import known_keys
+from meshtrain_tui.command import known_keys
 from meshtrain_tui.keymap import keymap
 from meshtrain_tui.palette import Palette
 from meshtrain_tui.screens.events import Events

@@ -180,7 +180,7 @@ async def test_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_its_keys_can_be_changed_and_are_told() -> None:
-    from meshtrain_tui.app import known_keys
+    from meshtrain_tui.command import known_keys
 
     known = known_keys()
     assert {"log.follow", "log.search", "job.cancel", "job.log", "curves.log_y"} <= known.keys()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshtrain.errors import SettingsError
-from meshtrain_tui.app import known_keys
+from meshtrain_tui.command import known_keys
 from meshtrain_tui.keymap import is_key, keymap
 from meshtrain_tui.settings import Density, TopSettings, default_file, read_settings
 from meshtrain_tui.themes import CYCLE, checked_theme, next_theme

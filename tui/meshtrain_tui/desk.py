@@ -9,7 +9,9 @@
     desk.can_open("job")                     whether there is such a screen
     desk.say("done") / desk.say(e, bad=True) a line for people, for some seconds
     desk.readonly                            True: nothing may be changed from here
-    desk.density                             compact, normal or wide
+    desk.density, desk.fit(density)          compact, normal or wide
+    desk.changed()                           something was done: look at the mesh again
+    desk.key_of("app.undo", "u")             the key of an action of the app, as it is shown
 
 The app is the one that has it all; screens know it as this Protocol alone.
 """
@@ -80,6 +82,15 @@ class Desk(Protocol):
 
     def say(self, text: str, *, bad: bool = False) -> None:
         """Show a line for some seconds; a bad one stays longer."""
+
+    def fit(self, density: Density) -> None:
+        """Put so much on the screen from now on."""
+
+    def changed(self) -> None:
+        """Something was done: what is shown is old."""
+
+    def key_of(self, name: str, default: str) -> str:
+        """The key of an action of the app, as it is shown; the first where there are several."""
 
 
 def desk_of(node: DOMNode) -> Desk:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 
+from meshtrain_tui.desk import desk_of
 from meshtrain_tui.screens.list_screen import ListScreen
 from meshtrain_tui.screens.registry import OPENED, SCREENS
 from meshtrain_tui.settings import Density
 from meshtrain_tui.themes import CYCLE
-
-if TYPE_CHECKING:
-    from meshtrain_tui.app import Top
 
 SWEEPS_MAX = 200
 MOVES = ("up", "down", "left", "right", "pageup", "pagedown", "home", "end")
@@ -39,16 +37,14 @@ class PaletteLine(NamedTuple):
 class Palette(Provider):
     """What the palette holds for the present screen."""
 
-    @property
-    def top(self) -> Top:
-        return cast("Top", self.app)
-
     def lines(self) -> Iterator[PaletteLine]:
         """All that can be chosen here."""
-        top, screen = self.top, self.screen
+        app, desk, screen = self.app, desk_of(self.screen), self.screen
         for entry in SCREENS:
             yield PaletteLine(
-                entry.title, f"the screen {entry.title}", partial(top.action_show, entry.name)
+                entry.title,
+                f"the screen {entry.title}",
+                partial(app.run_action, f"show('{entry.name}')"),
             )
         bindings = screen.active_bindings
         # What the arrow keys do is done with them; what has two keys is one line.
@@ -62,8 +58,8 @@ class Palette(Provider):
             listed.add(binding.action)
             if binding.id.startswith(("table.", "screen.", "app.show")):
                 continue
-            run = partial(top.run_action, binding.action, active.node)
-            key = top.get_key_display(binding)
+            run = partial(app.run_action, binding.action, active.node)
+            key = app.get_key_display(binding)
             yield PaletteLine(binding.description, f"key {key}", run)
         if isinstance(screen, ListScreen):
             for column in screen.columns():
@@ -73,21 +69,21 @@ class Palette(Provider):
                         words, "again: the other way round", partial(screen.sort_by, column.name)
                     )
         for theme in CYCLE:
-            yield PaletteLine(f"theme {theme}", "", partial(setattr, top, "theme", theme), False)
+            yield PaletteLine(f"theme {theme}", "", partial(setattr, app, "theme", theme), False)
         for density in Density:
-            yield PaletteLine(f"density {density}", "", partial(top.fit, density), False)
-        picture = top.picture
+            yield PaletteLine(f"density {density}", "", partial(desk.fit, density), False)
+        picture = desk.picture
         if picture is not None and "sweep" in OPENED:
             for sweep_id in reversed(list(picture.view.sweeps)[-SWEEPS_MAX:]):
                 yield PaletteLine(
-                    f"jobs of {sweep_id}", "", partial(top.open, "sweep", sweep_id), False
+                    f"jobs of {sweep_id}", "", partial(desk.open, "sweep", sweep_id), False
                 )
                 yield PaletteLine(
-                    f"matrix of {sweep_id}", "", partial(top.open, "matrix", sweep_id), False
+                    f"matrix of {sweep_id}", "", partial(desk.open, "matrix", sweep_id), False
                 )
             for node_id in list(picture.view.nodes)[:SWEEPS_MAX]:
                 yield PaletteLine(
-                    f"jobs on {node_id}", "", partial(top.open, "node", node_id), False
+                    f"jobs on {node_id}", "", partial(desk.open, "node", node_id), False
                 )
 
     async def discover(self) -> Hits:
@@ -106,4 +102,9 @@ class Palette(Provider):
         if not found:
             words = f"Nothing here is called “{query}”: nothing is done."
             help_words = "Delete some of it: with nothing typed, all is listed."
-            yield Hit(0.0, Content(words), partial(self.top.say, words, bad=True), help=help_words)
+            yield Hit(
+                0.0,
+                Content(words),
+                partial(desk_of(self.screen).say, words, bad=True),
+                help=help_words,
+            )

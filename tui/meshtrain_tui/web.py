@@ -75,12 +75,10 @@ class WebView(Server):
         # The guard names its cookie after the port, so the port comes first.
         sockets = await self._bind()
         self.port = int(sockets[0].getsockname()[1])
-        runner = web.AppRunner(await self._make_app(), access_log=None)
+        runner = web.AppRunner(await self._make_app(), access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
         for bound in sockets:
-            await web.SockSite(
-                runner, bound, ssl_context=self._context, shutdown_timeout=STOP_S
-            ).start()
+            await web.SockSite(runner, bound, ssl_context=self._context).start()
         return runner, self.port
 
     def address(self, shown_host: str) -> str:
