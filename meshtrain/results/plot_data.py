@@ -211,6 +211,21 @@ def _is_logarithmic(values: Sequence[Any]) -> bool:
     return max(steps) < 4 * min(steps)
 
 
+def value_range(rows: Sequence[MergedRow]) -> tuple[float, float]:
+    """The lowest and the highest value that a chart of these rows shows, with some room around."""
+    ends: list[float] = []
+    for row in rows:
+        if row.mean is not None:
+            std = row.std or 0.0
+            ends += [row.mean - std, row.mean + std, *(cell.value for cell in row.measured)]
+    ends = [end for end in ends if math.isfinite(end)]
+    if not ends:
+        return 0.0, 1.0
+    low, high = min(ends), max(ends)
+    margin = (high - low) * 0.07 or abs(high) * 0.05 or 0.5
+    return low - margin, high + margin
+
+
 def _place(row: MergedRow, x_axis: str, places: dict[AxisKey, float]) -> float:
     if not x_axis:
         return 0.0

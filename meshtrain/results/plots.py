@@ -30,6 +30,7 @@ from meshtrain.results.plot_data import (
     plot_data,
     reference_label,
     spread_apart,
+    value_range,
 )
 from meshtrain.results.records import EXPERIMENTS_FILE
 from meshtrain.results.report import Made
@@ -124,7 +125,8 @@ def _panel_size(data: PlotData) -> tuple[float, float]:
 
 def _draw_series(sheet: Sheet, data: PlotData, y_label: str) -> None:
     axes = sheet.axes
-    low, high = _y_range(data)
+    rows = [row for series in data.series for row in series.rows]
+    low, high = value_range([*rows, *data.references])
     axes.set_ylim(low, high)
     axes.set_ylabel(y_label)
     axes.set_xlabel(data.x_name + (" (log scale)" if data.log_x else ""))
@@ -342,20 +344,6 @@ def _draw_references(
 def _means(data: PlotData) -> list[float]:
     rows = [*(row for series in data.series for row in series.rows), *data.references]
     return [row.mean for row in rows if row.mean is not None]
-
-
-def _y_range(data: PlotData) -> tuple[float, float]:
-    ends: list[float] = []
-    for row in [*(row for series in data.series for row in series.rows), *data.references]:
-        if row.mean is not None:
-            std = row.std or 0.0
-            ends += [row.mean - std, row.mean + std, *(cell.value for cell in row.measured)]
-    ends = [end for end in ends if math.isfinite(end)]
-    if not ends:
-        return 0.0, 1.0
-    low, high = min(ends), max(ends)
-    margin = (high - low) * 0.07 or abs(high) * 0.05 or 0.5
-    return low - margin, high + margin
 
 
 def _x_range(data: PlotData) -> tuple[float, float]:

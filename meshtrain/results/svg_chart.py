@@ -15,6 +15,7 @@ from meshtrain.results.plot_data import (
     count_text,
     reference_label,
     spread_apart,
+    value_range,
 )
 from meshtrain.results.svg import COLOURS, Scale, Svg, text_width, tick_texts, ticks
 from meshtrain.results.svg_heat import draw_heat
@@ -60,7 +61,7 @@ class _Chart:
         self.style = NumberStyle(
             [row.mean for row in rows if row.mean is not None], decimals=data.decimals
         )
-        self.low, self.high = _value_range(rows)
+        self.low, self.high = value_range(rows)
         self.y_ticks = ticks(self.low, self.high)
         y_texts = tick_texts(self.y_ticks)
         right = 16.0
@@ -210,20 +211,6 @@ class _Chart:
         if self.data.shape is Shape.POINTS:
             return side * 0.7 * (self.right - self.left) / len(self.data.x_places)
         return side * 22
-
-
-def _value_range(rows: Sequence[MergedRow]) -> tuple[float, float]:
-    ends: list[float] = []
-    for row in rows:
-        if row.mean is not None:
-            std = row.std or 0.0
-            ends += [row.mean - std, row.mean + std, *(cell.value for cell in row.measured)]
-    ends = [end for end in ends if math.isfinite(end)]
-    if not ends:
-        return 0.0, 1.0
-    low, high = min(ends), max(ends)
-    margin = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
-    return low - margin, high + margin
 
 
 def legend(data: PlotData) -> str:
