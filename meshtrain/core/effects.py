@@ -49,6 +49,8 @@ class SaveBase(msgspec.Struct, frozen=True):
 class SaveDrained(msgspec.Struct, frozen=True):
     node_id: str
     drained: bool
+    due_wall_s: float | None = None
+    """When what still runs there is moved elsewhere; None: it may come to its end there."""
 
 
 class SaveGpuFaults(msgspec.Struct, frozen=True):

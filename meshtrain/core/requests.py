@@ -370,13 +370,16 @@ def on_drain(state: MeshState, event: DrainRequested) -> None:
         state.touched_nodes[event.node_id] = None
     state.drain_at_s.pop(event.node_id, None)
     state.drains_due.discard(event.node_id)
+    state.drains_due_wall_s.pop(event.node_id, None)
+    due_wall_s = None
     if event.drained:
         state.drained.add(event.node_id)
         if event.within_s is not None:
             state.drain_at_s[event.node_id] = state.now_s + event.within_s
+            due_wall_s = state.wall_s + event.within_s
     else:
         state.drained.discard(event.node_id)
-    state.out.append(fx.SaveDrained(event.node_id, event.drained))
+    state.out.append(fx.SaveDrained(event.node_id, event.drained, due_wall_s))
     state.out.append(fx.Reply(event.request_id, done=(event.node_id,)))
 
 

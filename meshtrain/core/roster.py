@@ -258,6 +258,9 @@ def check_deadlines(state: MeshState) -> None:
             if node is not None:
                 node.paused = False
                 state.touched_nodes[node_id] = None
+    for node_id, at_wall_s in state.drains_due_wall_s.items():
+        state.drain_at_s[node_id] = state.now_s + max(0.0, at_wall_s - state.wall_s)
+    state.drains_due_wall_s.clear()
     for node_id, at_s in list(state.drain_at_s.items()):
         if at_s > state.now_s:
             continue

@@ -89,6 +89,7 @@ class Scheduler:
         state.now_s = now_s
         state.ticked_s = now_s
         state.drained = set(loaded.drained)
+        state.drains_due_wall_s = dict(loaded.drains_due_wall_s)
         state.copies.pins = set(loaded.pins)
         for faults in loaded.gpu_faults:
             state.gpu_faults.setdefault(faults.node_id, {})[faults.gpu] = faults

@@ -84,6 +84,8 @@ class Loaded(msgspec.Struct, frozen=True):
     """Each with its live attempt, or else its last."""
     bases: tuple[Base, ...] = ()
     drained: tuple[str, ...] = ()
+    drains_due_wall_s: dict[str, float] = {}
+    """Drained node → when what still runs there is moved elsewhere, where that has a time."""
     gpu_faults: tuple[GpuFaults, ...] = ()
     pins: tuple[Pin, ...] = ()
     named_inputs: tuple[NamedInput, ...] = ()
@@ -134,6 +136,8 @@ class MeshState:
         #: node id → when what runs there is moved elsewhere, or when its pause ends (lease clock)
         self.drain_at_s: dict[str, float] = {}
         self.drains_due: set[str] = set()
+        #: node id → the first by the wall clock, which a master that starts doesn't know yet
+        self.drains_due_wall_s: dict[str, float] = {}
         self.paused_until_s: dict[str, float] = {}
         #: node id → GPU → its faults
         self.gpu_faults: dict[str, dict[int, GpuFaults]] = {}

@@ -70,7 +70,8 @@ class Batch:
         self.new_attempts: dict[str, Attempt] = {}
         self.attempts: dict[str, Attempt] = {}
         self.bases: dict[str, Base] = {}
-        self.drained: dict[str, bool] = {}
+        #: node id → what was saved of it last
+        self.drained: dict[str, SaveDrained] = {}
         #: by (node id, GPU)
         self.gpu_faults: dict[tuple[str, int], GpuFaults] = {}
         #: by (recipe hash, node id): whether it is pinned there
@@ -130,8 +131,8 @@ class Batch:
                     _change(sweep.sweep_id, sweep, self.new_sweeps, self.sweeps)
                 case SaveBase(base=base):
                     self.bases[base.recipe_hash] = base
-                case SaveDrained(node_id=node_id, drained=drained):
-                    self.drained[node_id] = drained
+                case SaveDrained(node_id=node_id):
+                    self.drained[node_id] = effect
                 case SaveGpuFaults(node_id=node_id, gpu=gpu, faults=faults, out_of_use=out):
                     self.gpu_faults[node_id, gpu] = GpuFaults(node_id, gpu, faults, out)
                 case SavePin(recipe_hash=recipe_hash, node_id=node_id, pinned=pinned):

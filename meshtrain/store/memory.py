@@ -48,7 +48,8 @@ class _Disk:
     attempts: dict[str, dict[int, Attempt]] = field(default_factory=dict)
     epochs: set[int] = field(default_factory=set)
     bases: dict[str, bytes] = field(default_factory=dict)
-    drained: set[str] = field(default_factory=set)
+    #: node id → when what runs there is moved elsewhere, if ever
+    drained: dict[str, float | None] = field(default_factory=dict)
     #: (job id, epoch, stream) → size in bytes
     streams: dict[tuple[str, int, str], int] = field(default_factory=dict)
     gpu_faults: dict[tuple[str, int], GpuFaults] = field(default_factory=dict)
@@ -87,6 +88,9 @@ class MemoryStore:
             jobs=tuple(sorted(jobs, key=lambda job: job.order)),
             bases=tuple(_decode_base(blob) for blob in disk.bases.values()),
             drained=tuple(sorted(disk.drained)),
+            drains_due_wall_s={
+                node_id: due_s for node_id, due_s in disk.drained.items() if due_s is not None
+            },
             gpu_faults=tuple(disk.gpu_faults[key] for key in sorted(disk.gpu_faults)),
             named_inputs=tuple(disk.inputs.values()),
             pins=tuple(Pin(*key) for key in sorted(disk.pins)),
@@ -185,8 +189,11 @@ class MemoryStore:
         for attempt in (batch.new_attempts | batch.attempts).values():
             disk.attempts.setdefault(attempt.job_id, {})[attempt.epoch] = attempt
             disk.epochs.add(attempt.epoch)
-        for node_id, drained in batch.drained.items():
-            (disk.drained.add if drained else disk.drained.discard)(node_id)
+        for node_id, saved in batch.drained.items():
+            if saved.drained:
+                disk.drained[node_id] = saved.due_wall_s
+            else:
+                disk.drained.pop(node_id, None)
         disk.streams.update(batch.streams)
         for key, known in batch.gpu_faults.items():
             if is_forgotten(known):

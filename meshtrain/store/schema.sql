@@ -150,7 +150,9 @@ BEGIN
 END;
 
 CREATE TABLE drained (
-    node_id TEXT PRIMARY KEY NOT NULL
+    node_id TEXT PRIMARY KEY NOT NULL,
+    -- When what runs there is moved elsewhere (wall clock, seconds); NULL: it may end there.
+    due_wall_s REAL
 ) STRICT, WITHOUT ROWID;
 
 -- A GPU whose jobs fail by its fault; enough of them, and it is given to nobody.

@@ -14,6 +14,7 @@ from meshtrain.core.job import Attempt, AttemptState
 from meshtrain.core.state import Loaded
 from meshtrain.errors import StoreError
 from meshtrain.store import cutover, migrate, rows
+from meshtrain.store import small_rows as small
 from meshtrain.store.base import (
     ArchiveEntry,
     StreamSize,
@@ -28,10 +29,6 @@ from meshtrain.store.failures import (
     sqlite_failure,
 )
 from meshtrain.store.lock import StoreLock
-from meshtrain.store.spending_rows import (
-    SAVE_SPENDING,
-    spending_values,
-)
 from meshtrain.store.sqlite_reader import FILE_NAME, SqliteReader
 
 LOCK_NAME = "lock"
@@ -244,7 +241,7 @@ class SqliteStore:
             self._many(rows.SAVE_BASE, [rows.base_values(base) for base in batch.bases.values()])
         if batch.streams:
             self._many(
-                rows.SET_STREAM_SIZE,
+                small.SET_STREAM_SIZE,
                 [
                     (stream, size_bytes, epoch, job_id)
                     for (job_id, epoch, stream), size_bytes in batch.streams.items()
@@ -253,30 +250,38 @@ class SqliteStore:
         self._write_rare(batch)
 
     def _write_rare(self, batch: Batch) -> None:
-        for node_id, drained in batch.drained.items():
-            statement = rows.INSERT_DRAINED if drained else rows.DELETE_DRAINED
-            self._connection.execute(statement, [node_id])
+        for node_id, saved in batch.drained.items():
+            if saved.drained:
+                self._connection.execute(small.SAVE_DRAINED, [node_id, saved.due_wall_s])
+            else:
+                self._connection.execute(small.DELETE_DRAINED, [node_id])
         for (node_id, gpu), known in batch.gpu_faults.items():
             if is_forgotten(known):
-                self._connection.execute(rows.DELETE_GPU_FAULTS, [node_id, gpu])
+                self._connection.execute(small.DELETE_GPU_FAULTS, [node_id, gpu])
             else:
                 values = [known.faults, int(known.out_of_use), node_id, gpu]
-                self._connection.execute(rows.SAVE_GPU_FAULTS, values)
+                self._connection.execute(small.SAVE_GPU_FAULTS, values)
         for pin, pinned in batch.pins.items():
-            self._connection.execute(rows.INSERT_PIN if pinned else rows.DELETE_PIN, pin)
+            self._connection.execute(small.INSERT_PIN if pinned else small.DELETE_PIN, pin)
         if batch.spending:
-            self._many(SAVE_SPENDING, [spending_values(one) for one in batch.spending.values()])
+            self._many(
+                small.SAVE_SPENDING,
+                [small.spending_values(one) for one in batch.spending.values()],
+            )
         if batch.inputs:
-            self._many(rows.INSERT_INPUT, [rows.input_values(one) for one in batch.inputs.values()])
+            self._many(
+                small.INSERT_INPUT,
+                [small.input_values(one) for one in batch.inputs.values()],
+            )
         if batch.archives:
-            self._many(rows.MARK_ARCHIVE, list(batch.archives.items()))
+            self._many(small.MARK_ARCHIVE, list(batch.archives.items()))
         if batch.archived:
             self._many(
-                rows.SAVE_ARCHIVED,
-                [rows.archived_values(target, e) for (target, _), e in batch.archived.items()],
+                small.SAVE_ARCHIVED,
+                [small.archived_values(target, e) for (target, _), e in batch.archived.items()],
             )
         if batch.incarnation_bumps:
-            self._many(rows.BUMP_INCARNATION, [(batch.incarnation_bumps,)])
+            self._many(small.BUMP_INCARNATION, [(batch.incarnation_bumps,)])
 
     def _many(self, statement: str, values: list[rows.Row]) -> None:
         """Runs a statement that must touch one row for each of `values`."""

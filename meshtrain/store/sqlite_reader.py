@@ -14,9 +14,9 @@ from meshtrain.core.copies import Pin
 from meshtrain.core.job import Attempt
 from meshtrain.core.state import Loaded
 from meshtrain.store import migrate, rows
+from meshtrain.store import small_rows as small
 from meshtrain.store.base import ArchiveEntry, StreamSize, epoch_counter_of, job_and_epoch_of
 from meshtrain.store.failures import damaged, sqlite_failure
-from meshtrain.store.spending_rows import SELECT_SPENDING, spending_of
 
 FILE_NAME = "jobs.db"
 
@@ -69,21 +69,21 @@ class SqliteReader:
         if key is None:
             return {}
         job_id, epoch = key
-        return self._ask(lambda db: dict(db.execute(rows.SELECT_STREAMS_OF, [epoch, job_id])))
+        return self._ask(lambda db: dict(db.execute(small.SELECT_STREAMS_OF, [epoch, job_id])))
 
     def all_stream_sizes(self) -> tuple[StreamSize, ...]:
         return self._ask(
-            lambda db: tuple(rows.stream_of(row) for row in db.execute(rows.SELECT_STREAMS))
+            lambda db: tuple(small.stream_of(row) for row in db.execute(small.SELECT_STREAMS))
         )
 
     def archive_mark(self, target: str) -> str | None:
-        row = self._ask(lambda db: db.execute(rows.SELECT_ARCHIVE_MARK, [target]).fetchone())
+        row = self._ask(lambda db: db.execute(small.SELECT_ARCHIVE_MARK, [target]).fetchone())
         return None if row is None else str(row[0])
 
     def archive_entries(self, target: str) -> tuple[ArchiveEntry, ...]:
         return self._ask(
             lambda db: tuple(
-                rows.archived_of(row) for row in db.execute(rows.SELECT_ARCHIVED, [target])
+                small.archived_of(row) for row in db.execute(small.SELECT_ARCHIVED, [target])
             )
         )
 
@@ -118,24 +118,26 @@ def open_readonly(folder: Path) -> SqliteReader:
 
 
 def _load(connection: sqlite3.Connection) -> Loaded:
-    told = connection.execute(rows.SELECT_INCARNATION).fetchone()
+    told = connection.execute(small.SELECT_INCARNATION).fetchone()
     if told is None:
         raise LookupError("its incarnation is gone")
     incarnation: int = told[0]
-    epoch_max: int | None = connection.execute(rows.SELECT_EPOCH_MAX).fetchone()[0]
+    epoch_max: int | None = connection.execute(small.SELECT_EPOCH_MAX).fetchone()[0]
+    drained: dict[str, float | None] = dict(connection.execute(small.SELECT_DRAINED))
     loaded = Loaded(
         incarnation=incarnation,
         epoch_counter=epoch_counter_of(incarnation, epoch_max),
         sweeps=tuple(rows.sweep_of(row) for row in connection.execute(rows.SELECT_SWEEPS)),
         jobs=rows.load_jobs(connection),
         bases=tuple(rows.base_of(row) for row in connection.execute(rows.SELECT_BASES)),
-        drained=tuple(row[0] for row in connection.execute(rows.SELECT_DRAINED)),
+        drained=tuple(drained),
+        drains_due_wall_s={n: due_s for n, due_s in drained.items() if due_s is not None},
         gpu_faults=tuple(
-            rows.gpu_faults_of(row) for row in connection.execute(rows.SELECT_GPU_FAULTS)
+            small.gpu_faults_of(row) for row in connection.execute(small.SELECT_GPU_FAULTS)
         ),
-        named_inputs=tuple(rows.input_of(row) for row in connection.execute(rows.SELECT_INPUTS)),
-        pins=tuple(Pin(*row) for row in connection.execute(rows.SELECT_PINS)),
-        spending=tuple(spending_of(row) for row in connection.execute(SELECT_SPENDING)),
+        named_inputs=tuple(small.input_of(row) for row in connection.execute(small.SELECT_INPUTS)),
+        pins=tuple(Pin(*row) for row in connection.execute(small.SELECT_PINS)),
+        spending=tuple(small.spending_of(row) for row in connection.execute(small.SELECT_SPENDING)),
     )
     (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
     if jobs != len(loaded.jobs):

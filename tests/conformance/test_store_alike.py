@@ -108,7 +108,9 @@ _saves: st.SearchStrategy[Save] = st.one_of(
             gpu_hours_max=st.sampled_from([None, 1.0]),
         ),
     ),
-    st.builds(SaveDrained, st.sampled_from(["n", "m"]), st.booleans()),
+    st.builds(
+        SaveDrained, st.sampled_from(["n", "m"]), st.booleans(), st.sampled_from([None, 1.0, 2.5])
+    ),
     st.builds(
         SaveGpuFaults,
         st.sampled_from(["n", "m"]),

@@ -236,6 +236,11 @@ def test_a_node_is_drained_until_it_is_not(bench: Bench) -> None:
     bench.write(SaveDrained("n", True))
     bench.write(SaveDrained("n", True), SaveDrained("m", True), SaveDrained("m", False))
     assert bench.reopen().load().drained == ("n",)
+    assert bench.store.load().drains_due_wall_s == {}
+    bench.write(SaveDrained("n", True, 1.75e9))
+    assert bench.reopen().load().drains_due_wall_s == {"n": 1.75e9}
+    bench.write(SaveDrained("n", True))
+    assert bench.reopen().load().drains_due_wall_s == {}
     bench.write(SaveDrained("n", False), SaveDrained("unknown", False))
     assert bench.reopen().load().drained == ()
 

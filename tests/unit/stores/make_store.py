@@ -164,6 +164,7 @@ def main(folder: Path) -> None:
                 *(fx.AddAttempt(attempt) for attempt in attempts),
                 *(fx.SaveBase(base) for base in bases),
                 fx.SaveDrained("node-7", True),
+                fx.SaveDrained("node-8", True, WALL_S),
                 fx.SaveGpuFaults("node-1", 1, 3, True),
                 fx.SavePin("r0", "node-1", True),
                 fx.SaveSpending(Spending("s0", 7200.0, 5.5, 20.0, 50.0)),
