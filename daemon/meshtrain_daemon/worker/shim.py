@@ -32,6 +32,8 @@ IDLE = b"i"
 _SIGNALS_READ_BYTES = 32 * control.RECORD_BYTES
 _LINK_BYTES_MAX = frames.MESSAGE_BYTES_MAX + 1
 _RECORD_AGAIN_S = 1.0
+_POLL_MS_MAX = 3_600_000
+"""poll(2) takes 24.8 days at most, and timeouts may be longer: it is waited for in pieces."""
 _RECORD_TRIES_MAX = 7 * 86_400
 """How often an end that nobody hears is written to a full disk: for a week, a try a second."""
 _NOT_WANTED = (
@@ -186,7 +188,9 @@ class Shim:
 
     def _hear(self, timeout_s: float | None) -> list[bytes]:
         """Waits for a child's end or orders; returns the orders."""
-        timeout_ms = None if timeout_s is None else max(0, int(timeout_s * 1000) + 1)
+        timeout_ms = None
+        if timeout_s is not None:
+            timeout_ms = min(max(0, int(min(timeout_s, _POLL_MS_MAX) * 1000) + 1), _POLL_MS_MAX)
         messages = []
         for fd, _ in self._poll.poll(timeout_ms):
             if fd == self._signals_fd:
