@@ -276,6 +276,10 @@ class Runner:
         if spawner.refusal is not None:
             spawner.kill()
             raise RunnerError(f"the spawner did not start: {spawner.refusal}")
+        if spawner.lost:
+            # Both came in one turn of the loop: whoever told of its death was not heard, since
+            # nobody knew of it yet.
+            raise RunnerError("the spawner was killed as soon as it was ready")
         return spawner
 
     def _start_again(self) -> None:
