@@ -53,14 +53,17 @@ def descendants(root_pid: int, apart_from: frozenset[int] = frozenset()) -> list
 def was_below(pid: int, root_pid: int) -> bool:
     """Whether a process is below `root_pid`, a zombie too; one that is gone counts as such."""
     at = pid
+    missed = 0
     while at > 1 and at != root_pid:
         try:
             at = int(_stat_fields(at)[1])
         except OSError:
             if at == pid:
                 return True
+            if at == missed:
+                return False  # It lives, and isn't shown (hidepid): another account's.
             # Its parent ended in this moment, and it was given another.
-            at = pid
+            missed, at = at, pid
     return at == root_pid
 
 
