@@ -270,7 +270,7 @@ async def test_what_is_prepared_for_it_is_its_own_and_data_of_the_node_is_only_r
     assert key is not None
     assert Path(prepared.tree(key), "who").read_text() == f"{NAME}\n"
     assert host.store.verify(voc.digest)
-    assert Prepared(open_path / "prepared", 0).trim(()) == [key]
+    assert Prepared(open_path / "prepared", 0).trim(tuple) == [key]
 
 
 @as_root
@@ -286,9 +286,9 @@ def test_p11_links_and_pipes_that_it_puts_there_lead_the_daemon_nowhere(open_pat
     (folder / "lock").symlink_to(outside / "made")
     (folder / "tree").symlink_to(outside)
     assert not prepared.take(key)
-    assert prepared.trim(()) == []
+    assert prepared.trim(tuple) == []
     assert [path.name for path in outside.iterdir()] == ["kept"]
     (folder / "lock").unlink()
-    assert prepared.trim(()) == [key]
+    assert prepared.trim(tuple) == [key]
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert stat.S_IMODE(outside.stat().st_mode) == 0o755

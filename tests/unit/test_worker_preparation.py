@@ -48,18 +48,18 @@ def test_what_was_unused_longest_goes_first(root: Path) -> None:
     prepared = Prepared(root, 25)
     for key, used_s in ((A, 100.0), (B, 300.0), (C, 200.0)):
         put(prepared, key, 10, used_s)
-    assert prepared.trim(()) == [A]
+    assert prepared.trim(tuple) == [A]
     assert kept(root) == {B, C}
     assert prepared.take(C)
-    assert Prepared(root, 10).trim(()) == [B]
+    assert Prepared(root, 10).trim(tuple) == [B]
 
 
 def test_what_an_attempt_uses_or_waits_for_stays(root: Path) -> None:
     prepared = Prepared(root, 0)
     put(prepared, A, 10, 100.0)
     put(prepared, B, 10, 200.0, done=False)
-    assert prepared.trim({A, B}) == []
-    assert sorted(prepared.trim(())) == sorted([A, B])
+    assert prepared.trim(lambda: {A, B}) == []
+    assert sorted(prepared.trim(tuple)) == sorted([A, B])
 
 
 def test_one_that_somebody_is_at_stays_though_nobody_told_of_it(root: Path) -> None:
@@ -67,18 +67,18 @@ def test_one_that_somebody_is_at_stays_though_nobody_told_of_it(root: Path) -> N
     put(prepared, A, 10, 100.0, done=False)
     with (root / A / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert prepared.trim(()) == []
-    assert prepared.trim(()) == [A]
+        assert prepared.trim(tuple) == []
+    assert prepared.trim(tuple) == [A]
 
 
 def test_what_a_crash_left_is_cleared_and_what_is_no_preparation_is_left(root: Path) -> None:
     prepared = Prepared(root, 1000)
-    assert prepared.trim(()) == []
+    assert prepared.trim(tuple) == []
     put(prepared, A, 10, 100.0)
     put(prepared, B, 10, 100.0, done=False)
     (root / f"{GONE_PREFIX}x" / "tree").mkdir(parents=True)
     (root / "notes").mkdir()
-    assert prepared.trim(()) == [B]
+    assert prepared.trim(tuple) == [B]
     assert kept(root) == {A, "notes"}
 
 
@@ -89,4 +89,4 @@ def test_p11_a_record_that_makes_no_sense_counts_as_none(root: Path, record: byt
     (root / A / "done").write_bytes(record)
     assert not prepared.is_done(A)
     assert not prepared.take(A)
-    assert prepared.trim(()) == [A]
+    assert prepared.trim(tuple) == [A]

@@ -94,7 +94,7 @@ def test_the_lines_run_in_the_code_or_in_the_tree(place: Place, tmp_path: Path) 
     assert place.run("pwd; touch here", cwd=None) == 0
     assert f"{place.tree}\n" in place.said()
     assert (place.tree / "here").exists()
-    place.prepared.trim(())
+    place.prepared.trim(tuple)
     other = Place(tmp_path / "other")
     assert other.run("pwd", cwd=str(code)) == 0
     assert f"{code}\n" in other.said()
@@ -168,8 +168,8 @@ def test_the_tree_is_read_only_and_links_are_left_alone(place: Place) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o222
     assert (place.tree / "bin" / "run").stat().st_mode & stat.S_IXUSR
     assert outside.stat().st_mode == mode
-    assert place.prepared.trim(()) == []
-    assert Prepared(place.root / "prepared", 0).trim(()) == [KEY]
+    assert place.prepared.trim(tuple) == []
+    assert Prepared(place.root / "prepared", 0).trim(tuple) == [KEY]
     assert outside.exists()
     assert not Path(place.prepared.folder(KEY)).exists()
 

@@ -306,8 +306,11 @@ class AttemptProcesses:
 
     async def trim_prepared(self) -> None:
         """Let go of what was prepared and is too much, or was cut short."""
-        keys = [key_of(folder.assignment) for folder in self.folders.values()]
-        in_use = {key for key in keys if key is not None}
+
+        def in_use() -> set[str]:
+            keys = [key_of(folder.assignment) for folder in list(self.folders.values())]
+            return {key for key in keys if key is not None}
+
         gone = await self._disk.do(lambda: self._prepared.trim(in_use))
         if gone:
             self._say(f"preparations that no job here uses were removed: {len(gone)}")

@@ -18,7 +18,8 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -68,6 +69,8 @@ class Prepared:
     def __init__(self, root: Path, bytes_max: int) -> None:
         self._root = root
         self._bytes_max = bytes_max
+        #: held while one is taken, and while one is taken out of its place
+        self._lock = threading.Lock()
 
     def folder(self, key: str) -> str:
         """Where a preparation lies."""
@@ -87,15 +90,17 @@ class Prepared:
         Raises OSError.
         """
         folder = Path(self.folder(key))
-        folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-        return self.is_done(key)
+        with self._lock:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+            return self.is_done(key)
 
-    def trim(self, in_use: Collection[str]) -> list[str]:
+    def trim(self, in_use: Callable[[], Collection[str]]) -> list[str]:
         """Remove what is too much, and what was cut short; the keys of what is gone.
 
         Args:
-            in_use: keys that attempts on this node use or wait for.
+            in_use: tells the keys that attempts on this node use or wait for, those too that
+                came meanwhile; called in this thread. Who takes one is among them before.
         """
         self._finish_removals()
         found = []
@@ -108,7 +113,7 @@ class Prepared:
         gone = []
         for _, key, record in sorted(found, key=lambda one: one[:2]):
             too_much = record is None or total > self._bytes_max
-            if too_much and key not in in_use and self._remove(key):
+            if too_much and self._remove(key, in_use):
                 total -= 0 if record is None else record.size_bytes
                 gone.append(key)
         return gone
@@ -124,8 +129,10 @@ class Prepared:
         except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             return None
 
-    def _remove(self, key: str) -> bool:
-        """Remove it, unless somebody whom nobody told of is at it."""
+    def _remove(self, key: str, in_use: Callable[[], Collection[str]]) -> bool:
+        """Remove it, unless it is in use, or somebody whom nobody told of is at it."""
+        if key in in_use():
+            return False
         folder = self.folder(key)
         gone = f"{self._root}/{GONE_PREFIX}{secrets.token_hex(6)}"
         try:
@@ -134,7 +141,11 @@ class Prepared:
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(folder, gone)  # noqa: PTH104
+            with self._lock:
+                # A job may have been assigned while another one was being removed.
+                if key in in_use():
+                    return False
+                os.rename(folder, gone)  # noqa: PTH104
         except OSError:
             return False
         finally:
