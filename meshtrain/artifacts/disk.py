@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def clone_file(source: Path, target: Path, mode: int, *, or_link: bool = False) -> None:
+def clone_file(
+    source: Path, target: Path, mode: int, *, or_link: bool = False, real: str | None = None
+) -> None:
     """Makes `target` a file of the same content that shares nothing that a write would show.
 
     A reflink where the file system has them, else a copy. The source must be a
@@ -71,9 +74,15 @@ def clone_file(source: Path, target: Path, mode: int, *, or_link: bool = False) 
         mode: the permissions of the new file.
         or_link: whether a second name of the source will do in place of a copy: it costs
             nothing, and is for those alone who can't write to it. It keeps the source's mode.
+        real: where the source must really lie, links resolved: a folder above it may have
+            become a link since it was listed.
     """
     source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if real is not None and os.readlink(f"/proc/self/fd/{source_fd}") != real:  # noqa: PTH115
+            raise OSError(errno.ELOOP, "a folder above it is a link", str(source))
+        if not stat.S_ISREG(os.fstat(source_fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(source))
         target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             if not _reflink(source_fd, target_fd):

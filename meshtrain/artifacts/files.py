@@ -319,13 +319,18 @@ class ArtifactStore:
     def _add_copied(self, folder: Path, planned: Callable[[Manifest], None]) -> Manifest:
         work = self._temp / secrets.token_hex(8)
         files = work / FILES_NAME
+        # The folder itself may be anybody's, and be replaced by a link; what is above it is ours.
+        real = Path(os.path.realpath(folder.parent), folder.name)
+        if folder.is_symlink():
+            raise ArtifactError(f"{folder} is a link, and isn't followed. Put the files there")
         try:
             files.mkdir(parents=True)
             for relpath in list_files(folder):
                 target = files / relpath
                 target.parent.mkdir(parents=True, exist_ok=True)
-                executable = (folder / relpath).stat().st_mode & stat.S_IXUSR
-                clone_file(folder / relpath, target, 0o700 if executable else 0o600)
+                executable = (folder / relpath).lstat().st_mode & stat.S_IXUSR
+                mode = 0o700 if executable else 0o600
+                clone_file(folder / relpath, target, mode, real=str(real / relpath))
             # Hashed as it lies in the store, so that it can't have changed since.
             manifest = build_manifest(files)
             planned(manifest)

@@ -16,6 +16,7 @@ from enum import Enum
 import msgspec
 
 from meshtrain.core.commands import AssignAttempt
+from meshtrain_daemon.worker.plain_file import open_plain
 
 ASSIGNMENT_FILE = "assignment"
 RECORD_BYTES_MAX = 16 << 20
@@ -48,7 +49,8 @@ def write_assignment(folder: str, assignment: AssignAttempt) -> None:
 
 def mark_forgotten(folder: str) -> None:
     """Notes that the master has the attempt's end. Raises OSError."""
-    fd = os.open(f"{folder}/{ASSIGNMENT_FILE}", os.O_WRONLY | os.O_CLOEXEC)
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(f"{folder}/{ASSIGNMENT_FILE}", flags)
     try:
         os.pwrite(fd, Stage.FORGOTTEN.value, 0)
     finally:
@@ -58,7 +60,7 @@ def mark_forgotten(folder: str) -> None:
 def read_assignment(folder: str) -> tuple[AssignAttempt, Stage] | None:
     """What `write_assignment` recorded, or None when there is nothing that can be used."""
     try:
-        with open(f"{folder}/{ASSIGNMENT_FILE}", "rb") as file:  # noqa: PTH123
+        with open_plain(f"{folder}/{ASSIGNMENT_FILE}") as file:
             data = file.read(RECORD_BYTES_MAX)
         stage, checksum, size_bytes = _HEADER.unpack_from(data)
         content = data[_HEADER.size : _HEADER.size + size_bytes]

@@ -279,9 +279,10 @@ class AttemptFolder:
                 user.own(folder)
         if self.assignment.checkpoint_every_s is not None:
             user.own(self.checkpoints)
-        for name in (STARTED_FILE, EXIT_FILE):
-            # Ours before the job can make them: nobody else can replace them then.
-            Path(self.path, name).touch()
+        for path in (f"{self.path}/{STARTED_FILE}", f"{self.path}/{EXIT_FILE}", self.log):
+            # Ours before the job, or another one of its account, can make them: nobody else can
+            # replace them then.
+            Path(path).touch()
         user.let_in(self.path)
 
     def fill(

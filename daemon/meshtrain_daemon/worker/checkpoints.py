@@ -129,14 +129,17 @@ def remove_unfinished(folder: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """A folder's files, or one file, as files of a folder."""
+    # What is above the folder of checkpoints is ours; from there on a job may put links.
+    above = Path(os.path.realpath(source.parent.parent), source.parent.name, source.name)
     if not stat.S_ISDIR(source.lstat().st_mode):
-        clone_file(source, target / source.name, 0o600)
+        clone_file(source, target / source.name, 0o600, real=str(above))
         return
     for relpath in list_files(source):
         copied = target / relpath
         copied.parent.mkdir(parents=True, exist_ok=True)
         executable = (source / relpath).lstat().st_mode & stat.S_IXUSR
-        clone_file(source / relpath, copied, 0o700 if executable else 0o600)
+        mode = 0o700 if executable else 0o600
+        clone_file(source / relpath, copied, mode, real=str(above / relpath))
 
 
 def _newest(folder: str) -> _Entry | None:

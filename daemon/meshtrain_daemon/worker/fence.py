@@ -18,6 +18,7 @@ from meshtrain_daemon.worker.launch import read_outcome, read_started
 from meshtrain_daemon.worker.orphans import sweep_orphans
 
 FENCED_PREFIX = ".fenced-"
+ATTEMPT_NAME_BYTES_MAX = 200
 SHIM_ENDS_WITHIN_S = 10.0
 """How long a shim may take to kill its job's tree before its processes are sought by mark."""
 
@@ -27,7 +28,9 @@ def fence(folder: Path) -> Path | None:
 
     Raises OSError when the file system refuses.
     """
-    fenced = folder.with_name(f"{FENCED_PREFIX}{secrets.token_hex(4)}-{folder.name}")
+    # A name that is longer is no attempt's.
+    name = folder.name if len(os.fsencode(folder.name)) <= ATTEMPT_NAME_BYTES_MAX else ""
+    fenced = folder.with_name(f"{FENCED_PREFIX}{secrets.token_hex(4)}-{name}")
     try:
         folder.rename(fenced)
     except FileNotFoundError:

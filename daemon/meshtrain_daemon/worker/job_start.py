@@ -26,7 +26,9 @@ def start_job(
     `close_fds` what a job that is forked must not keep. Raises LaunchRefused.
     """
     try:
-        log_fd = os.open(order.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        log_fd = os.open(order.log_path, flags, 0o644)
+        os.set_blocking(log_fd, True)
     except OSError as error:
         raise LaunchRefused(told("can't open the log", order.log_path, error)) from error
     try:

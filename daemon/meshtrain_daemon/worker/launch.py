@@ -12,6 +12,7 @@ import msgspec
 
 from meshtrain.errors import UserError
 from meshtrain_daemon.worker import frames
+from meshtrain_daemon.worker.plain_file import open_plain
 
 KILL_GRACE_S_DEFAULT = 10.0
 """From SIGTERM to SIGKILL."""
@@ -131,7 +132,7 @@ def read_outcome(folder: Path | str, attempt_id: str) -> Outcome | None:
     A file of another attempt, or one that can't be read, counts as none.
     """
     try:
-        with (Path(folder) / frames.EXIT_FILE).open("rb") as file:
+        with open_plain(f"{folder}/{frames.EXIT_FILE}") as file:
             outcome = _outcome_decoder.decode(file.read(_EXIT_BYTES_MAX))
     except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None
@@ -144,7 +145,7 @@ def read_started(folder: Path | str, attempt_id: str) -> Started | None:
     A file of another attempt, or one that can't be read, counts as none.
     """
     try:
-        with (Path(folder) / frames.STARTED_FILE).open("rb") as file:
+        with open_plain(f"{folder}/{frames.STARTED_FILE}") as file:
             started = _started_decoder.decode(file.read(_EXIT_BYTES_MAX))
     except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None

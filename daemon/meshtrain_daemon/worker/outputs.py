@@ -50,6 +50,9 @@ def store_output(
     work = folder.assignment.work
     result_file = work.result_file if isinstance(work, CommandWork) else None
     output = Path(folder.output)
+    if output.is_symlink():
+        told_link = "its output folder was replaced by a link; write the files into it instead"
+        return io.OutputFailed(attempt_id, Failure(FailureClass.USER_ERROR, told_link, node_id))
     metrics = read_metrics(output, result_file).values
     if len(metrics) > METRICS_TOLD_MAX:
         metrics = dict(list(metrics.items())[:METRICS_TOLD_MAX])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from meshtrain_daemon.worker import frames
 
@@ -43,8 +44,16 @@ def _write(path: bytes, line: bytes) -> tuple[int, int]:
     if len(line) > frames.RECORD_BYTES:
         return _write_long(path, line)
     record = line.rstrip(b"\n").ljust(frames.RECORD_BYTES - 1) + b"\n"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    # A job may have put something else there: a pipe would block, a link lead elsewhere.
     try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        return _write_long(path, record)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return _write_long(path, record)
         if os.pwrite(fd, record, 0) != len(record):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         info = os.fstat(fd)
@@ -54,7 +63,11 @@ def _write(path: bytes, line: bytes) -> tuple[int, int]:
 
 
 def _write_long(path: bytes, line: bytes) -> tuple[int, int]:
-    fd = os.open(path + b".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        os.unlink(path + b".tmp")  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    fd = os.open(path + b".tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         if os.write(fd, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
