@@ -15,12 +15,12 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import stat
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -349,13 +349,13 @@ class ArtifactStore:
         if any(link_count > 1 for *_, link_count in before.values()):
             # It could be written to by its other name: only a copy is the store's own.
             copied = self._add_copied(folder, planned)
-            shutil.rmtree(folder)
+            _give_up(folder)
             return copied
         manifest = build_manifest(folder)
         name = id_of(manifest)
         planned(manifest)
         if self.has(name):
-            shutil.rmtree(folder)
+            _give_up(folder)
             return manifest
         work = self._temp / secrets.token_hex(8)
         files = work / FILES_NAME
@@ -369,7 +369,7 @@ class ArtifactStore:
             if error.errno != errno.EXDEV:
                 raise
             copied = self._add_copied(folder, planned)
-            shutil.rmtree(folder)
+            _give_up(folder)
             return copied
         # From here the only copy lies in `work`: no error removes it, and
         # `recover()` finishes what a crash leaves.
@@ -473,3 +473,9 @@ class ArtifactStore:
                 "counted from 0"
             )
         return self._folder(artifact_id) / FILES_NAME / files[file_index].path
+
+
+def _give_up(folder: Path) -> None:
+    """Removes what was stored already; what can't be removed makes that no failure."""
+    with suppress(OSError):
+        remove_tree(folder)

@@ -9,7 +9,6 @@ master hears of no such attempt, and has it run again.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.errors import ProtocolError
 from meshtrain_daemon.worker import fence, frames, processes
 from meshtrain_daemon.worker.assignment_record import Stage, read_assignment
-from meshtrain_daemon.worker.attempt_folder import AttemptFolder
+from meshtrain_daemon.worker.attempt_folder import AttemptFolder, clear_away
 from meshtrain_daemon.worker.checkpoints import remove_unfinished
 from meshtrain_daemon.worker.launch import (
     EndCause,
@@ -91,7 +90,7 @@ def take_over(
     _sweep(marks, orphan_grace_s, say)
     for path in fenced:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            clear_away(str(path))
         else:
             path.unlink(missing_ok=True)
     return found

@@ -20,10 +20,12 @@ attempts/<attempt id>/
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -133,7 +135,7 @@ class AttemptFolder:
             try:
                 os.mkdir(self.path)  # noqa: PTH102
             except FileExistsError:
-                shutil.rmtree(self.path, ignore_errors=True)
+                clear_away(self.path)
                 os.mkdir(self.path)  # noqa: PTH102
             os.mkdir(self.output)  # noqa: PTH102
         if self.assignment.checkpoint_every_s is not None:
@@ -320,13 +322,17 @@ class AttemptFolder:
     def is_spare(self) -> bool:
         """Whether the attempt left nothing at all: then its folder is as good as a new one."""
         try:
+            if self.assignment.user is not None:
+                return False  # It is shared with that account.
             if set(os.listdir(self.path)) != _LEFT_BY_EVERY_JOB or os.listdir(self.output):  # noqa: PTH208
                 return False
             return (
-                os.path.getsize(self.log) == 0  # noqa: PTH202
-                and os.path.getsize(f"{self.path}/{STARTED_FILE}") == RECORD_BYTES  # noqa: PTH202
-                and os.path.getsize(f"{self.path}/{EXIT_FILE}") == RECORD_BYTES  # noqa: PTH202
-                and not os.path.islink(self.output)  # noqa: PTH114
+                _is_plain(self.log, 0)
+                and _is_plain(f"{self.path}/{STARTED_FILE}", RECORD_BYTES)
+                and _is_plain(f"{self.path}/{EXIT_FILE}", RECORD_BYTES)
+                and _is_plain(f"{self.path}/{ASSIGNMENT_FILE}")
+                and _is_usable(self.path)
+                and _is_usable(self.output)
             )
         except OSError:
             return False
@@ -340,4 +346,34 @@ class AttemptFolder:
 
     def remove(self) -> None:
         """Remove it with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        clear_away(self.path)
+
+
+def clear_away(path: str) -> None:
+    """Remove what a job left, folders too that nobody may write to; as far as that can be done."""
+    if os.geteuid() != 0 and not os.path.islink(path):  # noqa: PTH114
+        # Root need not: what is another account's may be exchanged for a link at any moment.
+        with contextlib.suppress(OSError):
+            os.chmod(path, 0o700)  # noqa: PTH101
+        for folder, names, _ in os.walk(path):
+            for name in names:
+                inner = f"{folder}/{name}"
+                with contextlib.suppress(OSError):
+                    if not os.path.islink(inner):  # noqa: PTH114
+                        os.chmod(inner, 0o700)  # noqa: PTH101
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_plain(path: str, size_bytes: int | None = None) -> bool:
+    info = os.lstat(path)
+    is_own = stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_uid == os.geteuid()
+    return is_own and info.st_mode & 0o600 == 0o600 and size_bytes in (None, info.st_size)
+
+
+def _is_usable(folder: str) -> bool:
+    info = os.lstat(folder)
+    return (
+        stat.S_ISDIR(info.st_mode)
+        and info.st_uid == os.geteuid()
+        and info.st_mode & 0o700 == 0o700
+    )
