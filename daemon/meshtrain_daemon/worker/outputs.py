@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from meshtrain_daemon.worker.job_users import is_own_user
 from meshtrain_daemon.worker.stored_record import is_noted, note_stored, stored_before
 from meshtrain_daemon.worker.verdict import shown
 
+_PASSING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.EAGAIN, errno.EINTR),
+}
+_OF_THE_HOST = {
+    *(errno.EIO, errno.EROFS, errno.ESTALE, errno.EREMOTEIO, errno.EUCLEAN, errno.ENODEV),
+    *(errno.ENXIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+}
+"""Errors of a disk that no job can be blamed for."""
 METRICS_TOLD_MAX = 100
 """Metrics that travel with the end of an attempt; the rest is in its result."""
 
@@ -76,13 +86,18 @@ def store_output(
         manifest = store.add_tree(output, move=own, planned=note)
     except DiskFullError as error:
         return io.OutputFailed(attempt_id, Failure(FailureClass.DISK, shown(str(error)), node_id))
-    except ArtifactError as error:
-        return io.OutputFailed(
-            attempt_id, Failure(FailureClass.USER_ERROR, shown(str(error)), node_id)
-        )
-    except OSError as error:
-        reason = f"its output can't be stored: {error.strerror or error}"
-        return io.OutputFailed(attempt_id, Failure(FailureClass.USER_ERROR, reason, node_id))
+    except (ArtifactError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        number = cause.errno if isinstance(cause, OSError) else None
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"its output can't be stored: {error.strerror or error}"
+        failure_class = FailureClass.USER_ERROR
+        if number in _PASSING:
+            failure_class = FailureClass.DISK  # It stays where it is, and is tried again.
+        elif number in _OF_THE_HOST:
+            failure_class = FailureClass.HOST_LOST
+        return io.OutputFailed(attempt_id, Failure(failure_class, shown(reason), node_id))
     return told(manifest)
 
 
