@@ -131,6 +131,12 @@ def _listed_by_git(folder: Path, depth: int) -> list[str] | None:
         why = os.fsdecode(done.stderr).strip()
         if any(words in why for words in _NO_WORK_TREE):
             return None
+        if "dubious ownership" in why:
+            raise UserError(
+                f"{folder} is a git work tree of another user, and git doesn't trust it. Leave out "
+                "its .git (git archive HEAD | tar -x -C FOLDER), or use `meshtrain submit`, which "
+                "runs as you"
+            )
         raise UserError(f"git can't list the files of {folder}: {why}. Mend that, and try again")
     found: set[str] = set()
     for name in filter(None, done.stdout.split(b"\0")):

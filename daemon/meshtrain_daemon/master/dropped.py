@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -135,6 +136,27 @@ def _demand_plain(path: Path, info: os.stat_result) -> None:
             f"{path.name} has {info.st_size / 1e6:.1f} MB, a job file has at most "
             f"{FILE_SIZE_MAX_BYTES / 1e6:.1f} MB. Nothing was started. Is it a job file?"
         )
+
+
+def copy_inside(folder: Path, relpath: str, target: Path) -> None:
+    """Copies a file of a dropped folder, or what a link in it points at inside of the folder.
+
+    Raises UserError for what is no plain file of the folder: its owner may have put a link
+    there since it was looked at. FileNotFoundError when it has gone.
+    """
+    fd = os.open(folder / relpath, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as source:  # noqa: PTH123
+        info = os.fstat(fd)
+        # Of what was opened, whatever its name means by now.
+        real = Path(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115
+        if not stat.S_ISREG(info.st_mode) or not real.is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{relpath} is no plain file of {folder.name}, or changed while it was read. "
+                "Nothing was started. Drop the folder again when nothing writes to it"
+            )
+        with target.open("xb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        target.chmod(0o700 if info.st_mode & stat.S_IXUSR else 0o600)
 
 
 def find_job_file(folder: Path) -> Path:

@@ -36,6 +36,7 @@ from meshtrain.ids import digest
 from meshtrain.spec.jobs import CodeDigests
 from meshtrain_daemon.master.dropped import (
     Look,
+    copy_inside,
     find_job_file,
     is_open_for_writing,
     look_at,
@@ -101,6 +102,8 @@ class Inbox:
         self._say = say
         #: name → what it looked like, and since when (steady clock)
         self._resting: dict[str, tuple[object, float]] = {}
+        #: name → what those look like whose verdict is given, and which can't be moved
+        self._stays: dict[str, object] = {}
         #: name → seconds to wait before it is tried again, and why it could not be taken
         self._delays: dict[str, tuple[float, str]] = {}
         self._changed = asyncio.Event()
@@ -149,7 +152,7 @@ class Inbox:
         """Look at every entry; says whether one of them is still to be waited for."""
         entries = await asyncio.to_thread(self._entries)
         names = {entry.name for entry in entries}
-        for known in (self._resting, self._delays):
+        for known in (self._resting, self._delays, self._stays):
             for name in known.keys() - names:
                 del known[name]
         waits = [await self._look_after(path) for path in entries]
@@ -159,7 +162,7 @@ class Inbox:
         """Take an entry once it rests; says whether it is still to be waited for."""
         now_s = time.monotonic()
         look = await asyncio.to_thread(look_at, path)
-        if look is None:
+        if look is None or self._stays.get(path.name) == look.shape:
             return False
         known = self._resting.get(path.name)
         if known is None or known[0] != look.shape:
@@ -262,7 +265,7 @@ class Inbox:
             for relpath in files:
                 target = work / relpath
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / relpath, target)
+                copy_inside(folder, relpath, target)
             manifest = self._artifacts.add_tree(work, move=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -290,9 +293,20 @@ class Inbox:
         if now is None or now.shape != look.shape:
             # Somebody saved another over it meanwhile: that one is still to be taken.
             return
-        with contextlib.suppress(FileNotFoundError):
+        try:
             path.rename(folder / name)
             failpoints.reach("inbox.moved")
+        except FileNotFoundError:
+            return
+        except PermissionError:
+            # A folder of somebody else's that was moved here, with a mode of its own: it may
+            # not be taken from its owner. Its verdict is given, and it isn't taken up again.
+            self._stays[path.name] = look.shape
+            self._say(
+                f"inbox: {_shown(path.name)} can't be moved to {kind}/, since its owner alone may "
+                f"write to it; what became of it is told in {kind}/{_shown(told.name)}. "
+                "Remove it, and drop folders with cp -r"
+            )
 
 
 def _shown(name: str) -> str:
