@@ -95,11 +95,11 @@ def test_one_that_is_replaced_while_it_is_copied_gives_way_to_the_next(
     job.write("step-1", "one", 1)
     copy = disk.clone_file
 
-    def copy_late(source: Path, target: Path, mode: int) -> None:
+    def copy_late(source: Path, target: Path, mode: int, *, real: str | None = None) -> None:
         if source.name == "step-1":
             (job.made / "step-1").unlink()
             job.write("step-2", "two", 2)
-        copy(source, target, mode)
+        copy(source, target, mode, real=real)
 
     monkeypatch.setattr(checkpoints, "clone_file", copy_late)
     assert job.keep() == {"step-2": "two"}
@@ -113,9 +113,9 @@ def test_p4_one_that_is_written_to_meanwhile_is_never_stored(
     copy = disk.clone_file
     number = 1
 
-    def write_on(source: Path, target: Path, mode: int) -> None:
+    def write_on(source: Path, target: Path, mode: int, *, real: str | None = None) -> None:
         nonlocal number
-        copy(source, target, mode)
+        copy(source, target, mode, real=real)
         number += 1
         job.write("last", "x" * number, number)
 
@@ -142,7 +142,7 @@ def test_p11_a_checkpoint_that_is_no_tree_of_files_is_the_jobs_error(job: Job) -
 def test_p12_a_full_disk_is_told_as_such(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     job.write("step-1", "one", 1)
 
-    def full(source: Path, target: Path, mode: int) -> None:
+    def full(source: Path, target: Path, mode: int, *, real: str | None = None) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "clone_file", full)

@@ -120,7 +120,7 @@ def test_p7_half_an_output_that_was_in_the_store_already_is_not_stored_as_anothe
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.shutil, "rmtree", remove_some)
+        patch.setattr(files, "_give_up", remove_some)
         with pytest.raises(Killed):
             node.store_output()
     assert len(os.listdir(node.folder.output)) == 3
@@ -141,7 +141,7 @@ def test_p7_a_result_across_file_systems_is_not_halved(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", elsewhere)
-        patch.setattr(files.shutil, "rmtree", die)
+        patch.setattr(files, "_give_up", die)
         with pytest.raises(Killed):
             node.store_output()
     assert node.next_daemon() == expected
