@@ -114,14 +114,18 @@ def _adopt(path: Path, attempts: Path, store: ArtifactStore, found: Found) -> bo
     remove_unfinished(path)
     started = read_started(path, attempt_id)
     outcome = read_outcome(path, attempt_id)
+    stored = stored_before(folder.path, attempt_id, store)
     if outcome is not None:
         if not _can_be_believed(folder, started, outcome, store):
             outcome = Exited(attempt_id, EndCause.LOST)
+    elif stored is not None and (started is None or started.boot_id != processes.boot_id()):
+        # The note and the artifact are fsynced, the shim's records aren't: a loss of power may
+        # have taken them. Only what ended with exit code 0 is stored.
+        outcome = Exited(attempt_id, EndCause.FINISHED, code=0)
     elif started is None:
         return False
     elif started.boot_id != processes.boot_id():
         outcome = Exited(attempt_id, EndCause.LOST)
-    stored = stored_before(folder.path, attempt_id, store)
     output_id = stored.artifact_id if stored is not None else None
     found.adopted.append(Adopted(folder, started, outcome, output_id))
     return True
