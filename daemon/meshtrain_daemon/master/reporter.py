@@ -25,6 +25,8 @@ MERGE_DELAY_S = 0.5
 """Ends of jobs within this time are merged in one go."""
 MERGE_SHARE_MAX = 0.05
 """Merging may take this share of the time: large sweeps are merged less often."""
+RETRY_S = 60.0
+"""Until what could not be written is tried again."""
 MERGE_S_MAX = 60.0
 """A merge surely takes less: a job that ended longer before a table was written is in it."""
 
@@ -55,6 +57,10 @@ class Reporter:
         self.on_ended: Callable[[Job], None] = lambda job: None
         self._ended: dict[str, None] = {}
         self._dirty: dict[str, None] = {}
+        #: what could not be written, on a full disk, say, and why: tried again, told once
+        self._failed_jobs: dict[str, str] = {}
+        self._failed_sweeps: dict[str, str] = {}
+        self._again: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
 
     def catch_up(self) -> None:
@@ -95,8 +101,16 @@ class Reporter:
             started_s = time.monotonic()
             await self._lay_out_all()
             await self._merge_all()
+            if (self._failed_jobs or self._failed_sweeps) and self._again is None:
+                self._again = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
             took_s = time.monotonic() - started_s
             pause_s = max(MERGE_DELAY_S, took_s / MERGE_SHARE_MAX)
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._ended.update(dict.fromkeys(self._failed_jobs))
+        self._dirty.update(dict.fromkeys(self._failed_sweeps))
+        self._wake.set()
 
     # --- folders ---------------------------------------------------------------------------
 
@@ -111,8 +125,11 @@ class Reporter:
                 elif job.sweep_id is not None and self.folders.left_something(job):
                     sweep = self._state.sweeps[job.sweep_id]
                     await asyncio.to_thread(self.folders.lay_out, job, sweep)
+                self._failed_jobs.pop(job_id, None)
             except (MeshtrainError, OSError) as error:
-                self._say(f"the result of {job.name} can't be laid out: {error}")
+                if self._failed_jobs.get(job_id) != str(error):
+                    self._say(f"the result of {job.name} can't be laid out: {error}")
+                self._failed_jobs[job_id] = str(error)
             for sweep in self._sweeps_of(job):
                 self._dirty[sweep.sweep_id] = None
 
@@ -133,8 +150,12 @@ class Reporter:
             bases = [self._state.bases[r] for r in sweep.recipe_hashes]
             try:
                 await asyncio.to_thread(self._merge, sweep, folder, jobs, bases)
+                self._failed_sweeps.pop(sweep_id, None)
             except (MeshtrainError, OSError) as error:
-                self._say(f"the results of {sweep.name} can't be merged: {error}")
+                if self._failed_sweeps.get(sweep_id) != str(error):
+                    self._say(f"the results of {sweep.name} can't be merged: {error}")
+                self._failed_sweeps[sweep_id] = str(error)
+                continue
             if self._state.sweep_open.get(sweep_id) == 0 and jobs:
                 self._plotter.take(folder, sweep.name)
 
