@@ -373,7 +373,5 @@ def _is_plain(path: str, size_bytes: int | None = None) -> bool:
 def _is_usable(folder: str) -> bool:
     info = os.lstat(folder)
     return (
-        stat.S_ISDIR(info.st_mode)
-        and info.st_uid == os.geteuid()
-        and info.st_mode & 0o700 == 0o700
+        stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and info.st_mode & 0o700 == 0o700
     )

@@ -63,7 +63,7 @@ def _write(path: bytes, line: bytes) -> tuple[int, int]:
 
 
 def _write_long(path: bytes, line: bytes) -> tuple[int, int]:
-    try:
+    try:  # noqa: SIM105
         os.unlink(path + b".tmp")  # noqa: PTH108
     except FileNotFoundError:
         pass

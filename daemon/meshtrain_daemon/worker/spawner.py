@@ -112,6 +112,7 @@ class Spawner:
             ready = self._poll.poll(timeout_s)
             if not ready:
                 self._release_idle(IDLE_SHIMS_AT_REST)
+                self._reap()
             for fd, _ in ready:
                 if fd == self._commands_fd:
                     self._read_commands()
@@ -168,6 +169,7 @@ class Spawner:
             return
 
     def _fork_shim(self) -> _ShimLink:
+        self._reap()
         own_end, shim_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         own_end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 2 * frames.MESSAGE_BYTES_MAX)
         own_fd, shim_fd = own_end.detach(), shim_end.detach()
@@ -246,7 +248,8 @@ class Spawner:
         del self._links[link.fd]
         os.close(link.fd)
         try:
-            os.waitpid(link.pid, 0)
+            # One that is stopped at this moment must hold up nobody: it is reaped later.
+            os.waitpid(link.pid, os.WNOHANG)
         except ChildProcessError:
             return  # Reaped together with strays.
 
