@@ -110,6 +110,14 @@ def test_a_broken_work_tree_is_told_not_walked(repo: Path) -> None:
         snapshot_files(repo, LIMIT)
 
 
+def test_a_work_tree_that_git_does_not_trust_is_told_with_a_mend(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(UserError, match=r"work tree of another user.*meshtrain submit"):
+        snapshot_files(repo, LIMIT)
+
+
 def test_work_trees_inside_are_taken_by_their_own_rules(repo: Path, tmp_path: Path) -> None:
     inner = repo / "vendored"
     inner.mkdir()

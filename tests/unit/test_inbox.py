@@ -15,7 +15,7 @@ from meshtrain.artifacts.snapshot import file_digests
 from meshtrain.errors import StoreError, UserError
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES
 from meshtrain_daemon.master import inbox as inbox_module
-from meshtrain_daemon.master.dropped import is_open_for_writing, look_at
+from meshtrain_daemon.master.dropped import copy_inside, is_open_for_writing, look_at
 from meshtrain_daemon.master.inbox import ACCEPTED, REJECTED, RETRY_S_MAX, Inbox, Taken
 from meshtrain_daemon.master.intake import Submission
 
@@ -307,6 +307,67 @@ async def test_a_folder_travels_with_its_code(dropped: Dropped) -> None:
     assert dropped.artifacts.has(code.artifact_id)
     assert dropped.listed() == []
     assert dropped.listed(ACCEPTED) == ["study", "study.receipt.txt"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder link"])
+def test_p11_what_is_put_in_the_place_of_a_file_after_the_look_is_not_copied(
+    dropped: Dropped, tmp_path: Path, kind: str
+) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "train.py").write_text("the master's secret key")
+    folder = job_folder(dropped)
+    code = folder / "src" / "train.py"
+    code.unlink()
+    if kind == "link":
+        code.symlink_to(keys / "train.py")
+    elif kind == "pipe":
+        os.mkfifo(code)
+    else:
+        code.parent.rmdir()
+        code.parent.symlink_to(keys)
+    target = tmp_path / "copy"
+    with pytest.raises(UserError, match="changed while it was read"):
+        copy_inside(folder, "src/train.py", target)
+    assert not target.exists()
+
+
+def test_a_link_inside_of_a_dropped_folder_is_copied_as_what_it_points_at(
+    dropped: Dropped, tmp_path: Path
+) -> None:
+    folder = job_folder(dropped)
+    (folder / "again.py").symlink_to("src/train.py")
+    copy_inside(folder, "again.py", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "print(1)\n"
+    with pytest.raises(FileNotFoundError):
+        copy_inside(folder, "gone.py", tmp_path / "other")
+
+
+async def test_a_folder_that_can_not_be_moved_is_taken_once(
+    dropped: Dropped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner alone may write to it, and it was moved here with its mode."""
+    folder = job_folder(dropped)
+    really_rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == folder:
+            raise PermissionError(13, "Permission denied")
+        return really_rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    for _ in range(3):
+        assert not await dropped.scan(after_s=100.0)
+    assert len(dropped.submitted) == 1
+    assert dropped.listed(ACCEPTED) == ["study.receipt.txt"]
+    told = [line for line in dropped.said if "study can't be moved to accepted/" in line]
+    assert len(told) == 1
+    # What is changed there is dropped anew.
+    (folder / "sweep.yaml").write_text("name: study2\ncode: .\n")
+    for path in (folder / "sweep.yaml", folder):
+        dropped.age(path, 50)
+    assert not await dropped.scan(after_s=100.0)
+    assert len(dropped.submitted) == 2
 
 
 async def test_a_folder_without_a_job_file_is_rejected(dropped: Dropped) -> None:

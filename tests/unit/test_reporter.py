@@ -22,6 +22,8 @@ from meshtrain.ids import digest
 from meshtrain.spec.jobs import BaseSpec, CommandWork, JobSpec, ResultsSpec, SweepSpec
 from meshtrain.store.memory import MemoryStore
 from meshtrain.wire.messages import StreamBytes
+from meshtrain_daemon.master import reporter as reporter_module
+from meshtrain_daemon.master import result_folders
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.plotter import Plotter
 from meshtrain_daemon.master.reporter import Reporter
@@ -189,6 +191,33 @@ async def test_a_result_that_can_not_be_laid_out_is_told_and_stops_no_other(mesh
     await mesh.lay_out()
     assert len(mesh.said) == 1 and "study/fold=0 can't be laid out" in mesh.said[0]
     assert "0.6" in (mesh.folder / "table.csv").read_text()
+
+
+async def test_p1_what_a_full_disk_prevented_is_written_once_there_is_room(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.submit()
+    mesh.end("s1-0", 0.5)
+    await mesh.lay_out()
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    mesh.end("s1-1", 0.7)
+    with monkeypatch.context() as patch:
+        patch.setattr(result_folders, "place_result", full)
+        patch.setattr(reporter_module, "write_results", full)
+        await mesh.lay_out()
+        mesh.reporter.try_again()
+        await mesh.lay_out()
+    # Told once, however often it is tried.
+    assert len(mesh.said) == 2 and all("No space left" in line for line in mesh.said)
+    assert mesh.plotter.waiting == ()
+    mesh.reporter.try_again()
+    await mesh.lay_out()
+    assert len([path for path in mesh.folder.iterdir() if path.is_dir()]) == 2
+    assert "0.6" in (mesh.folder / "table.csv").read_text()
+    assert mesh.plotter.waiting == ("study",)
 
 
 async def test_results_that_somebody_removed_are_written_again(mesh: Mesh) -> None:

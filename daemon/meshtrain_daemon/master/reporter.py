@@ -102,11 +102,12 @@ class Reporter:
             await self._lay_out_all()
             await self._merge_all()
             if (self._failed_jobs or self._failed_sweeps) and self._again is None:
-                self._again = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+                self._again = asyncio.get_running_loop().call_later(RETRY_S, self.try_again)
             took_s = time.monotonic() - started_s
             pause_s = max(MERGE_DELAY_S, took_s / MERGE_SHARE_MAX)
 
-    def _try_again(self) -> None:
+    def try_again(self) -> None:
+        """Take up what could not be written."""
         self._again = None
         self._ended.update(dict.fromkeys(self._failed_jobs))
         self._dirty.update(dict.fromkeys(self._failed_sweeps))
