@@ -2,6 +2,7 @@
 
 HOME/keys/          the master's keys
 HOME/members.json   who belongs to the mesh: the list that counts
+HOME/revoked_keys.json  keys that were revoked and replaced
 HOME/tokens.json    join tokens, hashed
 HOME/read_tokens.json   tokens by which programs read, hashed
 HOME/person/        the keys of `admin`, which commands on this host use
