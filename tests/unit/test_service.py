@@ -22,7 +22,7 @@ from meshtrain.core.state import MeshState
 from meshtrain.spec.jobs import CommandWork, SweepSpec
 from meshtrain.wire.exposition import expose
 from meshtrain.wire.messages import Query
-from meshtrain_daemon.master.api import HIDDEN
+from meshtrain_daemon.master.hidden_values import HIDDEN
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.worker.metrics import WorkerMetrics
 
