@@ -82,7 +82,7 @@ class Mesh:
         jobs: int = 2,
         *,
         name: str = "study",
-        work: CommandWork = CommandWork("true"),  # noqa: B008 It is frozen.
+        work: CommandWork = CommandWork("true"),
     ) -> None:
         specs = tuple(
             JobSpec(f"{sweep_id}-{i}", f"{name}/fold={i}", {"fold": i}, work) for i in range(jobs)
