@@ -161,8 +161,11 @@ class Membership:
         self._members.renew(above)
 
     def _demand_member(self, issuer: str) -> None:
-        """Who was revoked since the request came gets no token: it would outlive that."""
-        if self._members.roll.by_name(MemberKind.PERSON, issuer) is None:
+        """Who was revoked since the request came gets no token: it would outlive that.
+
+        Who asks with the master's own keys is no person, and has no name here.
+        """
+        if issuer and self._members.roll.by_name(MemberKind.PERSON, issuer) is None:
             raise UserError(f"{issuer} is no member of this mesh any more: no token was made")
 
     def _admit(self, secret: bytes, member: Member) -> Members:
