@@ -200,15 +200,15 @@ def test_p1_p2_a_master_killed_before_it_moves_an_accepted_file_takes_it_once(
 ) -> None:
     mesh = new_mesh()
     mesh.start("n1")
-    # The receipt can't be opened for writing while nobody reads the pipe in its place: the
-    # master stands between the commit and the move until it is killed there.
-    receipt = mesh.inbox / "accepted" / ".held.yaml.receipt.txt.tmp"
-    os.mkfifo(receipt)
+    # The receipt can't get its name while a folder has it: the master comes no further than
+    # between the commit and the move until it is killed there.
+    receipt = mesh.inbox / "accepted" / "held.yaml.receipt.txt"
+    receipt.mkdir()
     mesh.drop(echo("held", 3), "held.yaml")
     mesh.wait_until(lambda: sweep_named(mesh, "held"), "the sweep is acknowledged")
     mesh.kill("master")
     assert (mesh.inbox / "held.yaml").exists()
-    receipt.unlink()
+    receipt.rmdir()
 
     mesh.start_master()
     wait_accepted(mesh, "held.yaml")
