@@ -37,7 +37,9 @@ def command(
             "--for", metavar="TIME", help="How long it is good: 1h, 7d. Else 1h, to read 365d."
         ),
     ] = None,
-    uses: Annotated[int, typer.Option(min=1, max=10_000, help="How many may join with it.")] = 1,
+    uses: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="How many may join with it.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print a join token and the command that uses it, or a token to read by.
