@@ -256,7 +256,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _unknown(name: str, known: list[str], entry: _Entry | None) -> str:
     if entry is not None:
-        return f"{name} is not installed here: pip install meshtrain"
+        return f"{name} is not installed here: install meshtrain whole, see docs/INSTALL.md"
     close = difflib.get_close_matches(name, known, n=1)
     return f'no command is called "{name}"' + (f'; did you mean "{close[0]}"?' if close else ".")
 
