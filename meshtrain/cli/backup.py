@@ -28,7 +28,7 @@ def command(
     \b
     Examples:
       meshtrain backup mesh-monday.backup
-      meshtrain --home /var/lib/meshtrain backup /backup/mesh.backup --force
+      meshtrain --home /var/lib/meshtrain/master backup /srv/mesh.backup --force
     """
     from meshtrain.store.backup import make_backup
 
