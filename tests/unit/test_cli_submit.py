@@ -277,6 +277,16 @@ def test_the_plan_says_which_code_makes_a_base_anew(master: MasterDouble, tmp_pa
     assert changed["bases"][0]["hash"] != before["bases"][0]["hash"]
 
 
+def test_a_plan_without_bases_asks_for_no_time_of_theirs(
+    master: MasterDouble, tmp_path: Path
+) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text("name: plain\ncommand: 'true'\nmatrix: {fold: [0, 1]}\n")
+    text = out(master, "plan", str(path))
+    assert "not known before any run: say --job-hours\n" in text
+    assert "--base-hours" not in text
+
+
 def test_data_is_digested_where_it_lies(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
