@@ -41,6 +41,7 @@ from meshtrain_daemon.worker.janitor import Janitor
 from meshtrain_daemon.worker.metrics import WorkerMetrics
 from meshtrain_daemon.worker.place import find_place
 from meshtrain_daemon.worker.preparation import Prepared
+from meshtrain_daemon.worker.silence import Silence
 from meshtrain_daemon.worker.stockroom import read_sources
 from meshtrain_daemon.worker.streams import Streamer
 from meshtrain_daemon.worker.use_meter import UseMeter
@@ -88,6 +89,7 @@ class WorkerNode:
         self._serving = False
         #: what runs beside the loops: fetches, and what is being stored
         self._beside: set[asyncio.Task[None]] = set()
+        self._silence = Silence(self._place.master, lease_now_s())
         self._master_seen = False
         """Whether it stops, and handed back a job that can go on from what lies here."""
 
@@ -207,7 +209,9 @@ class WorkerNode:
                 processes.adopt(found)
                 self._spawn(processes.trim_prepared())
                 if found.adopted:
-                    self._say(f"took over {len(found.adopted)} jobs of the daemon before")
+                    number = len(found.adopted)
+                    jobs = "1 job" if number == 1 else f"{number} jobs"
+                    self._say(f"took over {jobs} of the daemon before")
                 self._say(
                     f"worker {place.name} ready: {settings.cpu_slots} CPU slots, "
                     f"{len(self._gpus)} GPUs, master {place.master}"
@@ -341,6 +345,7 @@ class WorkerNode:
     # --- what the master says ------------------------------------------------------------------
 
     def _on_control(self, batch: list[msg.ToNode]) -> None:
+        self._say_if(self._silence.heard(lease_now_s()))
         for message in batch:
             match message:
                 case msg.Numbered():
@@ -392,9 +397,14 @@ class WorkerNode:
     async def _beat(self) -> None:
         while True:
             self._post(io.BeatDue())
+            self._say_if(self._silence.look(lease_now_s(), self._heartbeat_s))
             await asyncio.sleep(
                 self._heartbeat_s if self._agent.welcomed else min(HELLO_EVERY_S, self._heartbeat_s)
             )
+
+    def _say_if(self, told: str | None) -> None:
+        if told is not None:
+            self._say(told)
 
     def _on_gpus(self, busy: tuple[int, ...]) -> None:
         for gpu in busy:
