@@ -35,7 +35,7 @@ from meshtrain_daemon.worker.apply import Hands
 from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.attempt_processes import AttemptProcesses
-from meshtrain_daemon.worker.cgroup import delegated_folder
+from meshtrain_daemon.worker.cgroup import delegated_folder, remove_others
 from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
 from meshtrain_daemon.worker.metrics import WorkerMetrics
@@ -104,6 +104,10 @@ class WorkerNode:
         found = await asyncio.to_thread(
             take_over, self._attempts, place.name, self._artifacts, self._say
         )
+        cgroups = delegated_folder()
+        if cgroups is not None:
+            adopted = [one.folder.assignment.attempt_id for one in found.adopted]
+            await asyncio.to_thread(remove_others, cgroups, adopted)
         server = ArtifactServer(
             self._artifacts,
             place.http_host,
@@ -178,7 +182,7 @@ class WorkerNode:
                     kill_grace_s=settings.kill_grace_s,
                     gpu_locks=str(settings.gpu_locks),
                     job_users=settings.job_users,
-                    cgroup=delegated_folder(),
+                    cgroup=cgroups,
                 ),
                 warm_training=settings.warm_training,
                 disk=disk,
