@@ -315,7 +315,10 @@ class WorkerNode:
     # --- the agent's loop --------------------------------------------------------------------
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
-        assert self._tasks is not None
+        if self._tasks is None:
+            # It leaves: what comes in this moment is for the next daemon.
+            coroutine.close()
+            return None
         task = self._tasks.create_task(coroutine)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
