@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN = "<!-- tree: made by docs/make_tree.py -->\n```\n"
-END = "```\n<!-- end of the tree -->"
+BEGIN = (
+    "<!-- tree: made by docs/make_tree.py -->\n<details>\n"
+    "<summary>Every file, a line each</summary>\n\n```\n"
+)
+END = "```\n\n</details>\n<!-- end of the tree -->"
 FOLDERS = ("meshtrain", "daemon", "tui", "benchmarks", "docs")
 WIDTH = 34
 #: What has no first line of its own to be taken from.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from meshtrain.cli import words
 from meshtrain.cli.context import cli_of
 from meshtrain.cli.output import print_json, say, tell
 from meshtrain.cli.working import working
@@ -28,7 +29,7 @@ def command(
     \b
     Examples:
       meshtrain backup mesh-monday.backup
-      meshtrain --home /var/lib/meshtrain backup /backup/mesh.backup --force
+      meshtrain --home /var/lib/meshtrain/master backup /srv/mesh.backup --force
     """
     from meshtrain.store.backup import make_backup
 
@@ -51,7 +52,8 @@ def command(
             }
         )
         return
+    jobs = words.count(manifest.jobs, "job")
     files = len(manifest.files) - 1
     others = f"; files of members, tokens and keys: {files}" if files else ""
-    say(f"{made.path}: {made.size_bytes:,} bytes, {manifest.jobs} jobs{others}")
+    say(f"{made.path}: {words.size(made.size_bytes)}, {jobs}{others}")
     tell("logs, artifacts and results are not in it: copy their folders beside it")

@@ -22,7 +22,10 @@ def pin(
     ctx: typer.Context,
     base: _Base,
     node: Annotated[
-        str, typer.Option("--node", help="The node that keeps it; not given: all that hold it.")
+        str,
+        typer.Option(
+            "--node", metavar="NODE", help="The node that keeps it; not given: all that hold it."
+        ),
     ] = "",
     as_json: _AsJson = False,
 ) -> None:
@@ -47,7 +50,10 @@ def unpin(
     ctx: typer.Context,
     base: _Base,
     node: Annotated[
-        str, typer.Option("--node", help="Take away the pin to this node; not given: all pins.")
+        str,
+        typer.Option(
+            "--node", metavar="NODE", help="Take away the pin to this node; not given: all pins."
+        ),
     ] = "",
     as_json: _AsJson = False,
 ) -> None:
@@ -68,7 +74,9 @@ def unpin(
 def evict(
     ctx: typer.Context,
     base: _Base,
-    node: Annotated[str, typer.Option("--node", help="The node that it goes from.")],
+    node: Annotated[
+        str, typer.Option("--node", metavar="NODE", help="The node that it goes from.")
+    ],
     as_json: _AsJson = False,
 ) -> None:
     """Remove a base from a node, unless it is needed there or is the last durable copy.
@@ -90,7 +98,9 @@ def evict(
 def warm(
     ctx: typer.Context,
     base: _Base,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, max=10_000, help="On how many nodes.")],
+    nodes: Annotated[
+        int, typer.Option("--nodes", metavar="N", min=1, max=10_000, help="On how many nodes.")
+    ],
     as_json: _AsJson = False,
 ) -> None:
     """Place a base on nodes before it is asked for; nothing is evicted for it.

@@ -33,11 +33,12 @@ def command(
         str, typer.Option("--for", metavar="TIME", help="How long it is hurt: 90s, 10m.")
     ] = "1m",
     seed: Annotated[
-        int | None, typer.Option(help="Draws the same faults and jobs again; else a new one.")
+        int | None,
+        typer.Option(metavar="N", help="Draws the same faults and jobs again; else a new one."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="How many workers.")] = 4,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=16, help="How many workers.")] = 4,
     jobs_per_s: Annotated[
-        float, typer.Option(min=0.01, max=100, help="Job files given a second.")
+        float, typer.Option(metavar="N", min=0.01, max=100, help="Job files given a second.")
     ] = 1.0,
     fault_every: Annotated[
         str, typer.Option(metavar="TIME", help="Mean time between two faults.")

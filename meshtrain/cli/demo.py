@@ -38,7 +38,9 @@ def command(
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder for the state and the results.")
     ] = Path("demo-output"),
-    workers: Annotated[int, typer.Option(min=1, max=16, help="How many worker daemons.")] = 3,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=16, help="How many worker daemons.")
+    ] = 3,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another sweep than the built-in one.")
     ] = None,

@@ -40,10 +40,15 @@ def command(
     ctx: typer.Context,
     role: Annotated[
         list[As] | None,
-        typer.Option("--as", help="What this host is; by default what it looks like."),
+        typer.Option(
+            "--as",
+            metavar="master|worker|client",
+            help="What this host is; by default what it looks like.",
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Settings file; by default the one in /etc/meshtrain.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings file; by default the one in /etc/meshtrain."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

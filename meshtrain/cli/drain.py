@@ -8,7 +8,7 @@ import typer
 
 from meshtrain.cli import words
 from meshtrain.cli.context import act, ask, cli_of
-from meshtrain.cli.output import print_json, say
+from meshtrain.cli.output import print_json, say, tell
 from meshtrain.errors import UserError
 from meshtrain.ids import new_id
 from meshtrain.spec.kinds import DURATION
@@ -56,6 +56,7 @@ def command(
     if still and within_s is not None:
         rest += f", moved elsewhere in {words.duration(within_s)}" if within_s else ", moved now"
     say(f"{node} is drained: it takes no new jobs{rest}")
+    tell(f"use it again: meshtrain drain {node} --undo")
 
 
 def _seconds(text: str) -> float:

@@ -97,6 +97,9 @@ def _line(job: JobRow, prefix: str, metric: str | None) -> list[str]:
     detail = job.failure or job.reason
     if job.state is JobState.SUCCEEDED:
         detail = words.metrics(job.metrics, metric)
+    elif job.failure and not job.state.is_terminal:
+        # What ended the attempt before: the job runs again, or is about to.
+        detail = f"before: {job.failure}"
     if job.retries and not job.failure:
         detail = f"{detail}  run {job.retries + 1}".strip()
     return [

@@ -25,7 +25,8 @@ def command(
         bool, typer.Option("--node", help="Join as this host's node, and don't run it.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="Name in the mesh; else the user's, or the host's.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name in the mesh; else the user's, or the host's."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print who joined as JSON.")] = False,
 ) -> None:

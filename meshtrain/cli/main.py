@@ -74,9 +74,29 @@ COMMANDS: dict[str, _Entry] = {
 """All commands that are known by name, in the order of the help."""
 
 
+_PLAINLY = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "write a whole number",
+    "Input should be a valid number, unable to parse string as a number": "write a number",
+}
+"""What some versions of typer tell of a wrong value → what people read."""
 _AS_JSON = "meshtrain.as_json"
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """The error of wrong use of typer's own copy of click, or of click: versions differ."""
+
+
+class PlainGroup(TyperGroup):
+    """Lists its commands by their first sentence, none of them cut short."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands, each with its first sentence."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            paragraph = (command.help or "").strip().partition("\n\n")[0]
+            rows.append((name, " ".join(paragraph.split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 class MeshGroup(TyperGroup):
@@ -147,8 +167,8 @@ class MeshGroup(TyperGroup):
             _print_error(ctx, kind_of(error), message, code, places_of(error))
             raise typer.Exit(code) from error
         except _UsageError as error:
-            # Some versions of typer tell which class of Python's found it.
-            error.message = error.message.replace("Value error, ", "")
+            for told, plainly in _PLAINLY.items():
+                error.message = error.message.replace(told, plainly)
             _print_error(ctx, "usage", error.format_message(), WRONG_USE)
             raise
         except BrokenPipeError:
@@ -218,6 +238,7 @@ def as_command(name: str, loaded: Any) -> Any:
 
 def plain_app(**options: Any) -> typer.Typer:
     """A typer app in the style of all commands: plain help, errors as they are."""
+    options.setdefault("cls", PlainGroup)
     return typer.Typer(
         rich_markup_mode=None,
         add_completion=False,
@@ -235,7 +256,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _unknown(name: str, known: list[str], entry: _Entry | None) -> str:
     if entry is not None:
-        return f"{name} is not installed here: pip install meshtrain"
+        return f"{name} is not installed here: install meshtrain whole, see docs/INSTALL.md"
     close = difflib.get_close_matches(name, known, n=1)
     return f'no command is called "{name}"' + (f'; did you mean "{close[0]}"?' if close else ".")
 

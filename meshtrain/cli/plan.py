@@ -401,7 +401,8 @@ def _trainings_text(plan: Plan) -> str:
 
 def _compute_text(plan: Plan, given: list[str]) -> str:
     if plan.compute_s is None or plan.compute_without_s is None:
-        flags = [flag for flag in ("--base-hours", "--job-hours") if flag not in " ".join(given)]
+        asked = ("--base-hours", "--job-hours") if plan.bases else ("--job-hours",)
+        flags = [flag for flag in asked if flag not in " ".join(given)]
         return f"not known before any run: say {' and '.join(flags) or '--job-hours'}"
     source = [*given]
     if plan.past_runs:

@@ -33,7 +33,7 @@ def command(
         str | None, typer.Option("--for", metavar="TIME", help="Stop by itself after: 30m, 1d.")
     ] = None,
     megabytes: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Stop by itself at this size, in MB.")
+        int, typer.Option(metavar="N", min=1, max=1_000_000, help="Stop by itself at this size.")
     ] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON at the end.")] = False,
 ) -> None:

@@ -31,7 +31,7 @@ def command(
     \b
     Examples:
       meshtrain restore mesh-monday.backup
-      meshtrain --home /var/lib/meshtrain restore /backup/mesh.backup
+      meshtrain --home /var/lib/meshtrain/master restore /srv/mesh.backup
     """
     from meshtrain.store.restore import restore_backup
 

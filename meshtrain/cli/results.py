@@ -69,7 +69,9 @@ def command(
         str | None,
         typer.Option(metavar="AXES", help="A row for each value of these; all else is averaged."),
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="The metric; by default the sweep's.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The metric; by default the sweep's.")
+    ] = None,
     over: Annotated[
         str | None, typer.Option(metavar="AXES", help="Average over these; by default the sweep's.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from meshtrain.cli import words
@@ -69,7 +70,8 @@ def code_texts(submission: Submission) -> list[str]:
     form = submission.job_file.form
     for snapshot in submission.snapshots.values():
         files = words.count(len(snapshot.files), "file")
-        folder = snapshot.written.rstrip("/") + "/"
+        # As seen from here: the job file may lie elsewhere.
+        folder = os.path.normpath(submission.path.parent / snapshot.written).rstrip("/") + "/"
         texts.append(f"snapshot of {folder} {words.size(snapshot.size_bytes)} in {files}")
     if isinstance(form, CommandSweep) and form.base is not None and form.code is not None:
         if form.base.code is None:

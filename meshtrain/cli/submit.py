@@ -155,7 +155,7 @@ def receipt_lines(
     lines += [f"note     {note}" for note in notes]
     lines += [
         "",
-        f"watch    meshtrain jobs {sweep_id}",
+        f"watch    meshtrain jobs {sweep_id}{' --watch' if row['jobs'] else ''}",
         f"         {_closer_look(sweep)}",
         f"stop     meshtrain cancel {sweep_id}",
     ]
@@ -174,8 +174,8 @@ def _size_line(row: dict[str, Any]) -> str:
 def _closer_look(sweep: SweepSpec) -> str:
     if not sweep.jobs:
         return "meshtrain bases"
-    command = f"meshtrain logs -f '{sweep.jobs[0].name}'"
-    return command if len(command) + 9 <= text_width() else f"meshtrain logs -f '{sweep.name}/…'"
+    # In full, however wide the terminal: it is there to be copied.
+    return f"meshtrain logs -f '{sweep.jobs[0].name}'"
 
 
 # --- waiting --------------------------------------------------------------------------

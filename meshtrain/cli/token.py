@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from meshtrain.cli import words
 from meshtrain.cli.context import act, ask_all, cli_of
-from meshtrain.cli.output import Column, print_json, print_table, say
+from meshtrain.cli.output import Column, print_json, print_table, say, tell
 from meshtrain.core.member import MemberKind
 from meshtrain.errors import UserError
 from meshtrain.ids import new_id
@@ -37,7 +38,9 @@ def command(
             "--for", metavar="TIME", help="How long it is good: 1h, 7d. Else 1h, to read 365d."
         ),
     ] = None,
-    uses: Annotated[int, typer.Option(min=1, max=10_000, help="How many may join with it.")] = 1,
+    uses: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="How many may join with it.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print a join token and the command that uses it, or a token to read by.
@@ -81,6 +84,8 @@ def command(
     if as_json:
         print_json({"token": word, "kind": kind.value, "valid_s": ttl_s, "uses": uses})
         return
+    who = "person" if person else "host"
+    tell(f"good for {words.count(uses, who)} within {words.duration(ttl_s)}: keep it as a password")
     say("meshtrain join " + word if person else "meshtrain worker --join " + word)
 
 

@@ -111,9 +111,9 @@ def check_program(program: Path, roles: Iterable[Role], *, also: Iterable[Path] 
         if reason:
             raise UserError(
                 f"the units can't start {program}: {path} {reason}. Install meshtrain where "
-                "every user may read it, and install from there:\n"
+                "every user may read it, and install from there (in a clone of its repository):\n"
                 "  python3 -m venv /opt/meshtrain\n"
-                "  /opt/meshtrain/bin/pip install 'meshtrain[train,gpu,plots]'\n"
+                "  /opt/meshtrain/bin/pip install -c constraints.txt '.[train,gpu,plots]'\n"
                 "  /opt/meshtrain/bin/meshtrain install --systemd …"
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from meshtrain.core import budget, checkpoints, gpu_health, shares
+from meshtrain.core import budget, checkpoints, collecting, gpu_health, shares
 from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core.budget import price_of
@@ -217,7 +217,7 @@ def end_attempt(state: MeshState, job: Job, outcome: AttemptState) -> None:
                 del state.collecting[attempt.artifact_id]
                 if attempt.artifact_id not in state.held_by_master:
                     # Nobody waits for it any more: what has come of it so far may go.
-                    state.out.append(fx.DropArtifact(attempt.artifact_id))
+                    collecting.drop(state, attempt.artifact_id)
     for placement in attempt.placements:
         node = state.nodes.get(placement.node_id)
         if node is not None:

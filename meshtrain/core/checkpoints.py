@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from meshtrain.core import collecting, publishing
 from meshtrain.core import commands as cmd
-from meshtrain.core import effects as fx
 from meshtrain.core.job import Job, JobState
 from meshtrain.core.node import Node
 from meshtrain.core.state import MeshState
@@ -175,9 +174,7 @@ def _drop(state: MeshState, artifact_id: str) -> None:
     while len(state.dropped) > DROPPED_MAX:
         del state.dropped[next(iter(state.dropped))]
     if on_its_way or artifact_id in state.held_by_master:
-        # Also what has come of it so far.
-        state.held_by_master.discard(artifact_id)
-        state.out.append(fx.DropArtifact(artifact_id))
+        collecting.drop(state, artifact_id)
     for node in state.nodes.values():
         if artifact_id in node.holds:
             state.copies.directory.remove(node, artifact_id)

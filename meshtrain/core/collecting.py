@@ -21,6 +21,23 @@ def is_wanted_by_master(state: MeshState, artifact_id: str) -> bool:
     return state.is_parent(artifact_id)
 
 
+def drop(state: MeshState, artifact_id: str) -> None:
+    """Have the master remove an artifact, and what has come of it so far.
+
+    It may have come just now: that it was held is still to be told then, and counts no more.
+    """
+    state.held_by_master.discard(artifact_id)
+    state.dropping[artifact_id] = state.dropping.get(artifact_id, 0) + 1
+    state.out.append(fx.DropArtifact(artifact_id))
+
+
+def dropped(state: MeshState, artifact_id: str) -> None:
+    """One removal is carried out: what is told as held from now on is."""
+    left = state.dropping.pop(artifact_id, 0) - 1
+    if left > 0:
+        state.dropping[artifact_id] = left
+
+
 def collect(state: MeshState, artifact_id: str) -> None:
     """Have the master fetch an artifact, if anybody can give it."""
     sources = told_sources(state, artifact_id, MASTER_NODE_ID)

@@ -101,7 +101,7 @@ def _why_unknown(state: MeshState, forecast: Forecast) -> str:
         job = state.jobs[forecast.unknown[0]]
         others = len(set(forecast.unknown)) - 1
         more = f" and {others} more" if others else ""
-        return f"no run like {job.name}{more} has ended yet, so nobody knows how long it takes"
+        return f"no run like {job.name}{more} has ended yet"
     return "as things are it never starts"
 
 

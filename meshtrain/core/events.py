@@ -226,6 +226,15 @@ class ArtifactHeld(msgspec.Struct, frozen=True):
     duration_s: float = 0.0
 
 
+class ArtifactDropped(msgspec.Struct, frozen=True):
+    """What the master was to remove is removed, once for each time that it was to.
+
+    What is told after it as held came after the removal.
+    """
+
+    artifact_id: str
+
+
 class InventoryTold(msgspec.Struct, frozen=True):
     """What a node holds has changed; told at once, and repeated with its heartbeats."""
 
@@ -297,6 +306,7 @@ Event = (
     | AttemptStarted
     | AttemptEnded
     | ArtifactHeld
+    | ArtifactDropped
     | InventoryTold
     | CollectFailed
     | BasesArchived

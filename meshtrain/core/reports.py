@@ -7,6 +7,7 @@ import msgspec
 from meshtrain.core import attempts, bases, checkpoints, collecting, eviction
 from meshtrain.core import commands as cmd
 from meshtrain.core.events import (
+    ArtifactDropped,
     ArtifactHeld,
     AttemptEnded,
     AttemptStarted,
@@ -48,9 +49,11 @@ def on_ended(state: MeshState, event: AttemptEnded) -> None:
         return
     attempts.release_slots(state, job.attempt)
     wall_s = state.wall_s
-    started_s = job.attempt.started_wall_s
-    if started_s is None:
-        started_s = wall_s - event.run_s
+    # A master that came up since knows of its start only that it was before. What is told
+    # late ended before now: then the start as it was told is the earlier one.
+    started_s = wall_s - event.run_s
+    if job.attempt.started_wall_s is not None:
+        started_s = min(started_s, job.attempt.started_wall_s)
     attempt = msgspec.structs.replace(
         job.attempt, started_wall_s=started_s, ended_wall_s=wall_s, failure=event.failure
     )
@@ -110,7 +113,8 @@ def on_held(state: MeshState, event: ArtifactHeld) -> None:
     """The master's own disk holds more, or less."""
     state.copies.rates.learn(MASTER_NODE_ID, event.bytes_by_node, event.duration_s)
     state.held_by_master.difference_update(event.removed)
-    for artifact_id in event.added:
+    added = tuple(one for one in event.added if one not in state.dropping)
+    for artifact_id in added:
         state.held_by_master.add(artifact_id)
         state.collect_again_s.pop(artifact_id, None)
         state.collect_tries.pop(artifact_id, None)
@@ -118,9 +122,14 @@ def on_held(state: MeshState, event: ArtifactHeld) -> None:
         checkpoints.secure(state, artifact_id)
         for job_id in sorted(state.collecting.get(artifact_id, ())):
             attempts.succeed(state, state.jobs[job_id])
-    for artifact_id in event.added:
+    for artifact_id in added:
         attempts.tell_source(state, artifact_id, event.node_id)
-    bases.on_holders_changed(state, event.added + event.removed)
+    bases.on_holders_changed(state, added + event.removed)
+
+
+def on_dropped(state: MeshState, event: ArtifactDropped) -> None:
+    """The master's disk holds an artifact no more that it was to remove."""
+    collecting.dropped(state, event.artifact_id)
 
 
 BANNED_MAX = 16

@@ -180,7 +180,7 @@ def on_cancel(state: MeshState, event: CancelRequested) -> None:
     asked = list(event.job_ids)
     for sweep_id in event.sweep_ids:
         sweep = state.sweeps[sweep_id]
-        if not sweep.cancelled:
+        if not sweep.cancelled and _is_open(state, sweep):
             sweep = msgspec.structs.replace(sweep, cancelled=True)
             state.sweeps[sweep_id] = sweep
             state.touched_sweeps[sweep_id] = None
@@ -210,6 +210,13 @@ def on_cancel(state: MeshState, event: CancelRequested) -> None:
         for recipe_hash in state.sweeps[sweep_id].recipe_hashes:
             bases.cancel_if_unwanted(state, recipe_hash)
     state.out.append(fx.Reply(event.request_id, done=tuple(done), notes=tuple(refused)))
+
+
+def _is_open(state: MeshState, sweep: Sweep) -> bool:
+    """Whether there is anything of it to cancel: what has ended stays what it is."""
+    if state.sweep_open.get(sweep.sweep_id):
+        return True
+    return any(sweep.sweep_id in state.requesters.get(base, ()) for base in sweep.recipe_hashes)
 
 
 def _who_waits(state: MeshState, recipe_hash: str) -> str:

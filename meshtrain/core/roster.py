@@ -74,6 +74,8 @@ def on_hello(state: MeshState, event: NodeSaidHello) -> None:
         _take_up(state, node, live)
     if known is None:
         state.note(f"node {node_id} joined")
+    elif not known.connected:
+        state.note(f"node {node_id} is back")
     bases.on_holders_changed(state, event.holds + former)
 
 

@@ -63,6 +63,7 @@ _HANDLERS: Mapping[type, Callable[[MeshState, Any], None]] = MappingProxyType(
         ev.AttemptStarted: reports.on_started,
         ev.AttemptEnded: reports.on_ended,
         ev.ArtifactHeld: reports.on_held,
+        ev.ArtifactDropped: reports.on_dropped,
         ev.InventoryTold: reports.on_inventory,
         ev.CollectFailed: reports.on_collect_failed,
         ev.BasesArchived: restoring.on_archived,

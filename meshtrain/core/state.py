@@ -167,6 +167,9 @@ class MeshState:
         self.collect_again_s: dict[str, float] = {}
         self.collect_tries: dict[str, int] = {}
         self.held_by_master: set[str] = set()
+        #: artifact that the master is removing → how often it was ordered: what came of it
+        #: before goes with the rest
+        self.dropping: dict[str, int] = {}
         #: who has which artifact, which copies stay, go and come
         self.copies = Copies()
         self.unheld_since_s: dict[str, float] = {}

@@ -131,7 +131,7 @@ def _facts(why: Why, clock: Callable[[float], str]) -> Iterator[tuple[str, str, 
                 f"{advice.words} {what} {when}{at}",
                 advice.command,
             )
-    if why.base is not None:
+    if why.base is not None and not why.state.is_terminal:
         yield "base", _base_text(why, clock), ""
     if why.budget:
         yield "budget", why.budget, ""

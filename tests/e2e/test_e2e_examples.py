@@ -118,9 +118,9 @@ CASES: dict[str, Case] = {
         says="joined the mesh", pipe="token"
     ),
     "meshtrain backup mesh-monday.backup": Case(stage=5),
-    "meshtrain --home /var/lib/meshtrain backup /backup/mesh.backup --force": Case(stage=5),
+    "meshtrain --home /var/lib/meshtrain/master backup /srv/mesh.backup --force": Case(stage=5),
     "meshtrain restore mesh-monday.backup": Case(stage=7, says="restored"),
-    "meshtrain --home /var/lib/meshtrain restore /backup/mesh.backup": Case(
+    "meshtrain --home /var/lib/meshtrain/master restore /srv/mesh.backup": Case(
         stage=7, says="restored"
     ),
 }
@@ -217,8 +217,8 @@ class World:
         return {
             "7f3a": first,
             "c019": second,
-            "/var/lib/meshtrain": str(self.mesh.home),
-            "/backup/mesh.backup": str(self._folder / "backup" / "mesh.backup"),
+            "/var/lib/meshtrain/master": str(self.mesh.home),
+            "/srv/mesh.backup": str(self._folder / "backup" / "mesh.backup"),
             "/etc/meshtrain/worker.toml": str(self._folder / "worker.toml"),
             "./results/few_shot": str(self.mesh.results / "few_shot"),
         }

@@ -209,7 +209,7 @@ def test_p7_a_daemon_that_leaves_its_jobs_ends_at_once_and_the_next_takes_them_o
     assert mesh.wait_stopped(NODE) == 0
     assert not gone(gate.pids)
     start_again(mesh)
-    assert mesh.daemons[NODE].said("took over 1 jobs")
+    assert mesh.daemons[NODE].said("took over 1 job ")
     gate.open()
     (row,) = mesh.wait_jobs(sweep, "failed")
     assert row["failure"].startswith("user error: exit code 4")

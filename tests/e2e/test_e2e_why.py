@@ -40,7 +40,7 @@ def test_p1_what_why_advises_starts_the_job_also_after_a_restart(
         "n1": "CPU slots taken",
         "n2": "label",
     }
-    assert "nobody knows how long" in why["starts"]["unknown"]
+    assert "has ended yet" in why["starts"]["unknown"]
     assert why["budget"] == "0 of 5 GPU-hours"
     (advice,) = why["advice"]
     assert (advice["now"], advice["node_id"]) == (True, "n2")

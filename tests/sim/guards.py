@@ -18,6 +18,7 @@ from meshtrain.core import (
     attempts,
     bases,
     checkpoints,
+    collecting,
     commands,
     effects,
     events,
@@ -118,6 +119,16 @@ def take_an_attempt_twice(patch: pytest.MonkeyPatch) -> None:
 def go_on_with_former_numbers(patch: pytest.MonkeyPatch) -> None:
     """P1: a session, and the numbers of its commands, are of one life of the master."""
     patch.setattr(SimMaster, "name_of_life", lambda master: "")
+
+
+def believe_what_is_being_removed(patch: pytest.MonkeyPatch) -> None:
+    """P1: what came before it was removed is not there."""
+
+    def drop(state: MeshState, artifact_id: str) -> None:
+        state.held_by_master.discard(artifact_id)
+        state.out.append(effects.DropArtifact(artifact_id))
+
+    patch.setattr(collecting, "drop", drop)
 
 
 def forget_who_trains(patch: pytest.MonkeyPatch) -> None:
@@ -372,6 +383,7 @@ GUARDS: dict[str, Remove] = {
         count_any_epoch,
         take_an_attempt_twice,
         go_on_with_former_numbers,
+        believe_what_is_being_removed,
         forget_who_trains,
         start_without_needs,
         start_without_the_base,

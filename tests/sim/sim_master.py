@@ -46,6 +46,8 @@ class SimMaster:
         self.scheduler: Scheduler | None = None
         #: grows at each start; what was set off in a former life is dropped
         self.life = 0
+        #: artifact → how often it was removed
+        self._drops: dict[str, int] = {}
         #: since when this life is there
         self.since_s = 0.0
         #: request id → the answer
@@ -143,7 +145,9 @@ class SimMaster:
 
     @property
     def _stands_still(self) -> bool:
-        return self._mesh.now_s < self._paused_until_s or bool(self._withheld)
+        paused = self._mesh.now_s < self._paused_until_s
+        # What comes of effects that were held back comes after what is still to be read.
+        return paused or bool(self._withheld) or bool(self._unread)
 
     def _read_on(self) -> None:
         """What was held back is carried out; then the unread is read, heartbeats first."""
@@ -202,9 +206,10 @@ class SimMaster:
                     mesh.promises.note_reply(effect)
                 case fx.CollectArtifact():
                     delay_s = mesh.random.uniform(0.01, 0.5)
-                    mesh.after(delay_s, partial(self._collect, effect, life))
+                    drops = self._drops.get(effect.artifact_id, 0)
+                    mesh.after(delay_s, partial(self._collect, effect, life, drops))
                 case fx.DropArtifact():
-                    self.holds.discard(effect.artifact_id)
+                    self._drop(effect.artifact_id)
                 case fx.RestoreArtifact():
                     assert mesh.archive is not None
                     mesh.archive.restore(effect.artifact_id, life)
@@ -217,8 +222,16 @@ class SimMaster:
         self.crash()
         self._mesh.after(self._mesh.random.uniform(0.1, 15), self.start)
 
-    def _collect(self, effect: fx.CollectArtifact, life: int) -> None:
+    def _drop(self, artifact_id: str) -> None:
+        # What is being fetched is given up for it.
+        self._drops[artifact_id] = self._drops.get(artifact_id, 0) + 1
+        self.holds.discard(artifact_id)
+        self.tell(ev.ArtifactDropped(artifact_id))
+
+    def _collect(self, effect: fx.CollectArtifact, life: int, drops: int) -> None:
         if life != self.life or self.scheduler is None:
+            return
+        if drops != self._drops.get(effect.artifact_id, 0):
             return
         if self._mesh.artifacts.reachable(MASTER, effect.artifact_id, effect.sources):
             self.holds.add(effect.artifact_id)

@@ -9,6 +9,7 @@ from sim_seed import run_seed
 SEEDS_MAX = 1500
 """Seeds after which a missing guard counts as not found; most are found within a hundred."""
 SEEDS_FIRST = {
+    "believe_what_is_being_removed": 5049300,
     "evict_the_last_copy": 940,
     "evict_what_is_not_told": 30,
     "forget_what_is_cancelled": 50,

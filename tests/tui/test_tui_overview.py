@@ -207,6 +207,18 @@ async def test_failures_are_told_in_words() -> None:
         assert "3 nodes" in shown.rows[0]
 
 
+async def test_a_sweep_that_was_cancelled_after_its_end_is_done() -> None:
+    source = FakeSource()
+    async with dashboard(source) as shown:
+        sweep = SweepRow("sweep", "few_shot", 2, 0, 0, cancelled=True)
+        source.tell([sweep, job("a", JobState.SUCCEEDED), job("b", JobState.SUCCEEDED)], whole=True)
+        await shown.settle()
+        assert "done" in shown.row("few_shot")
+        source.tell([job("b", JobState.CANCELLED)])
+        await shown.settle()
+        assert "cancelled" in shown.row("few_shot")
+
+
 def crowd() -> Iterator[Change]:
     for index in range(200):
         yield node(f"n{index:03}", cpus_used=2)

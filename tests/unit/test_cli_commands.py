@@ -140,6 +140,15 @@ def test_the_log_of_a_job_that_waits(master: MasterDouble) -> None:
     assert "has not started: waits for base" in result.stderr
 
 
+def test_a_job_that_runs_again_tells_what_ended_it_before(master: MasterDouble) -> None:
+    master.submit(small_sweep(shares=(0.5,), folds=1))
+    master.run_once()
+    node_id, command = master.assigned.pop()
+    failure = Failure(FailureClass.HOST_LOST, "gone", node_id)
+    master.tell(ev.AttemptEnded(node_id, command.attempt_id, command.epoch, failure=failure))
+    assert "before: host lost: gone" in out(master, "jobs")
+
+
 def test_following_a_log_to_its_end(master: MasterDouble) -> None:
     """The job waits, runs, is lost with its node, runs again, and its last bytes come late."""
     sweep = small_sweep(shares=(0.5,), folds=1)

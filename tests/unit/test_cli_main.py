@@ -45,6 +45,25 @@ def test_help_fits_80_columns(name: str) -> None:
     assert max(map(len, out(None, name, "--help").splitlines())) <= 80
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_options_are_told_in_the_words_of_people(name: str) -> None:
+    """No `<int range>`: each option that takes a value says what it is."""
+    options = out(None, name, "--help").partition("\nOptions:")[2].partition("\nCommands:")[0]
+    assert "<" not in options.replace("<=x", "").replace("<=", "")
+
+
+@pytest.mark.parametrize("name", ["bases", "nodes"])
+def test_commands_of_a_command_are_told_in_full(name: str) -> None:
+    text = out(None, name, "--help")
+    assert "..." not in text.partition("\nCommands:")[2]
+
+
+def test_a_number_that_is_none_is_told_plainly() -> None:
+    result = run(None, "priority", "few_shot", "high")
+    assert result.exit_code == 2
+    assert "write a whole number" in result.stderr
+
+
 def test_an_unknown_command_gets_a_hint() -> None:
     result = run(None, "jbos")
     assert result.exit_code == 2

@@ -34,6 +34,7 @@ def test_a_token_comes_with_the_command_that_uses_it(master: MasterDouble) -> No
     assert out(master, "token") == "meshtrain worker --join mt1.for-a-node\n"
     asked = last(master, msg.IssueToken)
     assert (asked.ttl_s, asked.uses_max) == (3600.0, 1)  # type: ignore[union-attr]
+    assert "good for 1 host within 1 h" in run(master, "token").stderr
     assert out(master, "token", "--person") == "meshtrain join mt1.for-a-person\n"
     told = json.loads(out(master, "token", "--json", "--uses", "8", "--for", "1d"))
     assert told == {"token": "mt1.for-a-node", "kind": "node", "valid_s": 86400.0, "uses": 8}

@@ -144,6 +144,15 @@ def test_the_receipt(master: MasterDouble, tmp_path: Path) -> None:
     assert "  reused  " in out(master, "submit", more)
 
 
+def test_what_a_receipt_says_to_do_next_can_be_done(master: MasterDouble, tmp_path: Path) -> None:
+    """Also of jobs whose names are wider than the terminal."""
+    axes = {"target_batch_pct": [0.123456789], "target_data_pct": [0.987654321], "fold": [0, 1]}
+    text = out(master, "submit", written(tmp_path, matrix=axes))
+    assert "--watch" in text
+    name = text.partition("meshtrain logs -f '")[2].partition("'")[0]
+    assert name in {job.name for job in master.state.jobs.values()}
+
+
 def test_the_receipt_as_json(master: MasterDouble, tmp_path: Path) -> None:
     receipt = json.loads(out(master, "submit", written(tmp_path), "--json"))
     (sweep,) = master.state.sweeps.values()
@@ -242,7 +251,9 @@ def test_code_travels_as_a_snapshot(
         uploaded.append((submission.snapshots["."].files, url))
 
     monkeypatch.setattr(submit_module, "upload", take)
-    assert "snapshot of ./" in out(master, "plan", file)
+    assert f"snapshot of {tmp_path}/" in out(master, "plan", file)
+    monkeypatch.chdir(tmp_path)
+    assert "snapshot of ./" in out(master, "plan", Path(file).name)
     assert uploaded == []
     text = out(master, "submit", file)
     assert uploaded == [(("few.yaml", "models/net.py", "train.py"), "http://127.0.0.1:7473")]
@@ -264,6 +275,16 @@ def test_the_plan_says_which_code_makes_a_base_anew(master: MasterDouble, tmp_pa
     (tmp_path / "models" / "net.py").write_text("net = 2\n")
     changed = json.loads(out(master, "plan", str(tmp_path / "few.yaml"), "--json"))
     assert changed["bases"][0]["hash"] != before["bases"][0]["hash"]
+
+
+def test_a_plan_without_bases_asks_for_no_time_of_theirs(
+    master: MasterDouble, tmp_path: Path
+) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text("name: plain\ncommand: 'true'\nmatrix: {fold: [0, 1]}\n")
+    text = out(master, "plan", str(path))
+    assert "not known before any run: say --job-hours\n" in text
+    assert "--base-hours" not in text
 
 
 def test_data_is_digested_where_it_lies(tmp_path: Path) -> None:

@@ -207,6 +207,9 @@ def test_names_of_a_mesh_that_is_away_are_none_and_no_error(tmp_path: Path) -> N
     (tmp_path / "master.json").write_text("broken")
     code = (
         "import sys; sys.argv = ['meshtrain', '__names', 'job', 'few', *sys.argv[1:]]\n"
+        "from meshtrain.security import where\n"
+        # A mesh may run on this host, at the port that is asked where nothing else is known.
+        "where.ADDRESS_DEFAULT = '127.0.0.1:9'\n"
         "from meshtrain.cli.entry import main\n"
         "main()\n"
         "heavy = {'typer', 'rich', 'cryptography', 'pydantic', 'zmq', 'meshtrain.wire.messages'}\n"

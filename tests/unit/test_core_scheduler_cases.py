@@ -9,6 +9,7 @@ from meshtrain.core import commands as cmd
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
 from meshtrain.core.bases import REBUILD
+from meshtrain.core.changes import Note
 from meshtrain.core.invariants import check
 from meshtrain.core.inventory import Holding, InventoryChange
 from meshtrain.core.job import BaseState, Failure, FailureClass, JobState
@@ -335,3 +336,64 @@ def test_p1_a_late_heartbeat_makes_nobody_a_holder_of_a_checkpoint_that_is_gone(
     beat(2, newest, (*held, gone))
     assert node.holds == {newest}
     assert mesh.job("s-0").checkpoint == newest
+
+
+def test_p1_how_long_a_job_ran_is_known_though_the_master_started_anew_meanwhile(
+    mesh: Mesh,
+) -> None:
+    mesh.tick()
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    mesh.beat()
+    mesh.tick(40.0)
+    mesh.start()
+    mesh.tick()
+    mesh.hello(session="life/1", attempts=[live(given)])
+    mesh.tick(1.0)
+    mesh.end(given, run_s=41.5)
+    attempt = mesh.job("s-0").attempt
+    assert attempt is not None and attempt.started_wall_s is not None
+    assert attempt.ended_wall_s == pytest.approx(attempt.started_wall_s + 41.5)
+
+
+def test_an_end_that_is_told_late_makes_no_job_start_later_than_it_did(mesh: Mesh) -> None:
+    mesh.tick()
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    mesh.do(ev.AttemptStarted("n1", given.attempt_id, given.epoch))
+    started_wall_s = mesh.state.wall_s
+    mesh.tick(20.0)
+    mesh.beat()
+    mesh.tick(20.0)
+    mesh.end(given, run_s=3.0)
+    attempt = mesh.job("s-0").attempt
+    assert attempt is not None and attempt.started_wall_s == started_wall_s
+
+
+def test_a_sweep_that_has_ended_is_not_cancelled_afterwards(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.submit()
+    (given,) = mesh.place()
+    mesh.end(given)
+    assert mesh.job("s-0").state.is_terminal
+    mesh.do(ev.CancelRequested("c", sweep_ids=("s",)))
+    assert not mesh.state.sweeps["s"].cancelled
+    assert not mesh.store.load().sweeps[0].cancelled
+
+
+def test_a_node_that_was_away_and_has_a_new_daemon_is_told_to_be_back(mesh: Mesh) -> None:
+    mesh.hello()
+    mesh.pass_time(LEASE_S + 2)
+    assert not mesh.state.nodes["n1"].connected
+    mesh.hello(session="other/0")
+    effects = mesh.do(ev.PlaceJobs())
+    notes = [
+        c.text
+        for e in effects
+        if isinstance(e, fx.Publish)
+        for c in e.changes
+        if isinstance(c, Note)
+    ]
+    assert "node n1 is back" in notes

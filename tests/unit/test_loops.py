@@ -9,7 +9,7 @@ import pytest
 
 from meshtrain.core import effects as fx
 from meshtrain.core import events as ev
-from meshtrain.core.node import NodeSpec
+from meshtrain.core.node import MASTER_NODE_ID, NodeSpec
 from meshtrain.errors import StoreError
 from meshtrain.store.base import StreamSize
 from meshtrain.store.failures import StoreFullError
@@ -248,6 +248,21 @@ def test_P12_while_events_are_held_back_they_do_not_grow_and_lose_nothing_said_o
         ev.CollectFailed("b", "its holder is away"),
         ev.ArtifactHeld("n1", added=("a0", "a2"), removed=("a1",)),
         ev.NodeLeft("n2", "s/999"),
+    ]
+
+
+def test_P1_what_came_before_it_was_removed_is_not_told_after_it() -> None:
+    backlog = Backlog()
+    backlog.hold()
+    backlog.put(ev.ArtifactHeld(MASTER_NODE_ID, added=("a", "b")))
+    backlog.put(ev.ArtifactDropped("a"))
+    backlog.put(ev.ArtifactDropped("b"))
+    backlog.put(ev.ArtifactHeld(MASTER_NODE_ID, added=("b",)))
+    backlog.go_on()
+    assert list(backlog.take(10)) == [
+        ev.ArtifactDropped("a"),
+        ev.ArtifactDropped("b"),
+        ev.ArtifactHeld(MASTER_NODE_ID, added=("b",)),
     ]
 
 

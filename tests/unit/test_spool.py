@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worker_records import made_folder
+from spool_mesh import MIB, STEP, TAIL, WINDOW, SpoolMesh, lines, small_steps
 
-from meshtrain.wire.messages import BulkToMaster, StreamBytes, StreamHole, StreamStored
-from meshtrain_daemon.master.logbook import Logbook
+from meshtrain.wire.messages import StreamBytes, StreamHole, StreamStored
 from meshtrain_daemon.worker import spool as spool_module
-from meshtrain_daemon.worker import streams as streams_module
 from meshtrain_daemon.worker.spool import LogSpool, Lost
-from meshtrain_daemon.worker.streams import REPEAT_AFTER_S, Streamer
+from meshtrain_daemon.worker.streams import REPEAT_AFTER_S
 
-MIB = 1 << 20
-MARKER = re.compile(rb"\n\[meshtrain: ([0-9,]+) bytes of this log were lost here: [^\n]*\]\n")
-STEP, TAIL, LEFT, WINDOW = 1000, 200, 400, 1024
+__all__ = ["small_steps"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,139 +26,8 @@ def needs_holes(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip("this file system can't punch holes")
 
 
-@pytest.fixture
-def small_steps() -> Iterator[None]:
-    """All sizes a thousandth of what they are; nothing waits for the disk."""
-    with pytest.MonkeyPatch.context() as patched:
-        for module in (spool_module, streams_module):
-            patched.setattr(module, "GIVE_BACK_STEP_BYTES", STEP)
-            patched.setattr(module, "TAIL_KEPT_BYTES", TAIL)
-        patched.setattr(spool_module, "LEFT_MIN_BYTES", LEFT)
-        patched.setattr(spool_module, "LOSE_MIN_BYTES", 200)
-        patched.setattr(streams_module, "CHUNK_BYTES", 300)
-        patched.setattr(streams_module, "TURN_BYTES", 600)
-        patched.setattr(streams_module, "WINDOW_BYTES", WINDOW)
-        # No host crashes here.
-        patched.setattr(os, "fsync", lambda fd: None)
-        yield
-
-
-class Node:
-    """A node's streams, over lives of its daemon, and a master's logbook, over its lives."""
-
-    def __init__(self, folder: Path, spool_bytes: int, attempts: int = 1) -> None:
-        (folder / "attempts").mkdir()
-        self._home = folder
-        self._spool_bytes = spool_bytes
-        self.folders = [made_folder(folder / "attempts", f"j.{i}") for i in range(attempts)]
-        self.link: list[BulkToMaster] = []
-        self.link_max = 1 << 30
-        self.told: list[str] = []
-        self.removed: list[str] = []
-        self.now_s = 1.0
-        self.printed = {f.assignment.attempt_id: b"" for f in self.folders}
-        self.counted: dict[tuple[str, str], object] = {}
-        self.book = Logbook(folder / "logs", ())
-        self.restart_daemon()
-
-    def restart_daemon(self) -> None:
-        self.link.clear()
-        self.streamer = Streamer(
-            self._send,
-            remove=lambda folder: self.removed.append(folder.assignment.attempt_id),
-            node_id="gpu1",
-            spool_bytes=self._spool_bytes,
-            say=self.told.append,
-        )
-        for folder in self.folders:
-            self.streamer.watch(folder)
-
-    def restart_master(self) -> None:
-        self.link.clear()
-        self.book = Logbook(self._home / "logs", self.counted.values())  # type: ignore[arg-type]
-        self.streamer.rewind()
-
-    def _send(self, message: BulkToMaster) -> bool:
-        if len(self.link) >= self.link_max:
-            return False
-        self.link.append(message)
-        return True
-
-    def print(self, data: bytes, attempt: int = 0) -> None:
-        folder = self.folders[attempt]
-        self.printed[folder.assignment.attempt_id] += data
-        with open(folder.log, "ab") as file:
-            file.write(data)
-
-    def ship(self) -> None:
-        self.now_s += 0.1
-        self.streamer.ship(self.now_s)
-
-    def deliver(self, count: int = 1 << 30) -> None:
-        for _ in range(min(count, len(self.link))):
-            message = self.link.pop(0)
-            sizes = self.book.write([message])
-            self.counted |= {(size.attempt_id, size.stream): size for size in sizes}
-            self.book.counted(sizes)
-            self.streamer.stored(self.book.confirmation(message))
-
-    def settle(self, end: bool = True) -> None:
-        """The master is there again, and stays: all arrives."""
-        if end:
-            for folder in self.folders:
-                self.streamer.ended(folder.assignment.attempt_id)
-                self.streamer.drop(folder)
-        for _ in range(20_000):
-            self.now_s += 2 * REPEAT_AFTER_S
-            self.ship()
-            if not self.link and not self.streamer.waiting:
-                break
-            self.deliver()
-        assert self.streamer.waiting is False
-
-    def taken_bytes(self, attempt: int = 0) -> int:
-        """What the log takes on the disk."""
-        return os.stat(self.folders[attempt].log).st_blocks * 512
-
-    def shown(self, attempt: int = 0) -> bytes:
-        """What `meshtrain logs` prints."""
-        attempt_id = self.folders[attempt].assignment.attempt_id
-        data, offset = b"", 0
-        while True:
-            piece = self.book.read("j", attempt_id, "log", offset, MIB)
-            data += piece.data
-            if piece.next_offset == offset:
-                return data
-            offset = piece.next_offset
-
-    def check(self, attempt: int = 0) -> int:
-        """What is stored is what was printed, but for marked ranges; returns how many those are."""
-        attempt_id = self.folders[attempt].assignment.attempt_id
-        printed = self.printed[attempt_id]
-        size = self.book.size_bytes(attempt_id, "log")
-        assert size == len(printed)
-        stored = self.book.path("j", attempt_id, "log").read_bytes() if size else b""
-        kept = b""
-        after = 0
-        markers = 0
-        for found in MARKER.finditer(stored):
-            lost = int(found[1].replace(b",", b""))
-            markers += 1
-            assert stored[after : found.start()] == printed[after : found.start()]
-            kept += stored[after : found.end()]
-            after = found.start() + lost
-            assert stored[found.end() : after] == bytes(after - found.end())
-        assert stored[after:] == printed[after:]
-        assert self.shown(attempt) == kept + stored[after:]
-        return markers
-
-
-def lines(count: int) -> bytes:
-    return b"".join(b"line %07d\n" % number for number in range(count))
-
-
 def test_P12_what_the_master_has_is_given_back_to_the_disk_but_for_the_end(tmp_path: Path) -> None:
-    node = Node(tmp_path, 1 << 40)
+    node = SpoolMesh(tmp_path, 1 << 40)
     data = lines(1_000_000)
     node.print(data)
     assert node.taken_bytes() >= len(data)
@@ -180,7 +43,7 @@ def test_P12_what_the_master_has_is_given_back_to_the_disk_but_for_the_end(tmp_p
 def test_P6_P7_a_daemon_that_takes_over_never_ships_a_hole_for_bytes(
     tmp_path: Path, small_steps: None
 ) -> None:
-    node = Node(tmp_path, 1 << 40)
+    node = SpoolMesh(tmp_path, 1 << 40)
     node.print(lines(3000))
     node.settle(end=False)
     node.restart_daemon()
@@ -197,7 +60,7 @@ def test_P6_P7_a_daemon_that_takes_over_never_ships_a_hole_for_bytes(
 def test_P11_a_note_that_is_spoilt_spoils_no_log(
     tmp_path: Path, small_steps: None, what: str
 ) -> None:
-    node = Node(tmp_path, 1 << 40)
+    node = SpoolMesh(tmp_path, 1 << 40)
     node.print(lines(3000))
     node.settle(end=False)
     note = Path(node.folders[0].log + ".spool")
@@ -220,7 +83,7 @@ def test_P11_a_note_that_is_spoilt_spoils_no_log(
 def test_P12_a_full_spool_loses_a_marked_range_in_the_middle_and_keeps_its_bound(
     tmp_path: Path,
 ) -> None:
-    node = Node(tmp_path, 8 * MIB)
+    node = SpoolMesh(tmp_path, 8 * MIB)
     node.link_max = 0
     piece = lines(60_000)
     for _ in range(40):
@@ -238,7 +101,7 @@ def test_P12_a_full_spool_loses_a_marked_range_in_the_middle_and_keeps_its_bound
 
 
 def test_P12_the_longest_log_loses_and_metrics_never_do(tmp_path: Path) -> None:
-    node = Node(tmp_path, 4 * MIB, attempts=3)
+    node = SpoolMesh(tmp_path, 4 * MIB, attempts=3)
     node.link_max = 0
     metrics = Path(node.folders[0].metrics)
     metrics.write_bytes(lines(600_000))
@@ -254,7 +117,7 @@ def test_P12_the_longest_log_loses_and_metrics_never_do(tmp_path: Path) -> None:
 
 
 def test_what_was_sent_is_not_lost_any_more(tmp_path: Path, small_steps: None) -> None:
-    node = Node(tmp_path, 2500)
+    node = SpoolMesh(tmp_path, 2500)
     node.print(lines(200))
     node.ship()
     on_its_way = list(node.link)
@@ -275,7 +138,7 @@ def test_what_was_sent_is_not_lost_any_more(tmp_path: Path, small_steps: None) -
 def test_P12_a_master_that_lost_bytes_gets_a_line_in_place_of_what_the_node_gave_back(
     tmp_path: Path, small_steps: None
 ) -> None:
-    node = Node(tmp_path, 1 << 40)
+    node = SpoolMesh(tmp_path, 1 << 40)
     node.print(lines(3000))
     node.settle(end=False)
     stored = node.book.path("j", "j.0", "log")
@@ -291,7 +154,7 @@ def test_a_file_system_that_knows_no_holes_keeps_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_steps: None
 ) -> None:
     monkeypatch.setattr(spool_module, "_fallocate", None)
-    node = Node(tmp_path, 4096)
+    node = SpoolMesh(tmp_path, 4096)
     node.print(lines(3000))
     node.settle()
     assert node.check() == 0
@@ -301,7 +164,7 @@ def test_a_file_system_that_knows_no_holes_keeps_all(
 def test_P11_no_hole_is_punched_into_a_file_that_has_another_name(
     tmp_path: Path, small_steps: None
 ) -> None:
-    node = Node(tmp_path, 4096)
+    node = SpoolMesh(tmp_path, 4096)
     node.link_max = 0
     precious = tmp_path / "precious"
     precious.write_bytes(lines(3000))
@@ -318,7 +181,7 @@ def test_P11_no_hole_is_punched_into_a_file_that_has_another_name(
 def test_P12_a_note_that_has_no_room_does_not_keep_the_disk_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = Node(tmp_path, 1 << 40)
+    node = SpoolMesh(tmp_path, 1 << 40)
     node.print(lines(1_000_000))
     full = [True]
     real_write = os.write
@@ -336,7 +199,7 @@ def test_P12_a_note_that_has_no_room_does_not_keep_the_disk_full(
 
 def test_streams_take_turns_when_the_link_takes_little(tmp_path: Path) -> None:
     """A flood of one job delays no other, and no metrics."""
-    node = Node(tmp_path, 1 << 40, attempts=3)
+    node = SpoolMesh(tmp_path, 1 << 40, attempts=3)
     node.print(lines(1_000_000), attempt=0)
     node.print(lines(100_000), attempt=1)
     Path(node.folders[2].metrics).write_bytes(lines(100_000))
@@ -351,7 +214,7 @@ def test_streams_take_turns_when_the_link_takes_little(tmp_path: Path) -> None:
 
 
 def test_a_slow_master_is_not_sent_everything_over_and_over(tmp_path: Path) -> None:
-    node = Node(tmp_path, 1 << 40)
+    node = SpoolMesh(tmp_path, 1 << 40)
     node.print(lines(1000))
     repeats = 0
     for _ in range(int(20 * REPEAT_AFTER_S)):
@@ -376,7 +239,7 @@ LEGAL = st.sampled_from(
 def test_P6_P7_whatever_restarts_and_is_lost_what_is_stored_is_exact_or_marked(
     tmp_path_factory: pytest.TempPathFactory, small_steps: None, steps: list[str], seed: int
 ) -> None:
-    node = Node(tmp_path_factory.mktemp("node"), 3000, attempts=2)
+    node = SpoolMesh(tmp_path_factory.mktemp("node"), 3000, attempts=2)
     for number, step in enumerate(steps):
         attempt = (seed + number) % 2
         match step:
@@ -443,7 +306,7 @@ def test_P11_pieces_of_any_note_lead_to_the_end(
 def test_the_message_of_a_hole_is_small_whatever_it_stands_for(
     tmp_path: Path, small_steps: None
 ) -> None:
-    node = Node(tmp_path, 2500)
+    node = SpoolMesh(tmp_path, 2500)
     node.link_max = 0
     node.print(lines(20_000))
     node.ship()

@@ -142,6 +142,10 @@ def test_a_job_that_cut_its_log_holds_nothing_up(link: Link, when: str) -> None:
         link.log.write_bytes(b"cut")
     link.streamer.drop(link.folder)
     link.ship(2.0)
+    if when == "before its end":
+        # What it printed since, and a line that tells of it.
+        assert b"".join(message.data for message in link.sent).endswith(b"]\ncut")
+        link.confirm(link.sent[-1].offset + len(link.sent[-1].data))
     assert link.removed == ["j.1"]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshtrain_daemon.worker import cgroup
-from meshtrain_daemon.worker.launch import Event, Exited, Launch, Started
+from meshtrain_daemon.worker.launch import EndCause, Event, Exited, Launch, Started
 from meshtrain_daemon.worker.runner import Runner
 
 WAIT_S = 30.0
@@ -137,6 +137,44 @@ async def test_a_job_runs_where_its_cgroup_can_not_be_made(daemon: Daemon, tmp_p
     daemon.launch("b", "(setsid sleep 1000 &) ; exit 4", str(tmp_path / "plain"), grace_s=0.05)
     assert (await daemon.exited("b")).code == 4
     assert list((tmp_path / "plain").iterdir()) == []
+
+
+async def test_p8_the_cgroup_of_a_killed_shim_is_ended_and_removed(
+    tmp_path: Path, real: Path
+) -> None:
+    daemon = Daemon(tmp_path)
+    daemon.runner = Runner(
+        daemon.events.extend, mark_prefix=f"{uuid.uuid4().hex[:12]}/", cgroups=str(real)
+    )
+    await daemon.runner.start()
+    # What changes its environment carries no mark: only its cgroup tells where it belongs.
+    daemon.launch("a", "env -i setsid sleep 1000 & echo $! up; exec sleep 1000", str(real))
+    await daemon.printed("a", "up")
+    (started,) = [event for event in daemon.events if isinstance(event, Started)]
+    unmarked = int((daemon.root / "a" / "log").read_text().split()[0])
+    os.kill(started.shim_pid, signal.SIGKILL)
+    assert (await daemon.exited("a")).cause is EndCause.LOST
+    assert not (real / "meshtrain-a").exists()
+    assert not is_alive(unmarked)
+    await daemon.runner.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_p8_what_a_crash_left_is_removed_at_the_next_start(real: Path) -> None:
+    for name in ("meshtrain-a.1", "meshtrain-b.1", "somebody-else"):
+        (real / name).mkdir()
+    cgroup.remove_others(str(real), ["b.1"])
+    left = sorted(path.name for path in real.iterdir() if path.is_dir())
+    assert left == ["meshtrain-b.1", "somebody-else"]
+    for name in left:
+        (real / name).rmdir()
+    cgroup.remove_others(str(real / "gone"), [])
 
 
 # --- where one is delegated -----------------------------------------------------------------

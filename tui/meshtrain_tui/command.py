@@ -40,6 +40,7 @@ def command(
     master: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="HOST:PORT",
             envvar="MESHTRAIN_MASTER",
             help="Control address of the master, or the folder that its mesh was joined in; "
             "several show several meshes. Else the one of this host, or the mesh joined.",
@@ -47,11 +48,16 @@ def command(
     ] = None,
     home: Annotated[
         Path | None,
-        typer.Option(envvar="MESHTRAIN_HOME", help="Folder that our keys and the master are in."),
+        typer.Option(
+            metavar="FOLDER",
+            envvar="MESHTRAIN_HOME",
+            help="Folder that our keys and the master are in.",
+        ),
     ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             envvar="MESHTRAIN_TOP_SETTINGS",
             help="Keys, theme and density: else ~/.config/meshtrain/top.yaml, where it is.",
         ),
@@ -65,10 +71,15 @@ def command(
     ] = None,
     web: Annotated[bool, typer.Option("--web", help="Serve it to browsers.")] = False,
     web_host: Annotated[
-        str, typer.Option(help="Where to serve: only this host, unless another address is given.")
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where to serve: only this host, unless another address is given.",
+        ),
     ] = "127.0.0.1",
     web_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65535, help="The port; 0 takes any that is free."),
     ] = 7480,
     new_token: Annotated[
         bool, typer.Option("--new-token", help="Close out who has the web token of before.")

@@ -24,36 +24,58 @@ from meshtrain_daemon.sdnotify import Supervisor
 
 def command(
     config: Annotated[
-        Path | None, typer.Option(help="Settings file, see configs/master.toml.")
+        Path | None, typer.Option(metavar="FILE", help="Settings file, see configs/master.toml.")
     ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder that all state lies in.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder that all state lies in.")
+    ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; off loopback with --secure only.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; off loopback with --secure only."
+        ),
     ] = None,
     secure: Annotated[
         bool | None,
         typer.Option("--secure/--no-secure", help="Let members with keys in, and nobody else."),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Host that others reach it at, as tokens tell.")
+        str | None,
+        typer.Option(metavar="HOST", help="Host that others reach it at, as tokens tell."),
     ] = None,
     control_port: Annotated[
-        int | None, typer.Option(help="Port for nodes and commands; 0 is any free one.")
+        int | None,
+        typer.Option(metavar="PORT", help="Port for nodes and commands; 0 is any free one."),
     ] = None,
-    bulk_port: Annotated[int | None, typer.Option(help="Port for logs and metrics.")] = None,
-    feed_port: Annotated[int | None, typer.Option(help="Port for dashboards.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port for artifacts.")] = None,
+    bulk_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for logs and metrics.")
+    ] = None,
+    feed_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for dashboards.")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for artifacts.")
+    ] = None,
     lease_s: Annotated[
-        float | None, typer.Option(help="Seconds that a node may be silent and keep its jobs.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Seconds that a node may be silent and keep its jobs."
+        ),
     ] = None,
     heartbeat_s: Annotated[
-        float | None, typer.Option(help="Seconds between a node's signs of life.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Seconds between a node's signs of life."),
     ] = None,
-    inbox: Annotated[Path | None, typer.Option(help="Folder watched for job files.")] = None,
+    inbox: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder watched for job files.")
+    ] = None,
     inbox_rest_s: Annotated[
-        float | None, typer.Option(help="Seconds that a dropped file must have rested.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Seconds that a dropped file must have rested."),
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of merged results.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of merged results.")
+    ] = None,
 ) -> None:
     """Run the master: broker, scheduler, job store and inbox.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from meshtrain import failpoints
-from meshtrain.artifacts.failures import DiskFullError
-from meshtrain.artifacts.fetch import Fetcher, Source
+from meshtrain.artifacts.fetch import Fetcher, FetchReport
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.clock import lease_now_s, wall_now_s
 from meshtrain.core import effects as fx
@@ -18,9 +15,9 @@ from meshtrain.core.changes import Change, Note, TransferRow
 from meshtrain.core.node import MASTER_NODE_ID
 from meshtrain.core.rows import base_arrival
 from meshtrain.core.state import MeshState
-from meshtrain.errors import ArtifactError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg
+from meshtrain_daemon.master.collector import Collector
 from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.reporter import Reporter
 from meshtrain_daemon.master.translate import numbered
@@ -55,8 +52,14 @@ class Hands:
     ) -> None:
         self._sockets = sockets
         self._state = state
-        self._artifacts = artifacts
-        self._fetcher = fetcher
+        self._collector = Collector(
+            artifacts,
+            fetcher,
+            fetched=self._on_fetched,
+            post=post,
+            spawn=spawn,
+            note=self.note,
+        )
         self._reporter = reporter
         self._feeds = feeds
         self._incarnation = incarnation
@@ -64,8 +67,6 @@ class Hands:
         self._heartbeat_s = heartbeat_s
         self._bulk_port = bulk_port
         self._http_url = http_url
-        self._post = post
-        self._spawn = spawn
         self._say = say
         #: called with each job that came to its end, and with all that is published
         self.on_finished: Callable[[fx.JobFinished], None] = lambda finished: None
@@ -76,7 +77,6 @@ class Hands:
         self.peers: dict[str, bytes] = {}
         #: request → what to do with its reply
         self._waiting: dict[str, Callable[[fx.Reply], None]] = {}
-        self._collecting: set[str] = set()
         #: brings a lost base back from the archive
         self.restore: Callable[[str], None] = lambda artifact_id: None
 
@@ -105,11 +105,11 @@ class Hands:
                     if take is not None:
                         take(effect)
                 case fx.CollectArtifact():
-                    self._collect(effect)
+                    self._collector.collect(effect)
                 case fx.RestoreArtifact():
                     self.restore(effect.artifact_id)
                 case fx.DropArtifact():
-                    self._spawn(self._drop(effect.artifact_id))
+                    self._collector.drop(effect.artifact_id)
                 case fx.JobFinished():
                     self._reporter.job_ended(effect.job)
                     self.on_finished(effect)
@@ -154,47 +154,9 @@ class Hands:
 
     # --- the master as a holder -----------------------------------------------------------
 
-    def _collect(self, effect: fx.CollectArtifact) -> None:
-        if effect.artifact_id in self._collecting:
-            for source in effect.sources:
-                self._fetcher.add_source(
-                    effect.artifact_id, Source(node_id=source.node_id, url=source.http_url)
-                )
-            return
-        self._collecting.add(effect.artifact_id)
-        self._spawn(self._fetch(effect))
-
-    async def _fetch(self, effect: fx.CollectArtifact) -> None:
-        artifact_id = effect.artifact_id
-        sources = [Source(node_id=s.node_id, url=s.http_url) for s in effect.sources]
-        try:
-            report = await self._fetcher.fetch(artifact_id, sources)
-        except DiskFullError as error:
-            self.note(f"the master's disk is full: {error}")
-            self._post(ev.CollectFailed(artifact_id, str(error), no_room=True))
-        except ArtifactError as error:
-            self._post(ev.CollectFailed(artifact_id, str(error)))
-        else:
-            failpoints.reach("collect.fetched")
-            self.transferred(artifact_id, MASTER_NODE_ID, report.bytes_by_node, report.duration_s)
-            self._post(
-                ev.ArtifactHeld(
-                    MASTER_NODE_ID,
-                    (artifact_id,),
-                    bytes_by_node=report.bytes_by_node,
-                    duration_s=report.duration_s,
-                )
-            )
-            self._reporter.base_held(artifact_id)
-        finally:
-            self._collecting.discard(artifact_id)
-
-    async def _drop(self, artifact_id: str) -> None:
-        try:
-            await asyncio.to_thread(self._artifacts.remove, artifact_id)
-        except ArtifactError as error:
-            # It only takes room: the next start finds it and may say so again.
-            self.note(f"a checkpoint that nobody needs is still there: {error}")
+    def _on_fetched(self, artifact_id: str, report: FetchReport) -> None:
+        self.transferred(artifact_id, MASTER_NODE_ID, report.bytes_by_node, report.duration_s)
+        self._reporter.base_held(artifact_id)
 
     def transferred(
         self,

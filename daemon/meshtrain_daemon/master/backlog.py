@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from meshtrain.core import events as ev
+from meshtrain.core.node import MASTER_NODE_ID
 
 _Request = (
     ev.SweepSubmitted
@@ -55,6 +56,10 @@ class Backlog:
             known = self._held.setdefault(event.node_id, {})
             known.update(dict.fromkeys(event.removed, False))
             known.update(dict.fromkeys(event.added, True))
+        elif isinstance(event, ev.ArtifactDropped):
+            # What was said before is over with it; what is said from now on comes after it.
+            self._held.get(MASTER_NODE_ID, {}).pop(event.artifact_id, None)
+            self._events.append(event)
         elif isinstance(event, ev.NodeLeft):
             self._left[event.node_id] = event
         elif not isinstance(event, _Repeated):

@@ -27,12 +27,16 @@ from meshtrain_daemon.worker.node import WorkerNode
 
 def command(
     config: Annotated[
-        Path | None, typer.Option(help="Settings file, see configs/worker.toml.")
+        Path | None, typer.Option(metavar="FILE", help="Settings file, see configs/worker.toml.")
     ] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder that all state lies in.")] = None,
-    master: Annotated[str | None, typer.Option(help="Control address of the master.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder that all state lies in.")
+    ] = None,
+    master: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Control address of the master.")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of this node; else the host's name.")
+        str | None, typer.Option(metavar="NAME", help="Name of this node; else the host's name.")
     ] = None,
     join: Annotated[
         str | None,
@@ -41,14 +45,18 @@ def command(
         ),
     ] = None,
     cpu_slots: Annotated[
-        int | None, typer.Option(help="Jobs without a GPU that run at once.")
+        int | None, typer.Option(metavar="N", help="Jobs without a GPU that run at once.")
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option(help="Indices of the GPUs to use, such as 0,1; else all.")
+        str | None,
+        typer.Option(metavar="LIST", help="Indices of the GPUs to use, such as 0,1; else all."),
     ] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port for artifacts; 0 is any.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for artifacts; 0 is any.")
+    ] = None,
     stop_grace_s: Annotated[
-        float | None, typer.Option(help="Seconds that running jobs get when it is stopped.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Seconds that running jobs get when it is stopped."),
     ] = None,
 ) -> None:
     """Run a node: take jobs from the master, fetch what they need, report what they give.

@@ -85,7 +85,10 @@ class AttemptProcesses:
         environment = job_environment()
         mark_prefix = f"{node_id}/"
         self._commands = Runner(
-            self._on_runner_events, environment=environment, mark_prefix=mark_prefix
+            self._on_runner_events,
+            environment=environment,
+            mark_prefix=mark_prefix,
+            cgroups=rules.cgroup,
         )
         self._trainings = (
             Runner(
@@ -93,6 +96,7 @@ class AttemptProcesses:
                 preload=WARM_MODULE,
                 environment=environment,
                 mark_prefix=mark_prefix,
+                cgroups=rules.cgroup,
             )
             if warm_training
             else None

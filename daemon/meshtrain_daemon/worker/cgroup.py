@@ -83,6 +83,19 @@ def remove(folder: bytes) -> None:
         time.sleep(_LOOK_AGAIN_S)
 
 
+def remove_others(root: str, attempt_ids: list[str]) -> None:
+    """Ends and removes the attempts' cgroups that are none of these: a crash left them."""
+    kept = {path_for(root, attempt_id) for attempt_id in attempt_ids}
+    try:
+        found = [f"{root}/{name}" for name in os.listdir(root) if name.startswith(PREFIX)]  # noqa: PTH208
+    except OSError:
+        return
+    for folder in found:
+        if folder not in kept:
+            kill(os.fsencode(folder))
+            remove(os.fsencode(folder))
+
+
 def _kill_listed(folder: bytes) -> None:
     from meshtrain_daemon.worker import processes
 

@@ -35,12 +35,13 @@ from meshtrain_daemon.worker.apply import Hands
 from meshtrain_daemon.worker.aside import DiskWork
 from meshtrain_daemon.worker.attempt_folder import HostRules
 from meshtrain_daemon.worker.attempt_processes import AttemptProcesses
-from meshtrain_daemon.worker.cgroup import delegated_folder
+from meshtrain_daemon.worker.cgroup import delegated_folder, remove_others
 from meshtrain_daemon.worker.gpu_watch import GpuWatch, our_processes
 from meshtrain_daemon.worker.janitor import Janitor
 from meshtrain_daemon.worker.metrics import WorkerMetrics
 from meshtrain_daemon.worker.place import find_place
 from meshtrain_daemon.worker.preparation import Prepared
+from meshtrain_daemon.worker.silence import Silence
 from meshtrain_daemon.worker.stockroom import read_sources
 from meshtrain_daemon.worker.streams import Streamer
 from meshtrain_daemon.worker.use_meter import UseMeter
@@ -88,6 +89,7 @@ class WorkerNode:
         self._serving = False
         #: what runs beside the loops: fetches, and what is being stored
         self._beside: set[asyncio.Task[None]] = set()
+        self._silence = Silence(self._place.master, lease_now_s())
         self._master_seen = False
         """Whether it stops, and handed back a job that can go on from what lies here."""
 
@@ -102,6 +104,10 @@ class WorkerNode:
         found = await asyncio.to_thread(
             take_over, self._attempts, place.name, self._artifacts, self._say
         )
+        cgroups = delegated_folder()
+        if cgroups is not None:
+            adopted = [one.folder.assignment.attempt_id for one in found.adopted]
+            await asyncio.to_thread(remove_others, cgroups, adopted)
         server = ArtifactServer(
             self._artifacts,
             place.http_host,
@@ -176,7 +182,7 @@ class WorkerNode:
                     kill_grace_s=settings.kill_grace_s,
                     gpu_locks=str(settings.gpu_locks),
                     job_users=settings.job_users,
-                    cgroup=delegated_folder(),
+                    cgroup=cgroups,
                 ),
                 warm_training=settings.warm_training,
                 disk=disk,
@@ -207,7 +213,9 @@ class WorkerNode:
                 processes.adopt(found)
                 self._spawn(processes.trim_prepared())
                 if found.adopted:
-                    self._say(f"took over {len(found.adopted)} jobs of the daemon before")
+                    number = len(found.adopted)
+                    jobs = "1 job" if number == 1 else f"{number} jobs"
+                    self._say(f"took over {jobs} of the daemon before")
                 self._say(
                     f"worker {place.name} ready: {settings.cpu_slots} CPU slots, "
                     f"{len(self._gpus)} GPUs, master {place.master}"
@@ -307,7 +315,10 @@ class WorkerNode:
     # --- the agent's loop --------------------------------------------------------------------
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> object:
-        assert self._tasks is not None
+        if self._tasks is None:
+            # It leaves: what comes in this moment is for the next daemon.
+            coroutine.close()
+            return None
         task = self._tasks.create_task(coroutine)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
@@ -341,6 +352,7 @@ class WorkerNode:
     # --- what the master says ------------------------------------------------------------------
 
     def _on_control(self, batch: list[msg.ToNode]) -> None:
+        self._say_if(self._silence.heard(lease_now_s()))
         for message in batch:
             match message:
                 case msg.Numbered():
@@ -392,9 +404,14 @@ class WorkerNode:
     async def _beat(self) -> None:
         while True:
             self._post(io.BeatDue())
+            self._say_if(self._silence.look(lease_now_s(), self._heartbeat_s))
             await asyncio.sleep(
                 self._heartbeat_s if self._agent.welcomed else min(HELLO_EVERY_S, self._heartbeat_s)
             )
+
+    def _say_if(self, told: str | None) -> None:
+        if told is not None:
+            self._say(told)
 
     def _on_gpus(self, busy: tuple[int, ...]) -> None:
         for gpu in busy:

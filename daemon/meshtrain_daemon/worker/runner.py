@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtrain.errors import MeshtrainError
-from meshtrain_daemon.worker import frames
+from meshtrain_daemon.worker import cgroup, frames
 from meshtrain_daemon.worker.aside import aside
 from meshtrain_daemon.worker.fence import give_up
 from meshtrain_daemon.worker.kept_shim import KeptShim, open_shim
@@ -83,7 +84,8 @@ class Runner:
     `environment` is what jobs inherit (default: this process's own). `mark_prefix`
     is put before the attempt's id in the mark that its processes carry: give the
     node's id, so that a sweep never ends a like-named attempt of another node on
-    this host.
+    this host. `cgroups` is the folder of the attempts' cgroups, where they have some:
+    that of a killed shim is ended and removed with its processes.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class Runner:
         preload: str | None = None,
         environment: dict[str, str] | None = None,
         mark_prefix: str = "",
+        cgroups: str | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self._on_events = on_events
         self._preload = preload
         self._environment = environment
         self._mark_prefix = mark_prefix
+        self._cgroups = cgroups
         if len(mark_prefix) > frames.MARK_LEN_MAX - frames.ATTEMPT_ID_LEN_MAX:
             raise RunnerError(f"the mark prefix {mark_prefix!r} is too long; give the node's id")
         self._start_timeout_s = start_timeout_s
@@ -392,6 +396,7 @@ class Runner:
             outcome = read_outcome(attempt.folder, attempt_id)
             if outcome is None:
                 await self._in_thread(give_up, Path(attempt.folder), self.mark_of(attempt_id))
+                await self._end_cgroup(attempt_id)
                 outcome = LaunchFailed(attempt_id, NEVER_STARTED)
             self._settle(outcome)
 
@@ -406,6 +411,7 @@ class Runner:
         outcome = read_outcome(attempt.folder, attempt_id)
         if outcome is None:
             started = attempt.started or read_started(attempt.folder, attempt_id)
+            await self._end_cgroup(attempt_id)
             await self._in_thread(sweep_orphans, self.mark_of(attempt_id))
             outcome = (
                 Exited(attempt_id, EndCause.LOST)
@@ -413,6 +419,11 @@ class Runner:
                 else LaunchFailed(attempt_id, NEVER_STARTED)
             )
         self._settle(outcome)
+
+    async def _end_cgroup(self, attempt_id: str) -> None:
+        if self._cgroups is not None:
+            folder = os.fsencode(cgroup.path_for(self._cgroups, attempt_id))
+            await self._in_thread(cgroup.remove, folder)
 
     async def _in_thread(self, work: Callable[..., object], *arguments: object) -> None:
         while True:

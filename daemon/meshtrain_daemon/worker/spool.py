@@ -11,6 +11,10 @@ a daemon that takes over a running job never takes a hole for bytes of the log.
 The line is made from that note and never written into the job's file: a full
 disk can't prevent it. The note outlives the daemon and not the host: with that
 the job ends too.
+
+A job may cut its log to nothing while it runs: a shell does that at `> /dev/stderr`,
+since it opens the log anew. Offsets go on from where they were: the file's first byte
+then lies at the offset `shift` of the log, and a line stands for what was there before.
 """
 
 from __future__ import annotations
@@ -35,6 +39,10 @@ LEFT_MIN_BYTES = 128 << 10
 LOSE_MIN_BYTES = 64 << 10
 """Fewer are not worth a line that tells of it."""
 LOST_MAX = 1024
+CUT_LINE = (
+    b"\n[meshtrain: the job cut its log here, as `> /dev/stderr` and `tee /dev/stderr` do: "
+    b"what it had printed just before may be lost; write `>&2` in its place]\n"
+)
 _NOTE_BYTES_MAX = 256 << 10
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
@@ -50,6 +58,8 @@ class Lost(msgspec.Struct, frozen=True):
     end: Offset
     #: the master had them, and lost them after the node had given them back
     by_master: bool = False
+    #: no bytes: the place of the line that tells that the job cut its log
+    is_cut: bool = False
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -58,6 +68,8 @@ class Note(msgspec.Struct, frozen=True):
     #: all bytes below are on the master's disk, and perhaps no longer here
     given_back: Offset = 0
     lost: Annotated[tuple[Lost, ...], msgspec.Meta(max_length=LOST_MAX)] = ()
+    #: the offset of the file's first byte
+    shift: Offset = 0
 
 
 class Piece(NamedTuple):
@@ -90,6 +102,8 @@ class LogSpool:
         self._can_punch: bool | None = None
         self.given_back = 0
         self.lost: list[Lost] = []
+        #: the offset of the file's first byte: the job may have cut what was before
+        self.shift = 0
         if os.path.lexists(path):
             self._take_over()
 
@@ -98,12 +112,12 @@ class LogSpool:
         if note is None:
             self.given_back = _leading_hole(self._path)
             return
-        self.given_back, self.lost = note.given_back, list(note.lost)
+        self.given_back, self.lost, self.shift = note.given_back, list(note.lost), note.shift
         # The former daemon may have ended between its note and its deed.
         with contextlib.suppress(OSError), self._open() as fd:
-            _punch(fd, 0, self.given_back)
+            self._punch(fd, 0, self.given_back)
             for lost in self.lost:
-                _punch(fd, lost.begin, lost.end)
+                self._punch(fd, lost.begin, lost.end)
 
     # --- what there is -----------------------------------------------------------------------
 
@@ -140,12 +154,28 @@ class LogSpool:
         return offset + kept_bytes
 
     def _marker(self, lost: Lost) -> bytes:
+        if lost.is_cut:
+            return CUT_LINE[: lost.end - lost.begin]
         why = f"the spool of node {self._node_id} was full"
         if lost.by_master:
             why = f"the master lost them, and node {self._node_id} had them no more"
         size = lost.end - lost.begin
         text = f"\n[meshtrain: {size:,} bytes of this log were lost here: {why}]\n".encode()
         return text if len(text) <= size else b""
+
+    def cut(self, stored: int, sent: int) -> None:
+        """The job has cut its file to nothing: what it holds from now on comes after a line.
+
+        Args:
+            stored: the master has all bytes below this offset.
+            sent: and may have those below this one: what was on its way is here no more.
+        """
+        self.given_back = stored
+        begin = max(stored, sent)
+        on_its_way = [Lost(stored, begin)] if stored < begin else []
+        self.shift = begin + len(CUT_LINE)
+        self.lost = [*on_its_way, Lost(begin, self.shift, is_cut=True)]
+        self._write_note()
 
     # --- what is given back ------------------------------------------------------------------
 
@@ -186,7 +216,7 @@ class LogSpool:
             free_bytes: how many are wanted.
         """
         last = self.lost[-1] if self.lost else None
-        if last is not None and (last.begin < begin or last.by_master):
+        if last is not None and (last.begin < begin or last.by_master or last.is_cut):
             # Its line may have been sent: it can't tell of more bytes now.
             last = None
         before = self.lost[:-1] if last else self.lost
@@ -216,10 +246,13 @@ class LogSpool:
     def _punch_noted(self, begin: int, end: int) -> None:
         noted = self._write_note()
         with contextlib.suppress(OSError), self._open() as fd:
-            _punch(fd, begin, end)
+            self._punch(fd, begin, end)
         if not noted:
             # The disk was full; now there is room.
             self._write_note()
+
+    def _punch(self, fd: int, begin: int, end: int) -> None:
+        _punch(fd, max(begin - self.shift, 0), max(end - self.shift, 0))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:
@@ -251,7 +284,7 @@ class LogSpool:
 
     def _write_note(self) -> bool:
         """Whether it could be written."""
-        data = msgspec.json.encode(Note(self.given_back, tuple(self.lost)))
+        data = msgspec.json.encode(Note(self.given_back, tuple(self.lost), self.shift))
         new = f"{self._note_path}.new"
         try:
             with contextlib.suppress(FileNotFoundError):

@@ -36,6 +36,8 @@ SPOOL_STEPS = 16
 """A spool that is full loses this part of it at once, so that it isn't done at every turn."""
 METRICS_TOLD_BYTES = 1 << 30
 """Metrics of an attempt that wait for the master: above, people are told; nothing is refused."""
+TAIL_COMPARED_BYTES = 64
+"""Enough: two lines of a log that are alike have other lines before them, or a time."""
 LOG = "log"
 METRICS = "metrics"
 
@@ -59,6 +61,20 @@ class _Stream:
     #: the whole length, once the job has ended
     final: int | None = None
     told: bool = field(default=False)
+    #: as far as its file was read, and the bytes before that while they are on the disk:
+    #: by these it is seen that the job has cut it
+    read_to: int = 0
+    tail: bytes = b""
+
+    @property
+    def shift(self) -> int:
+        """The offset of the file's first byte."""
+        return self.spool.shift if self.spool is not None else 0
+
+    def size_bytes(self) -> int:
+        """Its length, with what is here no more; 0 where there is no such file."""
+        size = _size(self.path)
+        return size + self.shift if size else self.shift
 
     def waiting_bytes(self, size_bytes: int) -> int:
         """Bytes on the node's disk that the master doesn't have."""
@@ -71,6 +87,12 @@ class _Stream:
     def went(self, size_bytes: int) -> None:
         self.sent += size_bytes
         self.sent_max = max(self.sent_max, self.sent)
+
+    def was_read(self, data: bytes) -> None:
+        """These are the bytes of its file up to what was sent."""
+        if self.sent >= self.read_to:
+            before = self.tail if self.sent - len(data) == self.read_to else b""
+            self.read_to, self.tail = self.sent, (before + data)[-TAIL_COMPARED_BYTES:]
 
 
 class Streamer:
@@ -120,7 +142,7 @@ class Streamer:
             if stream.spool is not None:
                 # What lies below is not here any more, and the master has it.
                 stream.stored = stream.sent = stream.spool.given_back
-            if size := _size(stream.path):
+            if size := stream.size_bytes():
                 # A former daemon may have sent more than it noted.
                 stream.sent_max = min(size, _sent_by_former(stream))
 
@@ -134,7 +156,8 @@ class Streamer:
             stream = self._streams.get((attempt_id, name))
             if stream is None:
                 continue
-            stream.final = _size(stream.path)
+            self._look_for_cut(stream)
+            stream.final = stream.size_bytes()
             # Less than was stored: the job itself cut its file.
             if stream.final <= stream.stored:
                 del self._streams[attempt_id, name]
@@ -168,7 +191,7 @@ class Streamer:
         stream.sent = max(stream.sent, stream.stored)
         stream.sent_max = max(stream.sent_max, stream.sent)
         if stream.spool is not None:
-            stream.spool.stored(stream.stored, _size(stream.path))
+            stream.spool.stored(stream.stored, stream.size_bytes())
         if stream.final is not None and stream.stored >= stream.final:
             self._close(stream)
 
@@ -187,10 +210,7 @@ class Streamer:
 
     def ship(self, now_s: float) -> None:
         """Send what there is to send and what the window allows; `now_s` is any steady clock."""
-        sizes = {
-            key: stream.final if stream.final is not None else _size(stream.path)
-            for key, stream in self._streams.items()
-        }
+        sizes = {key: self._size_now(stream) for key, stream in self._streams.items()}
         self._bound_spool(sizes)
         keys = list(sizes)
         if self._turn in sizes:
@@ -214,6 +234,39 @@ class Streamer:
                 if stream.sent > before:
                     more.append(key)
             keys = more
+
+    def _size_now(self, stream: _Stream) -> int:
+        if stream.final is not None:
+            return stream.final
+        self._look_for_cut(stream)
+        return stream.size_bytes()
+
+    def _look_for_cut(self, stream: _Stream) -> None:
+        """Whether the job has cut its log since it was last read: a shell does, unasked.
+
+        Its file is shorter than what was read of it, or has other bytes by now.
+        """
+        if stream.spool is None or stream.read_to <= stream.shift:
+            return
+        end = stream.read_to - stream.shift
+        begin = end - len(stream.tail)
+        if stream.spool.given_back > stream.read_to - len(stream.tail):
+            begin = end
+        try:
+            with open_plain(stream.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                tail = stream.tail[: end - begin]
+                if size >= end and os.pread(file.fileno(), end - begin, begin) == tail:
+                    return
+        except OSError:
+            return  # It is gone, or something else lies there: nothing of it is read any more.
+        stream.spool.cut(stream.stored, stream.sent_max)
+        stream.read_to, stream.tail = 0, b""
+        self._tell(
+            stream,
+            f"{stream.attempt_id} cut its log, as `> /dev/stderr` does: what it had printed just "
+            "before may be lost; its command should write `>&2`",
+        )
 
     def _look_for_lost_messages(self, stream: _Stream, now_s: float) -> None:
         if stream.sent <= stream.stored:
@@ -255,7 +308,7 @@ class Streamer:
                 if piece is not None and piece.marker:
                     data = piece.marker[:count]
                 else:
-                    file.seek(stream.sent)
+                    file.seek(stream.sent - stream.shift)
                     data = file.read(count)
                 if not data:
                     if stream.final is not None:
@@ -270,6 +323,8 @@ class Streamer:
                 if not self._send(message):
                     return False
                 stream.went(len(data))
+                if piece is None or not piece.marker:
+                    stream.was_read(data)
                 left -= len(data)
         return True
 

@@ -161,7 +161,8 @@ def _main(view: MeshView, sweep: SweepRow, wall_s: float, width: int, name_width
 def _end(sweep: SweepRow, tally: SweepTally, wall_s: float) -> tuple[str, str]:
     """The last word on a sweep's line: when it ends, or how it did."""
     if tally.ended >= sweep.jobs:
-        if sweep.cancelled:
+        # A sweep that was cancelled when all of it had ended is none that was stopped.
+        if sweep.cancelled and tally.states[JobState.CANCELLED]:
             return "cancelled", "$foreground-muted"
         failed = tally.states[JobState.FAILED]
         return (f"{failed} failed", "$text-error") if failed else ("done", "$text-success")
