@@ -13,6 +13,7 @@ since the snapshot then holds all that the link needs; any other link is refused
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,8 +169,13 @@ def _ignored(folder: Path) -> Ignore:
     path = folder / IGNORE_FILE
     if not path.is_file():
         return Ignore("")
-    with disk_errors(f"reading {path}"), path.open("rb") as file:
-        data = file.read(_IGNORE_BYTES_MAX + 1)
+    with disk_errors(f"reading {path}"):
+        # A pipe may lie there by now, where somebody else writes to the folder.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UserError(f"{path} is no plain file. Write patterns to a file there")
+            data = file.read(_IGNORE_BYTES_MAX + 1)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

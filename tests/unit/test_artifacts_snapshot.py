@@ -262,3 +262,22 @@ def test_above_the_limit_the_ten_largest_and_the_ways_out_are_named(tmp_path: Pa
 
 def test_the_largest_come_first_and_of_two_alike_the_first_name() -> None:
     assert largest({"b": 1, "a": 1, "c": 5}, 2) == [("c", 5), ("a", 1)]
+
+
+def test_p11_a_pipe_in_the_place_of_the_patterns_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who else writes to a dropped folder may put one there after the look."""
+    patterns = write(tmp_path / ".meshtrainignore", "runs/\n")
+    look = Path.is_file
+
+    def look_then_swap(path: Path) -> bool:
+        found = look(path)
+        if path == patterns:
+            path.unlink()
+            os.mkfifo(path)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", look_then_swap)
+    with pytest.raises(UserError, match="is no plain file"):
+        snapshot_files(tmp_path, LIMIT)
