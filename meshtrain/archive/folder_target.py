@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from itertools import filterfalse
+from pathlib import Path, PurePosixPath
 
 from meshtrain.archive.failures import (
     ArchiveAwayError,
@@ -17,7 +19,8 @@ from meshtrain.archive.target import Reader
 from meshtrain.ids import digest
 
 PART_SUFFIX = ".part"
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR}
+_LINKS = {errno.ENOTDIR, errno.ELOOP}
 
 
 class FolderTarget:
@@ -47,25 +50,32 @@ class FolderTarget:
 
     def write(self, path: str, blocks: Iterable[bytes], size_bytes: int) -> None:
         self.demand_root()
-        target = self._root / path
-        # The same name at each try, so that what a crash leaves is written over.
-        part = target.with_name(f".{digest(target.name.encode())[:16]}{PART_SUFFIX}")
-        with self._errors("written"):
-            self._make_folder(target.parent)
-            with part.open("wb") as file:
+        # The same name at each try, so that what a crash leaves goes.
+        with self._errors("written"), self._folder_of(path, make=True) as (folder, name):
+            part = f".{digest(name.encode())[:16]}{PART_SUFFIX}"
+            with suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=folder)
+            # A new file in any case: what lies there may be a link, or be open elsewhere.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(part, flags, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123
                 for block in blocks:
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(target)
-            _fsync(target.parent)
+            os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+            _fsync(folder)
 
     def open(self, path: str) -> Reader:
         with self._errors("read"):
             try:
-                file = (self._root / path).open("rb")
+                with self._folder_of(path) as (folder, name):
+                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                    file = open(os.open(name, flags, dir_fd=folder), "rb")  # noqa: PTH123, SIM115
             except FileNotFoundError as error:
                 raise NotArchivedError(f"the archive {self._root} has no {path}") from error
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.close()
+                raise OSError(errno.ELOOP, "it is no plain file", path)
         return Reader(file, lambda: self._errors("read"))
 
     def read(self, path: str, size_max_bytes: int) -> bytes | None:
@@ -84,22 +94,44 @@ class FolderTarget:
 
     def sizes(self, folder: str) -> dict[str, int]:
         found: dict[str, int] = {}
-        root = self._root / folder
-        with self._errors("listed"):
-            for path in root.rglob("*"):
-                if path.is_file() and not _is_part(path.name):
-                    found[path.relative_to(root).as_posix()] = path.stat().st_size
+        with (
+            self._errors("listed"),
+            suppress(FileNotFoundError),
+            self._folder_of(f"{folder}/any") as (root, _),
+        ):
+            for where, _, names, inner in os.fwalk(".", dir_fd=root):
+                for name in filterfalse(_is_part, names):
+                    with suppress(FileNotFoundError):
+                        info = os.stat(name, dir_fd=inner, follow_symlinks=False)
+                        if stat.S_ISREG(info.st_mode):
+                            found[PurePosixPath(where, name).as_posix()] = info.st_size
         return found
 
     def remove(self, path: str) -> None:
-        with self._errors("removed from"):
-            (self._root / path).unlink(missing_ok=True)
+        with (
+            self._errors("removed from"),
+            suppress(FileNotFoundError),
+            self._folder_of(path) as (folder, name),
+        ):
+            os.unlink(name, dir_fd=folder)
 
-    def _make_folder(self, folder: Path) -> None:
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True)
-            _fsync(path.parent)
+    @contextmanager
+    def _folder_of(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The folder of a file, open, and the file's name in it.
+
+        Others may write to a share: below the archive's own folder nothing is followed that
+        leads elsewhere.
+        """
+        *folders, name = PurePosixPath(path).parts
+        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in folders:
+                inner = _step(fd, part, make)
+                os.close(fd)
+                fd = inner
+            yield fd, name
+        finally:
+            os.close(fd)
 
     @contextmanager
     def _errors(self, done: str) -> Iterator[None]:
@@ -108,6 +140,11 @@ class FolderTarget:
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             told = f"the archive {self._root} can't be {done}: {error.strerror or error}{where}"
+            if error.errno in _LINKS:
+                raise ArchiveRefusedError(
+                    f"{told}. What lies there is a link, or not what belongs there; links below "
+                    "the archive aren't followed. See who put it there, and move it away"
+                ) from error
             if error.errno in _REFUSED:
                 raise ArchiveRefusedError(
                     f"{told}. Let the master's user write there, or name another folder"
@@ -115,16 +152,27 @@ class FolderTarget:
             raise ArchiveAwayError(f"{told}. See that its share is mounted and has room") from error
 
 
-def _fsync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def _step(fd: int, name: str, make: bool) -> int:
+    """Opens a folder in an open one; makes it first where that is asked and it isn't there."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.fsync(fd)
+        return os.open(name, flags, dir_fd=fd)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=fd)
+    _fsync(fd)
+    return os.open(name, flags, dir_fd=fd)
+
+
+def _fsync(folder: int) -> None:
+    try:
+        os.fsync(folder)
     except OSError as error:
         # Some shares can't do that for folders; the file's own bytes are there.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
-    finally:
-        os.close(fd)
 
 
 def _is_part(name: str) -> bool:

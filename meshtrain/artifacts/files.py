@@ -15,24 +15,16 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import stat
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from meshtrain import failpoints
-from meshtrain.artifacts.chunking import build_manifest, list_files
-from meshtrain.artifacts.disk import (
-    clone_file,
-    fsync_path,
-    read_at,
-    remove_tree,
-    write_durably,
-)
+from meshtrain.artifacts.adding import TreeAdder
+from meshtrain.artifacts.disk import clone_file, fsync_path, read_at, remove_tree
 from meshtrain.artifacts.failures import disk_errors, unknown_artifact
 from meshtrain.artifacts.partial import HAVE_NAME, Partial, create_partial, resume_have
 from meshtrain.artifacts.tree import (
@@ -42,10 +34,9 @@ from meshtrain.artifacts.tree import (
     looks_whole,
     read_manifest,
     seal,
-    signature_of,
     tree_is_whole,
 )
-from meshtrain.core.manifest import Manifest, canonical_bytes, is_digest, parse_manifest
+from meshtrain.core.manifest import Manifest, is_digest, parse_manifest
 from meshtrain.core.manifest import artifact_id as id_of
 from meshtrain.errors import ArtifactError
 from meshtrain.ids import short
@@ -82,6 +73,7 @@ class ArtifactStore:
         self._open: dict[str, Partial] = {}
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._watchers: list[Callable[[str], None]] = []
+        self._adder = TreeAdder(self._temp, self.has, self._publish)
         with disk_errors(f"making the store {root}"):
             for folder in (self._artifacts, self._partials, self._temp, self._trash):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -180,9 +172,7 @@ class ArtifactStore:
             ArtifactError: as `build_manifest` does. The folder is then as it was.
         """
         with disk_errors(f"storing {folder}"):
-            if move:
-                return self._add_moved(folder, planned)
-            return self._add_copied(folder, planned)
+            return self._adder.add(folder, move, planned)
 
     def begin(self, manifest: Manifest) -> Partial:
         """Starts to take an artifact in chunks, or goes on with it.
@@ -314,75 +304,7 @@ class ArtifactStore:
         with self._lock:
             self._manifests.pop(artifact_id, None)
 
-    # --- adding -------------------------------------------------------------
-
-    def _add_copied(self, folder: Path, planned: Callable[[Manifest], None]) -> Manifest:
-        work = self._temp / secrets.token_hex(8)
-        files = work / FILES_NAME
-        # The folder itself may be anybody's, and be replaced by a link; what is above it is ours.
-        real = Path(os.path.realpath(folder.parent), folder.name)
-        if folder.is_symlink():
-            raise ArtifactError(f"{folder} is a link, and isn't followed. Put the files there")
-        try:
-            files.mkdir(parents=True)
-            for relpath in list_files(folder):
-                target = files / relpath
-                target.parent.mkdir(parents=True, exist_ok=True)
-                executable = (folder / relpath).lstat().st_mode & stat.S_IXUSR
-                mode = 0o700 if executable else 0o600
-                clone_file(folder / relpath, target, mode, real=str(real / relpath))
-            # Hashed as it lies in the store, so that it can't have changed since.
-            manifest = build_manifest(files)
-            planned(manifest)
-            seal(files, manifest)
-            write_durably(work / MANIFEST_NAME, canonical_bytes(manifest))
-            self._publish(work, id_of(manifest))
-        except BaseException:
-            remove_tree(work)
-            raise
-        return manifest
-
-    def _add_moved(self, folder: Path, planned: Callable[[Manifest], None]) -> Manifest:
-        if folder.is_symlink():
-            raise ArtifactError(f"{folder} is a link, and can't be moved. Name the folder itself")
-        before = signature_of(folder)
-        if any(link_count > 1 for *_, link_count in before.values()):
-            # It could be written to by its other name: only a copy is the store's own.
-            copied = self._add_copied(folder, planned)
-            _give_up(folder)
-            return copied
-        manifest = build_manifest(folder)
-        name = id_of(manifest)
-        planned(manifest)
-        if self.has(name):
-            _give_up(folder)
-            return manifest
-        work = self._temp / secrets.token_hex(8)
-        files = work / FILES_NAME
-        try:
-            work.mkdir()
-            write_durably(work / MANIFEST_NAME, canonical_bytes(manifest))
-            seal(folder, manifest)
-            folder.replace(files)
-        except OSError as error:
-            remove_tree(work)
-            if error.errno != errno.EXDEV:
-                raise
-            copied = self._add_copied(folder, planned)
-            _give_up(folder)
-            return copied
-        # From here the only copy lies in `work`: no error removes it, and
-        # `recover()` finishes what a crash leaves.
-        if signature_of(files) != before:
-            files.replace(folder)
-            remove_tree(work)
-            raise ArtifactError(
-                f"{folder} changed while it was stored. Try again when nothing writes to it"
-            )
-        fsync_path(folder.parent)
-        failpoints.reach("artifact.moved")
-        self._publish(work, name)
-        return manifest
+    # --- publishing ---------------------------------------------------------
 
     def _publish(self, work: Path, name: str) -> None:
         fsync_path(work)
@@ -473,9 +395,3 @@ class ArtifactStore:
                 "counted from 0"
             )
         return self._folder(artifact_id) / FILES_NAME / files[file_index].path
-
-
-def _give_up(folder: Path) -> None:
-    """Removes what was stored already; what can't be removed makes that no failure."""
-    with suppress(OSError):
-        remove_tree(folder)

@@ -18,6 +18,7 @@ from aiohttp import web
 from meshtrain.artifacts.answers import refuse
 from meshtrain.clock import wall_now_s
 from meshtrain.core.member import Member, MemberKind
+from meshtrain.security.loopback import is_own_name
 from meshtrain.security.read_tokens import Readers
 from meshtrain.security.signing import (
     NO_BODY,
@@ -39,6 +40,21 @@ _BEARER = "bearer "
 _EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 _SIGNED = web.RequestKey("signed", Signed)
+
+
+@web.middleware
+async def own_names_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Takes the guard's place without keys: this host alone is served, under names of its own.
+
+    A page in a browser here could else ask for all that is served, and put artifacts here.
+    """
+    if is_own_name(request.headers.get("Host", "")):
+        return await handler(request)
+    return refuse(
+        403,
+        "without keys only this host is served, under a name of its own. Ask for 127.0.0.1, "
+        "[::1] or localhost",
+    )
 
 
 class Guard:

@@ -33,7 +33,7 @@ from meshtrain.artifacts.bodies import BodyLimits, read_body, send_file
 from meshtrain.artifacts.byterange import UnsatisfiableRangeError, parse_range
 from meshtrain.artifacts.enrol import ENROL_PATH, Enrolment
 from meshtrain.artifacts.files import ArtifactStore
-from meshtrain.artifacts.guard import Guard
+from meshtrain.artifacts.guard import Guard, own_names_only
 from meshtrain.artifacts.holder import FETCH_HEADER
 from meshtrain.artifacts.listener import Listener
 from meshtrain.artifacts.news import Follower, NewsDesk
@@ -122,6 +122,8 @@ class ArtifactServer:
             open_paths = frozenset({ENROL_PATH} if enrolment is not None else ())
             self._guard = Guard(security, open_paths, readers, read_paths)
             middlewares.insert(1, self._guard.admit)
+        else:
+            middlewares.insert(1, own_names_only)
         self.app = web.Application(middlewares=middlewares, client_max_size=MANIFEST_BYTES_MAX)
         """The application; routes may be added to it before `start`."""
         self.sent_bytes = 0

@@ -20,6 +20,7 @@ from meshtrain.core.member import Member, MemberKind, Members
 from meshtrain.errors import NotFoundError, SettingsError, UserError
 from meshtrain.security.member_check import MEMBERS_MAX, problem_of, problem_of_all
 from meshtrain.security.private_file import read_private, remove_leftovers, write_private
+from meshtrain.security.revoked_keys import REVOKED_FILE, REVOKED_MAX, RevokedKeys
 
 NOBODY: Final = Members(0, ())
 _FILE_BYTES_MAX: Final = 8 << 20
@@ -81,7 +82,9 @@ class MembersFile:
     Versions are at least milliseconds since 1970, so that a list restored from a
     backup outruns at its next change (or `renew`) what was told before.
 
-    Raises SettingsError when the file is damaged or others may touch it.
+    Keys that were revoked and left the list are kept in a file beside it.
+
+    Raises SettingsError when a file is damaged or others may touch it.
     """
 
     def __init__(self, path: Path, *, now_s: Callable[[], float] = wall_now_s) -> None:
@@ -91,6 +94,7 @@ class MembersFile:
         self._lock = threading.RLock()
         self._listeners: list[Callable[[Members], None]] = []
         self._members = _read(path)
+        self._revoked = RevokedKeys(path.with_name(REVOKED_FILE))
         self.roll = Roll(self._members)
 
     @property
@@ -116,6 +120,8 @@ class MembersFile:
             raise MembershipError(f"this member can't be taken: {problem}")
         if member.revoked:
             raise MembershipError("this member can't be taken: it is marked as revoked")
+        if owner := self._revoked.owner_of(member):
+            raise _revoked_before(owner)
         for other in self._members.members:
             same_name = (other.kind, other.name) == (member.kind, member.name)
             same_key = (
@@ -124,10 +130,7 @@ class MembersFile:
                 or other.cert_sha256 == member.cert_sha256
             )
             if same_key and other.revoked:
-                raise MembershipError(
-                    f"these keys were revoked (they were those of {_words(other)}): move the "
-                    "folder of keys away, so that new ones are made, and join again"
-                )
+                raise _revoked_before(_words(other))
             if same_key and not same_name:
                 raise MembershipError(
                     f"these keys are those of {_words(other)} already: each member needs keys of "
@@ -143,27 +146,44 @@ class MembersFile:
             raise MembershipError(
                 f"the mesh has {MEMBERS_MAX} members, which is the limit: revoke some first"
             )
+        if not self._revoked.has_room_for(self._parted(member)[1]):
+            raise MembershipError(
+                f"the keys of {REVOKED_MAX:,} memberships were revoked and replaced, which is the "
+                f"limit: no more can be replaced. Where none of them can be in wrong hands, move "
+                f"{self._revoked.path} away and start the master again"
+            )
 
     def add(self, member: Member) -> bool:
         """Take a member; True when the list changed, False when it was on it already.
 
-        A revoked member of the same name is replaced. Raises MembershipError when
-        the name or a key is taken, the key was revoked, or the record is no good.
+        A revoked member of the same name is replaced; its keys stay revoked. Raises
+        MembershipError when the name or a key is taken, the key was revoked, or the
+        record is no good.
         """
         with self._lock:
-            self.require_addable(member)
             if self.has(member):
                 return False
-            kept = [
-                other
-                for other in self._members.members
-                if (other.kind, other.name) != (member.kind, member.name)
-            ]
-            while len(kept) >= MEMBERS_MAX:
-                # An unknown key is refused as a revoked one is.
-                kept.remove(next(other for other in kept if other.revoked))
+            self.require_addable(member)
+            kept, leaving = self._parted(member)
+            # First, so that no crash between the two forgets them.
+            self._revoked.keep(leaving)
             self._change((*kept, member))
             return True
+
+    def _parted(self, member: Member) -> tuple[list[Member], list[Member]]:
+        """Who stays on the list beside a new member, and which revoked ones leave it."""
+        kept: list[Member] = []
+        leaving: list[Member] = []
+        for other in self._members.members:
+            same_name = (other.kind, other.name) == (member.kind, member.name)
+            (leaving if same_name and other.revoked else kept).append(other)
+        for other in [other for other in kept if other.revoked]:
+            if len(kept) < MEMBERS_MAX:
+                break
+            # An unknown key is refused as a revoked one is.
+            kept.remove(other)
+            leaving.append(other)
+        return kept, leaving
 
     def revoke(self, kind: MemberKind, name: str) -> bool:
         """End a membership; True when the list changed, False when it was revoked already.
@@ -270,6 +290,13 @@ def _read(path: Path) -> Members:
             "host, move it away and join the mesh anew. Nobody is let in meanwhile"
         )
     return members
+
+
+def _revoked_before(owner: str) -> MembershipError:
+    return MembershipError(
+        f"these keys were revoked (they were those of {owner}): move the folder of keys away, so "
+        "that new ones are made, and join again"
+    )
 
 
 def _words(member: Member) -> str:

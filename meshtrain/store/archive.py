@@ -3,6 +3,7 @@
     manifest.json       first: versions, time, and size and SHA-256 of each file
     jobs.db             the job store
     members.json        who belongs to the mesh, where there is such a list
+    revoked_keys.json   keys that were revoked and replaced, where there are some
     tokens.json         join tokens that are not used yet, where there are some
     keys/NAME           the master's keys
 
@@ -28,7 +29,7 @@ FORMAT = 1
 MANIFEST_NAME = "manifest.json"
 STORE_NAME = "jobs.db"
 MEMBERS_NAME = "members.json"
-HOME_FILES = (MEMBERS_NAME, "tokens.json")
+HOME_FILES = (MEMBERS_NAME, "tokens.json", "revoked_keys.json")
 KEYS_FOLDER = "keys"
 KEYS_MAX = 1000
 SMALL_BYTES_MAX = 16 << 20

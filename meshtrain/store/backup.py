@@ -11,12 +11,10 @@ import contextlib
 import errno
 import io
 import os
-import shutil
 import sqlite3
 import stat
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -41,6 +39,7 @@ from meshtrain.store.archive import (
     private,
 )
 from meshtrain.store.failures import sqlite_failure
+from meshtrain.store.work_folder import work_beside
 
 STATE_FOLDER = "state"
 """Below the master's home; the store lies in it."""
@@ -79,7 +78,7 @@ def make_backup(
         raise UserError(f"{target} is a folder. Name a file in it")
     migrate.demand_file(store)
     try:
-        with _work_beside(target) as work:
+        with work_beside(target, says) as work:
             copy = work / STORE_NAME
             _copy_store(store, copy, says)
             says("hashing what was copied")
@@ -115,16 +114,6 @@ def _name(written: Path, target: Path) -> None:
             raise
         # A file system without hard links; the name was free a moment ago.
         written.rename(target)
-
-
-@contextlib.contextmanager
-def _work_beside(target: Path) -> Iterator[Path]:
-    """A folder on the disk of the backup, removed in the end."""
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _copy_store(store: Path, copy: Path, says: Callable[[str], None]) -> None:

@@ -140,11 +140,11 @@ def test_p11_bad_requests_for_artifacts_stop_nothing(new_mesh: NewMesh) -> None:
     (attempt,) = mesh.attempts(sweep)
     worker = mesh.rows("nodes")[0]["http_url"].rsplit(":", 1)[1]
     requests = (
-        b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /%2e%2e%2f%2e%2e%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /artifacts/" + b"f" * 32 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"PUT /artifacts/x HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\nabc",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /../../etc/passwd HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n",
+        b"GET /%2e%2e%2f%2e%2e%2fetc%2fpasswd HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n",
+        b"GET /artifacts/" + b"f" * 32 + b" HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n",
+        b"PUT /artifacts/x HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 999999999999\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5000 + b"\r\n",
     )
     for port in (mesh.ports["http"], int(worker)):

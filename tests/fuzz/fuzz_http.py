@@ -125,7 +125,7 @@ def raw_http(data: bytes) -> None:
 
 
 def http_seeds() -> Sequence[bytes]:
-    end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    end = b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
     path = b"/v1/artifacts/ARTIFACT/"
     seeds = [
         b"GET " + path + tail + end + b"Range: bytes=" + wanted + b"\r\n\r\n"

@@ -101,6 +101,39 @@ async def test_a_wrong_token_is_refused_and_guesses_are_few() -> None:
         assert await web.status(f"/static/js/textual.js?token={TOKEN}") == 401
 
 
+async def answered(web: Served, request: bytes) -> bytes:
+    """The first line of what is answered to bytes that no library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
+    try:
+        writer.write(request)
+        async with asyncio.timeout(10):
+            return await reader.readline()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "cookie", "host", "status"),
+    [
+        (b"/", b"\xff\xfe", b"127.0.0.1", b"401"),
+        (b"/?token=%ff", b"", b"127.0.0.1", b"403"),
+        (b"/?token=%ED%A0%80", b"", b"127.0.0.1", b"403"),
+        (b"/", b"", b"[", b"403"),
+        (b"/", b"", b"[evil", b"403"),
+        (b"/", b"", b"\xff", b"403"),
+    ],
+)
+async def test_what_is_no_text_is_refused_like_any_other_guess(
+    line: bytes, cookie: bytes, host: bytes, status: bytes
+) -> None:
+    """P10, P11."""
+    async with served() as web:
+        name = f"meshtrain-{web.port}".encode()
+        head = b"GET %s HTTP/1.1\r\nHost: %s\r\nCookie: %s=%s\r\n\r\n"
+        told = await answered(web, head % (line, host, name, cookie))
+        assert told.split()[1] == status, told
+
+
 async def test_with_the_token_the_page_and_all_that_it_needs_are_served() -> None:
     async with served() as web:
         await web.sign_in()

@@ -89,7 +89,7 @@ class Asker:
         count, word = path.split("/")
         buffer = bytearray(int(count) * len(word) if size_bytes is None else size_bytes)
         self.buffers[path] = buffer
-        head = f"GET /{path} HTTP/1.1\r\nHost: peer\r\n\r\n".encode()
+        head = f"GET /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
         reply = await self.pool.get(self.peer.url, self.tls, head, [memoryview(buffer)])
         return reply.status, bytes(buffer) if reply.status == 206 else reply.body
 

@@ -56,7 +56,7 @@ class ServiceDouble:
         self.decisions = DecisionsDouble()
         self.feed = PublishedCounts()
         self.readers = Readers(folder / "read_tokens.json")
-        self.service = Service(with_keys=security is not None)
+        self.service = Service()
         self.nodes = NodeMetrics(self.master.state.nodes, security)
         self.server = ArtifactServer(
             ArtifactStore(folder / "artifacts"),

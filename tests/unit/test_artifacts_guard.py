@@ -367,7 +367,9 @@ async def test_p10_a_body_is_not_read_before_its_sender_is_known(host: Host) -> 
         ssl=pinned_context(MASTER.member.cert_sha256),
     )
     target = host.target(ENDPOINTS[6])
-    writer.write(f"PUT {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 999999\r\n\r\n".encode())
+    writer.write(
+        f"PUT {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999999\r\n\r\n".encode()
+    )
     answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401")
     writer.close()

@@ -398,8 +398,8 @@ async def say(url: str, data: bytes) -> bytes:
         writer.close()
 
 
-GET = b"GET /v1/artifacts/" + b"0" * 32 + b"/have HTTP/1.1\r\nHost: a\r\n"
-PUT = b"PUT /v1/artifacts/" + b"0" * 32 + b"/manifest HTTP/1.1\r\nHost: a\r\n"
+GET = b"GET /v1/artifacts/" + b"0" * 32 + b"/have HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+PUT = b"PUT /v1/artifacts/" + b"0" * 32 + b"/manifest HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ async def test_p12_connections_are_bounded() -> None:
     listener = Listener(web.Application(), connections_max=1)
     url = await listener.listen("127.0.0.1", 0, None)
     reader, writer = await connect(url)
-    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 404")
     second_reader, second_writer = await connect(url)
     assert await second_reader.read() == b""

@@ -232,7 +232,7 @@ async def test_a_peer_that_takes_nothing_is_cut_off(
     base = await server.start()
     port = int(base.rsplit(":", 1)[1])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-    writer.write(f"GET /v1/artifacts/{name}/files/0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    writer.write(f"GET /v1/artifacts/{name}/files/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     # Nothing is read until the other side is done with waiting.
     await ended.wait()
     received_bytes = 0
@@ -264,6 +264,31 @@ async def put_all(host: Host, manifest: Manifest, tree: Path, leave_out: int = 0
             "PUT", f"{name}/chunks/{file_index}/{chunk_index}", data=data
         )
         assert status == 204
+
+
+async def test_p10_without_keys_a_page_that_names_itself_loopback_gets_and_puts_nothing(
+    host: Host, tree: Path, tmp_path: Path
+) -> None:
+    """A page can have its own name looked up as 127.0.0.1, and can't say another name."""
+    name = artifact_id(host.store.add_tree(tree))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").write_bytes(b"planted")
+    planted = build_manifest(tmp_path / "new")
+    asked: list[tuple[str, str, bytes | None]] = [
+        ("GET", f"{name}/manifest", None),
+        ("GET", f"{name}/files/1", None),
+        ("PUT", f"{artifact_id(planted)}/manifest", canonical_bytes(planted)),
+    ]
+    for method, path, data in asked:
+        for spoken in ("evil.example.org", "127.0.0.1.evil.org:80", "[", "0.0.0.0", "\xff", ""):
+            status, body, _ = await host.call(method, path, data=data, headers={"Host": spoken})
+            assert status == 403, (method, spoken)
+            assert b"Ask for 127.0.0.1" in body
+    assert host.store.partial_ids() == [] and host.store.ids() == [name]
+    for spoken in ("localhost", "127.0.0.1:1", "[::1]:7473", "LOCALHOST:1"):
+        for method, path, data in asked:
+            status, _, _ = await host.call(method, path, data=data, headers={"Host": spoken})
+            assert status in (200, 201), (method, spoken)
 
 
 async def test_an_upload(host: Host, tree: Path) -> None:

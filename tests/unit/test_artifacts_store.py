@@ -683,7 +683,7 @@ def test_a_crash_around_the_rename_of_an_added_tree_loses_nothing(
 
     def crash(patch: pytest.MonkeyPatch) -> None:
         # No cleaning up: a process that is killed does none.
-        patch.setattr("meshtrain.artifacts.files.remove_tree", lambda _: None)
+        patch.setattr("meshtrain.artifacts.adding.remove_tree", lambda _: None)
         fail_replace(patch, lambda _, target: target.name == name, CrashError(), after=after)
 
     with monkeypatch.context() as patch:

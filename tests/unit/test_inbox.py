@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,10 @@ from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.artifacts.snapshot import file_digests
 from meshtrain.errors import StoreError, UserError
 from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES
+from meshtrain_daemon.master import dropped_files
 from meshtrain_daemon.master import inbox as inbox_module
-from meshtrain_daemon.master.dropped import copy_inside, is_open_for_writing, look_at
+from meshtrain_daemon.master.dropped import is_open_for_writing, look_at
+from meshtrain_daemon.master.dropped_files import DroppedFolder, read_job_file
 from meshtrain_daemon.master.inbox import ACCEPTED, REJECTED, RETRY_S_MAX, Inbox, Taken
 from meshtrain_daemon.master.intake import Submission
 
@@ -309,38 +312,167 @@ async def test_a_folder_travels_with_its_code(dropped: Dropped) -> None:
     assert dropped.listed(ACCEPTED) == ["study", "study.receipt.txt"]
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder link"])
-def test_p11_what_is_put_in_the_place_of_a_file_after_the_look_is_not_copied(
-    dropped: Dropped, tmp_path: Path, kind: str
-) -> None:
+def secrets_beside(tmp_path: Path) -> Path:
+    """What the master may read, and who drops something may not."""
     keys = tmp_path / "keys"
     keys.mkdir()
     (keys / "train.py").write_text("the master's secret key")
+    return keys
+
+
+@pytest.mark.parametrize("kind", ["link", "folder link", "pipe", "growth"])
+async def test_p11_what_is_swapped_between_the_look_and_the_copy_is_not_taken(
+    dropped: Dropped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    keys = secrets_beside(tmp_path)
     folder = job_folder(dropped)
     code = folder / "src" / "train.py"
-    code.unlink()
-    if kind == "link":
-        code.symlink_to(keys / "train.py")
-    elif kind == "pipe":
-        os.mkfifo(code)
-    else:
-        code.parent.rmdir()
-        code.parent.symlink_to(keys)
+    looked_at = inbox_module.snapshot_files
+
+    def look_then_swap(*args: Any, **kwargs: Any) -> list[str]:
+        found = looked_at(*args, **kwargs)
+        if kind == "growth":
+            os.truncate(code, (1 << 20) + 1)
+            return found
+        code.unlink()
+        if kind == "link":
+            code.symlink_to(keys / "train.py")
+        elif kind == "pipe":
+            os.mkfifo(code)
+        else:
+            code.parent.rmdir()
+            code.parent.symlink_to(keys)
+        return found
+
+    monkeypatch.setattr(inbox_module, "snapshot_files", look_then_swap)
+    assert not await dropped.scan()
+    assert not dropped.submitted and not dropped.artifacts.ids()
+    assert [name for name in dropped.listed() if name.startswith(".")] == []
+    (told,) = (dropped.folder / REJECTED).glob("*.txt")
+    assert "changed while it was read" in told.read_text()
+
+
+def swapped_by_name(folder: Path, relpath: str, keys: Path) -> Callable[..., Path]:
+    """A look that finds a plain file, behind which the file becomes a link."""
+    resolve = Path.resolve
+
+    def look_then_swap(path: Path, *args: Any, **kwargs: Any) -> Path:
+        found = resolve(path, *args, **kwargs)
+        if path == folder / relpath:
+            path.unlink(missing_ok=True)
+            path.symlink_to(keys / "train.py")
+        return found
+
+    return look_then_swap
+
+
+def test_p11_a_link_that_comes_behind_the_last_look_is_not_followed(
+    dropped: Dropped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = secrets_beside(tmp_path)
+    folder = job_folder(dropped)
     target = tmp_path / "copy"
-    with pytest.raises(UserError, match="changed while it was read"):
-        copy_inside(folder, "src/train.py", target)
+    with DroppedFolder(folder) as opened:
+        monkeypatch.setattr(Path, "resolve", swapped_by_name(folder, "src/train.py", keys))
+        with pytest.raises(UserError, match="changed while it was read"):
+            opened.copy("src/train.py", target, 1 << 20)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "growth"])
+async def test_p11_a_job_file_that_is_swapped_after_it_was_found_is_not_read(
+    dropped: Dropped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    keys = secrets_beside(tmp_path)
+    job_folder(dropped)
+    find = inbox_module.find_job_file
+
+    def find_then_swap(folder: Path) -> Path:
+        found = find(folder)
+        if kind == "growth":
+            os.truncate(found, FILE_SIZE_MAX_BYTES + 1)
+            return found
+        found.unlink()
+        if kind == "link":
+            found.symlink_to(keys / "train.py")
+        else:
+            os.mkfifo(found)
+        return found
+
+    monkeypatch.setattr(inbox_module, "find_job_file", find_then_swap)
+    await dropped.scan()
+    assert not dropped.submitted and not dropped.artifacts.ids()
+    (told,) = (dropped.folder / REJECTED).glob("*.txt")
+    assert "Nothing was started" in told.read_text()
+
+
+@pytest.mark.parametrize("way", ["the folder", "a folder in it"])
+def test_p11_a_folder_that_is_replaced_while_it_is_read_changes_nothing(
+    dropped: Dropped, tmp_path: Path, way: str
+) -> None:
+    keys = secrets_beside(tmp_path)
+    folder = job_folder(dropped)
+    with DroppedFolder(folder) as opened:
+        if way == "the folder":
+            folder.rename(dropped.folder / "away")
+            folder.symlink_to(keys)
+            assert opened.read_job_file("sweep.yaml") == b"name: study\ncode: .\n"
+            with pytest.raises(FileNotFoundError):
+                opened.copy("train.py", tmp_path / "copy", 1 << 20)
+        else:
+            (folder / "src").rename(tmp_path / "away")
+            (folder / "src").symlink_to(keys)
+            with pytest.raises(UserError, match="changed while it was read"):
+                opened.copy("src/train.py", tmp_path / "copy", 1 << 20)
+    assert not (tmp_path / "copy").exists()
+    if way == "the folder":
+        with pytest.raises(NotADirectoryError):
+            DroppedFolder(folder)
+
+
+def test_p11_a_job_file_that_grows_while_it_is_read_passes_no_limit(
+    dropped: Dropped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = dropped.drop("a.yaml")
+    look = dropped_files._demand_job_file
+
+    def look_then_grow(name: str, info: os.stat_result) -> None:
+        look(name, info)
+        os.truncate(path, FILE_SIZE_MAX_BYTES + 1)
+        # As it was at that look: the size is told again of what is open.
+        monkeypatch.setattr(dropped_files, "_demand_job_file", lambda name, info: None)
+
+    monkeypatch.setattr(dropped_files, "_demand_job_file", look_then_grow)
+    with pytest.raises(UserError, match="changed while it was read"):
+        read_job_file(path)
 
 
 def test_a_link_inside_of_a_dropped_folder_is_copied_as_what_it_points_at(
     dropped: Dropped, tmp_path: Path
 ) -> None:
     folder = job_folder(dropped)
+    (folder / "src" / "train.py").chmod(0o755)
     (folder / "again.py").symlink_to("src/train.py")
-    copy_inside(folder, "again.py", tmp_path / "copy")
-    assert (tmp_path / "copy").read_text() == "print(1)\n"
-    with pytest.raises(FileNotFoundError):
-        copy_inside(folder, "gone.py", tmp_path / "other")
+    (folder / "whole.py").symlink_to(folder / "src" / "train.py")
+    (folder / "code").symlink_to("src")
+    with DroppedFolder(folder) as opened:
+        for name in ("again.py", "whole.py", "code/train.py"):
+            target = tmp_path / name.replace("/", "-")
+            assert opened.copy(name, target, 9) == 9
+            assert target.read_text() == "print(1)\n"
+            assert target.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(FileNotFoundError):
+            opened.copy("gone.py", tmp_path / "other", 9)
+
+
+async def test_p11_a_verdict_is_written_through_no_link(dropped: Dropped, tmp_path: Path) -> None:
+    keys = secrets_beside(tmp_path)
+    planted = dropped.folder / ACCEPTED / ".a.yaml.receipt.txt.tmp"
+    planted.symlink_to(keys / "train.py")
+    dropped.drop("a.yaml")
+    assert not await dropped.scan()
+    assert (keys / "train.py").read_text() == "the master's secret key"
+    assert dropped.listed(ACCEPTED) == ["a.yaml", "a.yaml.receipt.txt"]
 
 
 async def test_a_folder_that_can_not_be_moved_is_taken_once(

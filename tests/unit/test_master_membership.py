@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from meshtrain.security.enrol import enrol
 from meshtrain.security.keys import Identity
 from meshtrain.security.member_check import MEMBERS_MAX
 from meshtrain.security.membership import MembersFile
+from meshtrain.security.read_tokens import Readers
 from meshtrain.security.standing import load_standing
 from meshtrain.security.tokens import JoinToken, TokenError
 from meshtrain.spec.settings_loading import master_settings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import encode
 from meshtrain_daemon.master import member_news
+from meshtrain_daemon.master.member_changes import change_members
 from meshtrain_daemon.master.member_news import MemberNews
 from meshtrain_daemon.master.membership import Membership, membership_of
 
@@ -44,7 +47,7 @@ def record(name: str, kind: MemberKind = NODE) -> Member:
     return Member(name, kind, digits[:40], digits, digits)
 
 
-def issue(of: Membership, kind: MemberKind, *, issuer: str = "ann", uses: int = 1) -> JoinToken:
+def issue(of: Membership, kind: MemberKind, *, issuer: str = "admin", uses: int = 1) -> JoinToken:
     word = of.issue(kind, 60.0, uses, issuer=issuer, control_port=7470, enrol_port=7473)
     return JoinToken.parse(word)
 
@@ -135,9 +138,9 @@ def test_a_token_names_the_host_that_others_know(
 
 def test_P10_the_tokens_of_a_person_end_with_its_membership(home: Path) -> None:
     ours = membership(home)
-    by_ann, by_bob = issue(ours, PERSON, issuer="ann"), issue(ours, PERSON, issuer="bob")
     for name in ("ann", "bob"):
-        ours._admit(issue(ours, PERSON, issuer="admin").secret, record(name, PERSON))
+        ours._admit(issue(ours, PERSON).secret, record(name, PERSON))
+    by_ann, by_bob = issue(ours, PERSON, issuer="ann"), issue(ours, PERSON, issuer="bob")
     assert ours.revoke(PERSON, "ann")
     with pytest.raises(TokenError, match="used up"):
         ours._admit(by_ann.secret, record("mallory", PERSON))
@@ -145,6 +148,65 @@ def test_P10_the_tokens_of_a_person_end_with_its_membership(home: Path) -> None:
     assert not ours.revoke(PERSON, "ann")
     with pytest.raises(UserError, match="move HOME/person away"):
         ours.revoke(PERSON, "admin")
+
+
+def joined(home: Path, name: str) -> Membership:
+    ours = membership(home)
+    ours._admit(issue(ours, PERSON).secret, record(name, PERSON))
+    return ours
+
+
+async def asked(ours: Membership, request: msg.IssueToken | msg.IssueReader) -> msg.Done:
+    return await change_members(ours, request, asker="ann", control_port=7470, enrol_port=7473)
+
+
+def open_tokens_of(ours: Membership, issuer: str) -> int:
+    join = [t for t in ours._tokens.tokens if t.issuer == issuer and t.uses_left]
+    return len(join) + sum(reader.issuer == issuer for reader in ours.readers.readers)
+
+
+REQUESTS = [msg.IssueToken("r1", PERSON, 60.0, 1), msg.IssueReader("r1", "grafana", 60.0)]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=["join", "read"])
+async def test_P10_who_was_revoked_since_it_asked_gets_no_token(
+    home: Path, request_: msg.IssueToken | msg.IssueReader
+) -> None:
+    ours = joined(home, "ann")
+    assert (await asked(ours, request_)).done and open_tokens_of(ours, "ann") == 1
+    ours.revoke(PERSON, "ann")
+    answer = await asked(ours, request_)
+    assert "ann is no member of this mesh any more" in answer.error and not answer.done
+    assert open_tokens_of(ours, "ann") == 0
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=["join", "read"])
+def test_P10_a_token_that_is_being_made_ends_with_the_membership_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, request_: msg.IssueToken | msg.IssueReader
+) -> None:
+    """The tokens are ended first: one that comes before the list has changed would stay."""
+    ours = joined(home, "ann")
+    ended = threading.Event()
+    close = Readers.end_those_of
+
+    def end_then_ask(readers: Readers, issuer: str) -> int:
+        count = close(readers, issuer)
+        ended.set()
+        # Long enough for one that waits for nothing; one that waits ends behind this.
+        asking.join(0.05)
+        return count
+
+    def ask() -> None:
+        assert ended.wait(10)
+        asyncio.run(asked(ours, request_))
+
+    monkeypatch.setattr(Readers, "end_those_of", end_then_ask)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert ours.revoke(PERSON, "ann")
+    asking.join(10)
+    assert not asking.is_alive()
+    assert open_tokens_of(ours, "ann") == 0
 
 
 def test_who_asks_for_a_token_is_known_by_its_link() -> None:

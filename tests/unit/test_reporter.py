@@ -24,6 +24,7 @@ from meshtrain.store.memory import MemoryStore
 from meshtrain.wire.messages import StreamBytes
 from meshtrain_daemon.master import reporter as reporter_module
 from meshtrain_daemon.master import result_folders
+from meshtrain_daemon.master.hidden_values import HIDDEN
 from meshtrain_daemon.master.logbook import Logbook
 from meshtrain_daemon.master.plotter import Plotter
 from meshtrain_daemon.master.reporter import Reporter
@@ -75,10 +76,16 @@ class Mesh:
             elif isinstance(effect, fx.JobFinished):
                 self.reporter.job_ended(effect.job)
 
-    def submit(self, sweep_id: str = "s1", jobs: int = 2, *, name: str = "study") -> None:
+    def submit(
+        self,
+        sweep_id: str = "s1",
+        jobs: int = 2,
+        *,
+        name: str = "study",
+        work: CommandWork = CommandWork("true"),
+    ) -> None:
         specs = tuple(
-            JobSpec(f"{sweep_id}-{i}", f"{name}/fold={i}", {"fold": i}, CommandWork("true"))
-            for i in range(jobs)
+            JobSpec(f"{sweep_id}-{i}", f"{name}/fold={i}", {"fold": i}, work) for i in range(jobs)
         )
         results = ResultsSpec(metric="accuracy", over=("fold",))
         self.do(ev.SweepSubmitted("r", SweepSpec(sweep_id, name, specs, (), results, "source")))
@@ -134,6 +141,19 @@ async def test_a_job_that_ended_has_its_folder_and_its_place_in_the_table(mesh: 
     assert "0.6" in (mesh.folder / "table.csv").read_text()
     assert mesh.plotter.waiting == ("study",)
     assert mesh.said == []
+
+
+async def test_values_of_an_environment_are_not_laid_out_for_others_to_read(mesh: Mesh) -> None:
+    mesh.submit(jobs=1, work=CommandWork("run", env={"WANDB_API_KEY": "s3cr3t-of-a-service"}))
+    mesh.end("s1-0", 0.5)
+    await mesh.lay_out()
+    (cell,) = [path for path in mesh.folder.iterdir() if path.is_dir()]
+    told = msgspec.json.decode((cell / "job.json").read_bytes())
+    assert told["work"]["type"] == "command" and told["work"]["command"] == "run"
+    assert told["work"]["env"] == {"WANDB_API_KEY": HIDDEN}
+    # The same is sent to an archive.
+    assert "s3cr3t" not in str(result_folders.describe_job(mesh.job("s1-0")))
+    assert all(b"s3cr3t" not in path.read_bytes() for path in cell.rglob("*") if path.is_file())
 
 
 async def test_a_failed_job_is_a_gap_with_a_reason_and_keeps_its_log(mesh: Mesh) -> None:

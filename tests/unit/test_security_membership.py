@@ -11,7 +11,7 @@ import pytest
 
 from meshtrain.core.member import Member, MemberKind, Members
 from meshtrain.errors import NotFoundError, SettingsError
-from meshtrain.security import member_check, membership
+from meshtrain.security import member_check, membership, revoked_keys
 from meshtrain.security.membership import MembersFile, MembershipError, Roll
 
 NODE, PERSON, MASTER = MemberKind.NODE, MemberKind.PERSON, MemberKind.MASTER
@@ -133,6 +133,88 @@ def test_p10_revoked_keys_come_back_under_no_name(members: MembersFile) -> None:
     for name in ("gpu1", "gpu2"):
         with pytest.raises(MembershipError, match="these keys were revoked"):
             members.add(member(name, key=1))
+
+
+def renewed(file: MembersFile, name: str, former: int, now: int) -> None:
+    file.add(member(name, key=former))
+    file.revoke(NODE, name)
+    file.add(member(name, key=now))
+
+
+@pytest.mark.parametrize("field", ["curve_key", "sign_key", "cert_sha256"])
+def test_p10_revoked_keys_come_back_under_no_name_when_theirs_has_new_ones(
+    members: MembersFile, path: Path, field: str
+) -> None:
+    renewed(members, "gpu1", 1, 2)
+    stolen = {field: getattr(member("gpu1", key=1), field)}
+    for file in (members, MembersFile(path)):
+        for name in ("gpu1", "gpu2"):
+            with pytest.raises(MembershipError, match=r"were revoked.*those of node 'gpu1'"):
+                file.add(msgspec.structs.replace(member(name, key=3), **stolen))
+        assert not file.add(member("gpu1", key=2))
+    members.revoke(NODE, "gpu1")
+    assert members.add(member("gpu1", key=4)), "keys that nobody had are welcome"
+    assert (path.parent / "revoked_keys.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_p10_keys_that_left_a_full_list_come_back_under_no_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "MEMBERS_MAX", 2)
+    file = MembersFile(path)
+    file.add(member("gpu0", key=0))
+    file.add(member("gpu1", key=1))
+    file.revoke(NODE, "gpu0")
+    file.add(member("gpu2", key=2))
+    assert [m.name for m in file.members.members] == ["gpu1", "gpu2"]
+    file.revoke(NODE, "gpu1")
+    with pytest.raises(MembershipError, match="those of node 'gpu0'"):
+        file.add(member("gpu3", key=0))
+
+
+def test_p10_a_full_list_of_revoked_keys_forgets_none_and_says_so(
+    members: MembersFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revoked_keys, "REVOKED_MAX", 1)
+    renewed(members, "gpu1", 1, 2)
+    members.revoke(NODE, "gpu1")
+    before = members.members
+    with pytest.raises(MembershipError, match=r"which is the limit.*move .*revoked_keys.json"):
+        members.require_addable(member("gpu1", key=3))
+    assert members.members == before
+    assert members.add(member("gpu4", key=4)), "who replaces nobody needs no room"
+    with pytest.raises(MembershipError, match="were revoked"):
+        members.add(member("gpu5", key=1))
+
+
+def test_p10_a_crash_between_the_revoked_keys_and_the_list_is_made_good(
+    members: MembersFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revoked_keys, "REVOKED_MAX", 1)
+    members.add(member("gpu1", key=1))
+    members.revoke(NODE, "gpu1")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MembersFile, "_put", die)
+        with pytest.raises(KeyboardInterrupt):
+            members.add(member("gpu1", key=2))
+    again = MembersFile(path)
+    assert again.add(member("gpu1", key=2))
+    with pytest.raises(MembershipError, match="were revoked"):
+        again.add(member("gpu2", key=1))
+
+
+@pytest.mark.parametrize("data", [b"", b"[", b"[[1]]", b"{}"])
+def test_p10_with_damaged_revoked_keys_nobody_is_let_in(
+    members: MembersFile, path: Path, data: bytes
+) -> None:
+    renewed(members, "gpu1", 1, 2)
+    (path.parent / "revoked_keys.json").write_bytes(data)
+    with pytest.raises(SettingsError, match="is damaged"):
+        MembersFile(path)
 
 
 @pytest.mark.parametrize("field", ["curve_key", "sign_key", "cert_sha256"])

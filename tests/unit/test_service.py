@@ -22,7 +22,7 @@ from meshtrain.core.state import MeshState
 from meshtrain.spec.jobs import CommandWork, SweepSpec
 from meshtrain.wire.exposition import expose
 from meshtrain.wire.messages import Query
-from meshtrain_daemon.master.api import HIDDEN
+from meshtrain_daemon.master.hidden_values import HIDDEN
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.worker.metrics import WorkerMetrics
 
@@ -143,7 +143,7 @@ async def test_each_query_of_the_dashboard_asks_for_a_metric_that_there_is(
     board = json.loads((CONFIGS / "grafana" / "meshtrain.json").read_text())
     ours = families(await mesh.text("/metrics"))
     there = set(ours)
-    node = WorkerMetrics(with_keys=False)
+    node = WorkerMetrics()
     names = {family.name for family in node.families()}
     there |= names | {f"{name}_bucket" for name in names} | set(families(_text(node)))
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
@@ -177,7 +177,7 @@ async def test_the_reference_names_each_metric_and_no_other(mesh: ServiceDouble)
     told = set(re.findall(r"`(meshtrain_\w+)`", page))
     begun = tuple(re.findall(r"`(meshtrain_\w+_)…`", page))
     there = set(re.findall(r"# TYPE (\w+)", await mesh.text("/metrics")))
-    there |= {family.name for family in WorkerMetrics(with_keys=False).families()}
+    there |= {family.name for family in WorkerMetrics().families()}
     assert {name for name in there - told if not name.startswith(begun)} == set()
     assert told - there == set()
 

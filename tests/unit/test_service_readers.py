@@ -64,7 +64,7 @@ async def mesh(tmp_path: Path, of_roll: Roll) -> AsyncIterator[ServiceDouble]:
     node_server = ArtifactServer(
         ArtifactStore(tmp_path / "node"), "127.0.0.1", security=security(NODE, of_roll)
     )
-    node_metrics = WorkerMetrics(with_keys=True)
+    node_metrics = WorkerMetrics()
     node_metrics.add_to(node_server.app)
     node_url = await node_server.start()
     double = ServiceDouble(tmp_path, security(MASTER, of_roll))

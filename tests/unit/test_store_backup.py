@@ -200,9 +200,18 @@ def test_a_disk_that_refuses_a_backup_is_told(
 # --- members, tokens, keys ---------------------------------------------------------------------
 
 
+KEPT_NAMES = {
+    "members.json",
+    "revoked_keys.json",
+    "tokens.json",
+    "keys/master.sign",
+    "keys/master.curve",
+}
+
+
 def give_keys(home: Path, word: str) -> None:
     (home / "keys").mkdir()
-    for name in ("members.json", "tokens.json", "keys/master.sign", "keys/master.curve"):
+    for name in KEPT_NAMES:
         (home / name).write_text(f"{word} {name}")
     (home / "keys" / ".hidden").write_text("no key")
 
@@ -210,7 +219,7 @@ def give_keys(home: Path, word: str) -> None:
 def test_keys_come_back_where_the_home_has_none(home: Path, tmp_path: Path) -> None:
     give_keys(home, "first")
     made = make_backup(home, tmp_path / "a")
-    names = {"members.json", "tokens.json", "keys/master.sign", "keys/master.curve"}
+    names = KEPT_NAMES
     assert set(made.manifest.files) == {"jobs.db", *names}
     other = tmp_path / "other"
     assert restore_backup(other, tmp_path / "a").members_restored

@@ -48,7 +48,7 @@ def told(metrics: WorkerMetrics) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def opened(readings: Any = tuple, cache: CacheUse | None = None) -> WorkerMetrics:
-    metrics = WorkerMetrics(with_keys=False)
+    metrics = WorkerMetrics()
     metrics.open(
         attempts=lambda: 2,
         cache=lambda: cache or CacheUse(),

@@ -11,7 +11,7 @@ import pytest
 from worker_records import assignment, made_folder
 
 from meshtrain import failpoints
-from meshtrain.artifacts import files
+from meshtrain.artifacts import adding
 from meshtrain.artifacts.failures import DiskFullError
 from meshtrain.artifacts.files import ArtifactStore
 from meshtrain.core import agent_io as io
@@ -80,11 +80,11 @@ def in_call(module: object, name: str) -> Callable[[pytest.MonkeyPatch], None]:
 @pytest.mark.parametrize(
     "arm",
     [
-        in_call(files, "build_manifest"),
+        in_call(adding, "build_manifest"),
         in_call(outputs, "note_stored"),
-        in_call(files, "write_durably"),
-        in_call(files, "seal"),
-        in_call(files, "fsync_path"),
+        in_call(adding, "write_durably"),
+        in_call(adding, "seal"),
+        in_call(adding, "fsync_path"),
         at_point("artifact.moved"),
         at_point("artifact.whole"),
         at_point("artifact.renamed"),
@@ -120,7 +120,7 @@ def test_p7_half_an_output_that_was_in_the_store_already_is_not_stored_as_anothe
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_give_up", remove_some)
+        patch.setattr(adding, "_give_up", remove_some)
         with pytest.raises(Killed):
             node.store_output()
     assert len(os.listdir(node.folder.output)) == 3
@@ -141,7 +141,7 @@ def test_p7_a_result_across_file_systems_is_not_halved(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", elsewhere)
-        patch.setattr(files, "_give_up", die)
+        patch.setattr(adding, "_give_up", die)
         with pytest.raises(Killed):
             node.store_output()
     assert node.next_daemon() == expected

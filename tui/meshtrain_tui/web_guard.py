@@ -14,11 +14,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from meshtrain.errors import SettingsError
+from meshtrain.security.loopback import is_own_name
 from meshtrain.security.private_file import make_private_home, read_private, write_private
 
 TOKEN_FILE = "web-token"
@@ -28,7 +28,6 @@ WRONG_TRIES_PER_S_MAX = 10.0
 """Wrong tokens that are looked at; a guesser needs 2^191."""
 COOKIE_DAYS = 30
 _COOKIE_LABEL = b"meshtrain web cookie 1\0"
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -98,7 +97,7 @@ class Guard:
         return response
 
     async def _passed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._loopback and urlsplit(f"//{request.host}").hostname not in _LOOPBACK:
+        if self._loopback and not is_own_name(request.host):
             raise web.HTTPForbidden(text="This is served to this host alone, as 127.0.0.1.\n")
         shown = request.query.get("token")
         if shown is not None and request.path == "/":
@@ -116,7 +115,7 @@ class Guard:
             )
             raise response
         cookie = request.cookies.get(self._cookie_name, "")
-        if not hmac.compare_digest(cookie.encode(), self._cookie.encode()):
+        if not _is_same(cookie, self._cookie):
             raise web.HTTPUnauthorized(
                 text="This dashboard needs the mesh's web token: open the address that "
                 "`meshtrain top --web` printed.\n"
@@ -139,9 +138,14 @@ class Guard:
         self._tried_s = now_s
         if self._tries_left < 1:
             raise web.HTTPTooManyRequests(text="Too many wrong tokens: try again in a second.\n")
-        if not hmac.compare_digest(shown.encode(), self._token.encode()):
+        if not _is_same(shown, self._token):
             self._tries_left -= 1
             raise web.HTTPForbidden(
                 text="This is not the mesh's web token: open the address that "
                 "`meshtrain top --web` printed.\n"
             )
+
+
+def _is_same(shown: str, secret: str) -> bool:
+    """In a time that tells nothing; what is shown may hold bytes that are no text."""
+    return hmac.compare_digest(shown.encode("utf-8", "surrogatepass"), secret.encode())

@@ -30,6 +30,7 @@ from meshtrain.errors import NotFoundError, UserError
 from meshtrain.spec.problems import hint, shown
 from meshtrain.wire.messages import Answer, Query
 from meshtrain_daemon.master.api_description import API_PATH, MergeRule, Results, described
+from meshtrain_daemon.master.hidden_values import without_secrets
 from meshtrain_daemon.master.queries import answer, job_ids_of
 from meshtrain_daemon.master.surroundings import Surroundings
 
@@ -42,8 +43,6 @@ AT_ONCE_MAX: Final = 8
 """Answers that are made at a time; more are told to come again."""
 PARAMETERS: Final = ("offset", "limit", "filter")
 JOB_PARAMETERS: Final = (*PARAMETERS, "sweep", "state")
-HIDDEN: Final = "(not shown here)"
-"""In the place of values that may be secrets."""
 
 Afterwards = Callable[[Callable[[], None]], None]
 
@@ -100,7 +99,7 @@ class Api:
         if kind == "jobs":
             _known(asked, ())
             (row,) = (await self._query("job", (name,), 0, 1)).rows
-            return _without_secrets(row)
+            return without_secrets(row)
         if kind == "results":
             return await self._results(name, asked)
         raise NotFoundError(
@@ -290,14 +289,6 @@ def _page(rows: list[Any], total: int, matched: int, offset: int) -> dict[str, A
 
 def _without_type(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "type"}
-
-
-def _without_secrets(row: dict[str, Any]) -> dict[str, Any]:
-    """A job without the values of its environment: people put keys of services there."""
-    work = row["work"]
-    if isinstance(work, dict) and work.get("env"):
-        return {**row, "work": {**work, "env": dict.fromkeys(work["env"], HIDDEN)}}
-    return row
 
 
 def _json(told: dict[str, Any]) -> web.Response:

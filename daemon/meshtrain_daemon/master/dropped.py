@@ -1,19 +1,13 @@
-"""What lies in the inbox: whether it rests, who still writes it, and what of it is read."""
+"""What lies in the inbox is looked at: whether it rests, and who still writes it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from pathlib import Path
 
 import msgspec
 
-from meshtrain.errors import UserError
-from meshtrain.spec.reader import FILE_SIZE_MAX_BYTES, SUFFIXES
-
-JOB_FILE_STEMS = ("sweep", "meshtrain", "job", "jobs")
-"""What a dropped folder's job file may be called, where it has several candidates."""
 LOOKED_AT_MAX = 100_000
 """Files of one folder that are looked at; a snapshot may not have more."""
 
@@ -106,76 +100,3 @@ def _processes() -> list[str]:
         return [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
     except OSError:
         return []
-
-
-def read_job_file(path: Path) -> bytes:
-    """The bytes of a job file.
-
-    Raises UserError for what isn't a plain file of a sane size, FileNotFoundError
-    when it has gone.
-    """
-    info = path.lstat()
-    if stat.S_ISLNK(info.st_mode):
-        raise UserError(
-            f"{path.name} is a link to {path.readlink()}. Nothing was started. "
-            "Drop the file itself: cp -L"
-        )
-    _demand_plain(path, info)
-    # It may be another by now: a link is not followed, and a pipe must not block.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:  # noqa: PTH123
-        _demand_plain(path, os.fstat(fd))
-        return file.read(FILE_SIZE_MAX_BYTES + 1)
-
-
-def _demand_plain(path: Path, info: os.stat_result) -> None:
-    if not stat.S_ISREG(info.st_mode):
-        raise UserError(f"{path.name} is no plain file. Nothing was started. Drop a job file")
-    if info.st_size > FILE_SIZE_MAX_BYTES:
-        raise UserError(
-            f"{path.name} has {info.st_size / 1e6:.1f} MB, a job file has at most "
-            f"{FILE_SIZE_MAX_BYTES / 1e6:.1f} MB. Nothing was started. Is it a job file?"
-        )
-
-
-def copy_inside(folder: Path, relpath: str, target: Path) -> None:
-    """Copies a file of a dropped folder, or what a link in it points at inside of the folder.
-
-    Raises UserError for what is no plain file of the folder: its owner may have put a link
-    there since it was looked at. FileNotFoundError when it has gone.
-    """
-    fd = os.open(folder / relpath, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as source:  # noqa: PTH123
-        info = os.fstat(fd)
-        # Of what was opened, whatever its name means by now.
-        real = Path(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115
-        if not stat.S_ISREG(info.st_mode) or not real.is_relative_to(folder.resolve()):
-            raise UserError(
-                f"{relpath} is no plain file of {folder.name}, or changed while it was read. "
-                "Nothing was started. Drop the folder again when nothing writes to it"
-            )
-        with target.open("xb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
-        target.chmod(0o700 if info.st_mode & stat.S_IXUSR else 0o600)
-
-
-def find_job_file(folder: Path) -> Path:
-    """The job file of a dropped folder: the only one there, or the one called sweep.
-
-    Raises UserError when there is none, or when it can't be told.
-    """
-    found = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink()
-    )
-    if len(found) == 1:
-        return found[0]
-    named = [path for path in found if path.stem in JOB_FILE_STEMS]
-    if len(named) == 1:
-        return named[0]
-    seen = ", ".join(path.name for path in found[:5]) or "none"
-    raise UserError(
-        f"the folder {folder.name} has no job file that can be told from others (found: {seen}). "
-        "Nothing was started. Call it sweep.yaml and drop the folder again"
-    )

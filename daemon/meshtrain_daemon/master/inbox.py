@@ -34,14 +34,8 @@ from meshtrain.core.manifest import artifact_id
 from meshtrain.errors import ArtifactError, MeshtrainError, SettingsError, UserError
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import CodeDigests
-from meshtrain_daemon.master.dropped import (
-    Look,
-    copy_inside,
-    find_job_file,
-    is_open_for_writing,
-    look_at,
-    read_job_file,
-)
+from meshtrain_daemon.master.dropped import Look, is_open_for_writing, look_at
+from meshtrain_daemon.master.dropped_files import DroppedFolder, find_job_file, read_job_file
 from meshtrain_daemon.master.intake import Submission
 
 ACCEPTED = "accepted"
@@ -253,19 +247,24 @@ class Inbox:
             ) from error
 
     def _read_folder(self, folder: Path) -> Submission:
+        with DroppedFolder(folder) as dropped:
+            return self._snapshot(folder, dropped)
+
+    def _snapshot(self, folder: Path, dropped: DroppedFolder) -> Submission:
         job_file = find_job_file(folder)
-        data = read_job_file(job_file)
+        data = dropped.read_job_file(job_file.name)
         files = snapshot_files(
             folder,
             self._code_size_max_bytes,
             or_else="raise code_size_max_bytes, a setting of the master",
         )
         work = Path(tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=self._folder))
+        left_bytes = self._code_size_max_bytes
         try:
             for relpath in files:
                 target = work / relpath
                 target.parent.mkdir(parents=True, exist_ok=True)
-                copy_inside(folder, relpath, target)
+                left_bytes -= dropped.copy(relpath, target, left_bytes)
             manifest = self._artifacts.add_tree(work, move=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -283,7 +282,9 @@ class Inbox:
             name = f"{Path(plain).stem}.{number}{Path(plain).suffix}"
         told = folder / f"{name}{ending}"
         written = folder / f".{name}{ending}.tmp"
-        with written.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        # Anew, so that nothing is followed that somebody put there.
+        written.unlink(missing_ok=True)
+        with written.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text.rstrip() + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from meshtrain.clock import wall_now_s
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.membership import Membership
@@ -37,7 +36,7 @@ async def change_members(
         match message:
             case msg.IssueReader():
                 word = await asyncio.to_thread(
-                    membership.readers.issue, message.name, message.ttl_s, wall_now_s(), asker
+                    membership.issue_reader, message.name, message.ttl_s, issuer=asker
                 )
                 done = (word,)
             case msg.RevokeReader():

@@ -2,6 +2,7 @@
 
 HOME/keys/          the master's keys
 HOME/members.json   who belongs to the mesh: the list that counts
+HOME/revoked_keys.json  keys that were revoked and replaced
 HOME/tokens.json    join tokens, hashed
 HOME/read_tokens.json   tokens by which programs read, hashed
 HOME/person/        the keys of `admin`, which commands on this host use
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +69,8 @@ class Membership:
         self._members = MembersFile(home / MEMBERS_FILE)
         self._tokens = TokensFile(home / "tokens.json")
         self.readers = Readers(home / "read_tokens.json")
+        #: held while a token is made, and while a person's end with the membership
+        self._issuing = threading.Lock()
         self._take_master()
         self._take_admin(home / PERSON_FOLDER)
         self.net = MasterSecurity(self._identity, self._members.roll)
@@ -113,9 +117,13 @@ class Membership:
         """A new join token, as one word; it is on the disk when this returns.
 
         `issuer` is the person who asks for it: it ends with that person's membership.
+
+        Raises UserError when that has ended meanwhile.
         """
         host = self._reached_at()
-        secret = self._tokens.issue(kind, ttl_s, uses_max, wall_now_s(), issuer)
+        with self._issuing:
+            self._demand_member(issuer)
+            secret = self._tokens.issue(kind, ttl_s, uses_max, wall_now_s(), issuer)
         token = JoinToken(
             host=host,
             http_port=enrol_port,
@@ -125,6 +133,12 @@ class Membership:
             secret=secret,
         )
         return token.word()
+
+    def issue_reader(self, name: str, ttl_s: float, *, issuer: str) -> str:
+        """A new read token, as one word; as `issue` makes those to join with."""
+        with self._issuing:
+            self._demand_member(issuer)
+            return self.readers.issue(name, ttl_s, wall_now_s(), issuer)
 
     def revoke(self, kind: MemberKind, name: str) -> bool:
         """End a membership; True when it was one. It is on the disk when this returns.
@@ -136,14 +150,20 @@ class Membership:
                 "admin is how commands on the master's own host are known: it can't be revoked. "
                 "To renew its keys, stop the master, move HOME/person away, and start it again"
             )
-        if kind is MemberKind.PERSON:
-            self._tokens.close_those_of(name, wall_now_s())
-            self.readers.end_those_of(name)
-        return self._members.revoke(kind, name)
+        with self._issuing:
+            if kind is MemberKind.PERSON:
+                self._tokens.close_those_of(name, wall_now_s())
+                self.readers.end_those_of(name)
+            return self._members.revoke(kind, name)
 
     def renew(self, above: int = 0) -> None:
         """Give the list a higher version than any that was told before, and than `above`."""
         self._members.renew(above)
+
+    def _demand_member(self, issuer: str) -> None:
+        """Who was revoked since the request came gets no token: it would outlive that."""
+        if self._members.roll.by_name(MemberKind.PERSON, issuer) is None:
+            raise UserError(f"{issuer} is no member of this mesh any more: no token was made")
 
     def _admit(self, secret: bytes, member: Member) -> Members:
         return enrol(self._members, self._tokens, secret, member, wall_now_s())

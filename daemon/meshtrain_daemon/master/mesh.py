@@ -116,7 +116,7 @@ class Master:
             read_paths=READ_PATHS,
             sent_bytes_per_s_max=settings.upload_limit,
         )
-        service = Service(with_keys=membership is not None)
+        service = Service()
         service.add_to(server.app)
         node_metrics = NodeMetrics(self.scheduler.state.nodes, http_security)
         fetcher = Fetcher(self.artifacts, security=http_security)

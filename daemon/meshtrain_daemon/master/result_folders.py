@@ -14,6 +14,7 @@ from meshtrain.core.state import MeshState
 from meshtrain.results.folder import folder_name, place_result, sweep_folder
 from meshtrain.results.metrics import Metrics, read_metrics
 from meshtrain.spec.jobs import CommandWork
+from meshtrain_daemon.master.hidden_values import without_secrets
 from meshtrain_daemon.master.logbook import Logbook
 
 
@@ -126,16 +127,16 @@ def cell_name(job: Job, sweep: Sweep) -> str:
 
 
 def describe_job(job: Job) -> dict[str, Any]:
-    """What is told of a job beside its result."""
+    """What is told of a job beside its result: others may read that, and an archive has it."""
     attempt = job.attempt
-    return {
+    told = {
         "job": job.job_id,
         "name": job.name,
         "cell": job.spec.cell,
         "group": job.spec.group,
         "state": job.state,
         "generation": job.generation,
-        "work": job.spec.work,
+        "work": msgspec.to_builtins(job.spec.work),
         "base": job.spec.recipe_hash,
         "attempt": attempt.attempt_id if attempt is not None else None,
         "base_artifact": attempt.base_artifact if attempt is not None else None,
@@ -145,6 +146,7 @@ def describe_job(job: Job) -> dict[str, Any]:
         "failure": job.failure if job.state is JobState.FAILED else None,
         "metrics": job.metrics,
     }
+    return without_secrets(told)
 
 
 def describe_base(base: Base) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from aiohttp import web
 import meshtrain
 from meshtrain.artifacts.answers import refuse
 from meshtrain.clock import lease_now_s
-from meshtrain.security.loopback import is_own_name
 from meshtrain.wire.exposition import CONTENT_TYPE
 from meshtrain_daemon.master.api import Api
 from meshtrain_daemon.master.api_description import API_PATH
@@ -46,13 +45,10 @@ class _Parts(NamedTuple):
 class Service:
     """The routes, from before the master's parts are there until after they have gone.
 
-    Args:
-        with_keys: whether members are known by keys; without them only who asks for
-            loopback by a name of its own is served.
+    Who may ask is the affair of the server that they are added to.
     """
 
-    def __init__(self, *, with_keys: bool) -> None:
-        self._with_keys = with_keys
+    def __init__(self) -> None:
         self._began_s = lease_now_s()
         self._parts: _Parts | None = None
         self._stopping = False
@@ -76,33 +72,27 @@ class Service:
         self._stopping = True
 
     async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
-        parts = self._parts
-        if (refused := self._refusal(request)) is not None or parts is None:
-            return refused or _not_yet()
+        if (parts := self._parts) is None:
+            return _not_yet()
         return _exposed(await parts.metrics.text())
 
     async def _get_node_metrics(self, request: web.Request) -> web.StreamResponse:
-        parts = self._parts
-        if (refused := self._refusal(request)) is not None or parts is None:
-            return refused or _not_yet()
+        if (parts := self._parts) is None:
+            return _not_yet()
         told = await parts.nodes.of(request.match_info["name"])
         return told if isinstance(told, web.Response) else _exposed(told)
 
     async def _get_targets(self, request: web.Request) -> web.StreamResponse:
-        parts = self._parts
-        if (refused := self._refusal(request)) is not None or parts is None:
-            return refused or _not_yet()
+        if (parts := self._parts) is None:
+            return _not_yet()
         return _json(parts.nodes.targets(request.headers.get("Host", ""), NODES_PATH))
 
     async def _get_api(self, request: web.Request) -> web.StreamResponse:
-        parts = self._parts
-        if (refused := self._refusal(request)) is not None or parts is None:
-            return refused or _not_yet()
+        if (parts := self._parts) is None:
+            return _not_yet()
         return await parts.api.answer(request)
 
     async def _get_health(self, request: web.Request) -> web.StreamResponse:
-        if (refused := self._refusal(request)) is not None:
-            return refused
         status, code, why = "ready", 200, ""
         if self._stopping:
             status, code = "stopping", 503
@@ -117,15 +107,6 @@ class Service:
             "up_s": round(lease_now_s() - self._began_s, 3),
         }
         return _json(told, code)
-
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        if self._with_keys or is_own_name(request.headers.get("Host", "")):
-            return None
-        return refuse(
-            403,
-            "without keys only this host is served, under a name of its own. Ask for 127.0.0.1, "
-            "[::1] or localhost",
-        )
 
 
 def _not_yet() -> web.Response:

@@ -115,7 +115,7 @@ class WorkerNode:
             security=place.http,
             sent_bytes_per_s_max=settings.upload_limit,
         )
-        self._metrics = WorkerMetrics(with_keys=place.http is not None)
+        self._metrics = WorkerMetrics()
         self._metrics.add_to(server.app)
         fetcher = Fetcher(
             self._artifacts, chunks_at_once=settings.chunks_at_once, security=place.http
