@@ -33,7 +33,9 @@
         └── ChunkNotHereError   it is coming, and this part of it is not here yet
 
 Every message tells what happened, where, and what to do. Anything that is not
-a MeshtrainError is a bug, and ends the process with its traceback.
+a MeshtrainError is a bug, and ends the process with its traceback; but one that
+the request of one person meets at the master is told to that person and logged,
+and ends nothing.
 """
 
 from __future__ import annotations

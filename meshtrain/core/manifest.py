@@ -17,6 +17,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Annotated
 
 import msgspec
 import xxhash
@@ -49,8 +50,9 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     offset: int
     """Bytes from the start of the file."""
     size_bytes: int
-    digest: str
-    """xxh3-128, 32 lower-case hexadecimal digits."""
+    digest: Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
+    """xxh3-128, 32 lower-case hexadecimal digits. Its length is checked while a manifest is read:
+    what a chunk takes in memory is then a few times its bytes there."""
 
 
 class FileEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -75,7 +77,7 @@ class Manifest(
 ):
     """All that an artifact is: its files, sorted by path."""
 
-    files: tuple[FileEntry, ...]
+    files: Annotated[tuple[FileEntry, ...], msgspec.Meta(max_length=FILES_MAX)]
 
     @property
     def size_bytes(self) -> int:

@@ -18,7 +18,7 @@ from zmq.utils import z85
 from meshtrain.core.member import Member, MemberKind
 from meshtrain.errors import ProtocolError
 from meshtrain.net.base import SocketLimits, TransportCounts
-from meshtrain.net.curve import ZAP_DOMAIN, peer_prefix
+from meshtrain.net.curve import FEED_DOMAIN, ZAP_DOMAIN, peer_prefix
 from meshtrain.net.socket_reader import SocketReader
 from meshtrain.net.sockets import Context, Socket, send_frames
 from meshtrain.security.membership import Roll
@@ -58,6 +58,8 @@ class ZapHandler:
     ) -> None:
         self._roll = roll
         self._counts = counts
+        #: keys, in Z85, that get no link to the feed until this process ends
+        self.shut_out_of_feed: set[bytes] = set()
         self._socket: Socket = context.socket(zmq.ROUTER)
         try:
             self._socket.setsockopt(zmq.LINGER, 0)
@@ -94,11 +96,15 @@ class ZapHandler:
         if len(request) != _REQUEST_FRAMES:
             return b""
         _, _, version, _, domain, _, _, mechanism, key = request
-        if (version, domain, mechanism) != (_VERSION, ZAP_DOMAIN, b"CURVE"):
+        if (version, mechanism) != (_VERSION, b"CURVE"):
+            return b""
+        if domain not in (ZAP_DOMAIN, FEED_DOMAIN):
             return b""
         if len(key) != _KEY_BYTES:
             return b""
         curve_key: bytes = z85.encode(key)
+        if domain == FEED_DOMAIN and curve_key in self.shut_out_of_feed:
+            return b""
         return curve_key if self._roll.by_curve_key(curve_key.decode()) else b""
 
 

@@ -24,6 +24,8 @@ from meshtrain.security.membership import Roll
 from meshtrain.security.standing import Standing
 
 ZAP_DOMAIN: Final = b"meshtrain"
+FEED_DOMAIN: Final = b"meshtrain-feed"
+"""Of the feed's socket: somebody may be shut out of it alone."""
 HANDSHAKE_MS: Final = 10_000
 """A connection that hasn't proved a key by then is closed."""
 
@@ -65,7 +67,7 @@ def client_security(standing: Standing | None) -> ClientSecurity | None:
     return ClientSecurity(standing.identity, standing.master.curve_key.encode())
 
 
-def secure_server(socket: Socket, security: MasterSecurity) -> None:
+def secure_server(socket: Socket, security: MasterSecurity, domain: bytes = ZAP_DOMAIN) -> None:
     """Make a socket, not yet bound, admit proven keys only.
 
     ZAP_ENFORCE_DOMAIN refuses everybody when no handler is there to ask; without
@@ -73,7 +75,7 @@ def secure_server(socket: Socket, security: MasterSecurity) -> None:
     """
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, security.identity.curve_secret)
-    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    socket.setsockopt(zmq.ZAP_DOMAIN, domain)
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 

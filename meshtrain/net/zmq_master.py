@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ from meshtrain.net.base import (
     TakeControl,
     TransportCounts,
 )
-from meshtrain.net.curve import MasterSecurity, secure_server
-from meshtrain.net.feed_topics import BRIEF_TOPIC, FEED_GREETING, FEED_TOPIC
+from meshtrain.net.curve import FEED_DOMAIN, ZAP_DOMAIN, MasterSecurity, secure_server
+from meshtrain.net.feed_topics import BRIEF_TOPIC, FEED_GREETING, FEED_TOPIC, GREETING_TOPIC
 from meshtrain.net.listening import ListeningPort
 from meshtrain.net.socket_reader import SocketReader
 from meshtrain.net.sockets import Context, Socket, open_socket, send_frames, split
@@ -52,8 +53,14 @@ from meshtrain.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
+TOPIC_BYTES_MAX = 1024
+"""Of what a dashboard subscribes to. The messages of the handshake, some 400 bytes, must pass."""
+FOREIGN_TOPICS_MAX = 200
+"""Topics of one member that no dashboard asks for, until it is shut out of the feed: ZeroMQ keeps
+each for as long as its link stands."""
 LAST_WORDS_MS = 1000
 """How long links that are cut by `rebind` may take to send what was said before."""
+_TOPICS = frozenset({b"", FEED_TOPIC, BRIEF_TOPIC, GREETING_TOPIC})
 
 
 class MasterSockets:
@@ -92,6 +99,8 @@ class MasterSockets:
         self._on_bulk = on_bulk
         self._subscribers = 0
         self._brief_subscribers = 0
+        #: key of a member, in Z85 → topics that it asked for and that no feed has
+        self._foreign_topics: Counter[bytes] = Counter()
         self._closed = False
         self._bulk_paused = False
         self._security = security
@@ -209,6 +218,7 @@ class MasterSockets:
         bulk.close(LAST_WORDS_MS)
         feed.close(0)
         self._subscribers = self._brief_subscribers = 0
+        self._foreign_topics.clear()
         self._open_all()
 
     def close(self) -> None:
@@ -253,9 +263,22 @@ class MasterSockets:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         return socket
 
+    def _reopen_feed(self) -> None:
+        """Forget all topics; dashboards come back by themselves, and see a gap."""
+        self._feed_reader.close()
+        self._feed.close(0)
+        self._sockets.remove(self._feed)
+        self._readers.remove(self._feed_reader)
+        self._subscribers = self._brief_subscribers = 0
+        self._foreign_topics.clear()
+        self._feed = self._open_feed()
+        self._ports[-1].bind(self._feed)
+        self._feed_reader = self._listen(self._feed, self._take_subscriptions)
+
     def _open_feed(self) -> Socket:
         limits = self._limits
-        socket = self._open(zmq.XPUB, limits.feed_message_bytes_max, limits.feed_queued_max)
+        # All that comes in are topics, and ZeroMQ keeps each, at many times its size.
+        socket = self._open(zmq.XPUB, TOPIC_BYTES_MAX, limits.feed_queued_max)
         # Each subscription is told, not only the first: they are counted.
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)
         socket.setsockopt(zmq.XPUB_WELCOME_MSG, encode(FEED_GREETING))
@@ -271,7 +294,8 @@ class MasterSockets:
         )
         self._sockets.append(socket)
         if self._security:
-            secure_server(socket, self._security)
+            domain = FEED_DOMAIN if kind == zmq.XPUB else ZAP_DOMAIN
+            secure_server(socket, self._security, domain)
         return socket
 
     def _listen(self, socket: Socket, deliver: Any) -> SocketReader:
@@ -282,7 +306,7 @@ class MasterSockets:
             sends_max=limits.sends_per_turn_max,
             bytes_max=limits.bytes_per_turn_max,
             frames_max=limits.messages_per_send_max + 1,
-            with_user_id=self._security is not None and socket is not self._feed,
+            with_user_id=self._security is not None,
         )
         self._readers.append(reader)
         return reader
@@ -348,7 +372,13 @@ class MasterSockets:
 
     def _take_subscriptions(self, multiparts: list[list[bytes]]) -> None:
         for frames in multiparts:
+            user_id = frames.pop(0) if self._security is not None else b""
             change = {b"\x01": 1, b"\x00": -1}.get(frames[0][:1])
+            if change == -1 and user_id:
+                # A dashboard of ours unsubscribes by its link's end, which ZeroMQ tells in
+                # nobody's name. Who says so itself may never have subscribed, and would
+                # silence the feed for all others.
+                continue
             if change is None:
                 self.counts.refused[BadMessageKind.MALFORMED] += 1
                 continue
@@ -358,6 +388,26 @@ class MasterSockets:
                 self._subscribers = max(0, self._subscribers + change)
             if BRIEF_TOPIC.startswith(topic):
                 self._brief_subscribers = max(0, self._brief_subscribers + change)
+            if change == 1 and topic not in _TOPICS:
+                self._foreign_topics[user_id] += 1
+                if self._foreign_topics[user_id] > FOREIGN_TOPICS_MAX:
+                    self._shut_out(user_id)
+                    self._reopen_feed()
+                    return
+
+    def _shut_out(self, user_id: bytes) -> None:
+        who = "somebody without a name"
+        if self._security is not None and self._zap is not None:
+            self._zap.shut_out_of_feed.add(user_id)
+            member = self._security.roll.by_curve_key(user_id.decode("ascii", "replace"))
+            if member is not None:
+                who = f"the {member.kind.value} {member.name}, which is shut out of it"
+        logger.warning(
+            "the feed was opened anew, and all dashboards have to come back: more than %d topics "
+            "that it doesn't have were asked for by %s",
+            FOREIGN_TOPICS_MAX,
+            who,
+        )
 
     def _listeners(self, feed: ToDashboard) -> int:
         return self._brief_subscribers if isinstance(feed, Brief) else self._subscribers

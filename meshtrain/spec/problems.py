@@ -42,12 +42,16 @@ class Problem(NamedTuple):
 
 
 class JobFileError(UserError):
-    """Raised when a job file has problems; its text is fit for NAME.error.txt."""
+    """Raised when a job file has problems; its text is fit for NAME.error.txt.
 
-    def __init__(self, file_name: str, problems: Iterable[Problem]) -> None:
+    Args:
+        more: how many there are beside these.
+    """
+
+    def __init__(self, file_name: str, problems: Iterable[Problem], more: int = 0) -> None:
         self.file_name = file_name
         self.problems = tuple(sorted(problems, key=_reading_order))
-        super().__init__(_report(shown_name(file_name), self.problems))
+        super().__init__(_report(shown_name(file_name), self.problems, more))
 
 
 def _reading_order(problem: Problem) -> tuple[int, int]:
@@ -56,8 +60,9 @@ def _reading_order(problem: Problem) -> tuple[int, int]:
     return (problem.spot.line, problem.spot.column or 0)
 
 
-def _report(file_name: str, problems: Sequence[Problem]) -> str:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+def _report(file_name: str, problems: Sequence[Problem], more: int) -> str:
+    in_all = len(problems) + more
+    count = "1 problem" if in_all == 1 else f"{in_all} problems"
     shown = problems[:PROBLEMS_SHOWN_MAX]
     spots = [_spot_text(problem.spot) for problem in shown]
     width = max((len(spot) for spot in spots), default=0)
@@ -67,8 +72,8 @@ def _report(file_name: str, problems: Sequence[Problem]) -> str:
         where = path_text(problem.path)
         cells.append(f"{where}   {problem.text}" if where else problem.text)
         lines.append("  " + "  ".join(cells))
-    if len(problems) > len(shown):
-        lines.append(f"  … and {len(problems) - len(shown)} more")
+    if in_all > len(shown):
+        lines.append(f"  … and {in_all - len(shown)} more")
     lines += ["", "Mend the file and drop it again. All keys: meshtrain schema --explain"]
     return "\n".join(lines)
 

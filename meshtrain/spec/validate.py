@@ -24,6 +24,8 @@ from meshtrain.spec.reader import Document
 
 Model = TypeVar("Model", bound=BaseModel)
 PRUNE_ROUNDS_MAX = 8
+PROBLEMS_KEPT_MAX = 200
+"""More of one file are only counted: looking for what was meant takes long."""
 
 
 class Findings:
@@ -32,11 +34,16 @@ class Findings:
     def __init__(self, file_name: str, document: Document) -> None:
         self._file_name = file_name
         self._places = document.places
-        self._problems = list(document.problems)
-        self._taken: set[Path] = {problem.path for problem in self._problems}
+        self._problems = list(document.problems[:PROBLEMS_KEPT_MAX])
+        self._more = len(document.problems) - len(self._problems)
+        self._taken: set[Path] = set()
+        #: those that are taken, and all that lie around one
+        self._around: set[Path] = set()
+        for problem in document.problems:
+            self._take(problem.path)
 
-    def __bool__(self) -> bool:
-        return bool(self._problems)
+    def __len__(self) -> int:
+        return len(self._problems) + self._more
 
     def at_value(self, text: str, path: Path) -> None:
         """A value that is wrong where it stands."""
@@ -54,15 +61,25 @@ class Findings:
         self._add(Problem(text, path, Spot(place.value.line) if place else None))
 
     def error(self) -> JobFileError:
-        """The error that holds all of them."""
-        return JobFileError(self._file_name, self._problems)
+        """The error that holds the first of them, and tells how many there are."""
+        return JobFileError(self._file_name, self._problems, self._more)
 
     def _add(self, problem: Problem) -> None:
         # A value that couldn't be read is not missing, and its children are not wrong twice.
-        if any(_related(problem.path, taken) for taken in self._taken):
+        path = problem.path
+        if path in self._around or any(path[:n] in self._taken for n in range(1, len(path))):
             return
-        self._taken.add(problem.path)
-        self._problems.append(problem)
+        self._take(path)
+        if len(self._problems) < PROBLEMS_KEPT_MAX:
+            self._problems.append(problem)
+        else:
+            self._more += 1
+
+    def _take(self, path: Path) -> None:
+        self._taken.add(path)
+        self._around.update(path[:n] for n in range(1, len(path) + 1))
+        if not path:
+            self._around.add(path)
 
     def _place(self, path: Path) -> tuple[Place | None, bool]:
         for length in range(len(path), -1, -1):
@@ -70,13 +87,6 @@ class Findings:
             if place is not None:
                 return place, length == len(path)
         return None, False
-
-
-def _related(path: Path, taken: Path) -> bool:
-    if not path or not taken:
-        return path == taken
-    shorter = min(len(path), len(taken))
-    return path[:shorter] == taken[:shorter]
 
 
 def validated(model: type[Model], tree: Any, findings: Findings, path: Path = ()) -> Model | None:
@@ -105,7 +115,7 @@ def _tell(model: type[BaseModel], details: Any, findings: Findings, path: Path) 
     if loc and loc[-1] == "[key]":
         findings.at_key(_words(details), (*path, *loc[:-1]))
     elif details["type"] == "extra_forbidden":
-        findings.at_key(_unknown_key(model, loc), (*path, *loc))
+        findings.at_key(_unknown_key(model, loc, len(findings) < PROBLEMS_KEPT_MAX), (*path, *loc))
     else:
         findings.at_value(_words(details), (*path, *loc))
 
@@ -123,7 +133,9 @@ def _words(details: Any) -> str:
     return str(details["msg"])
 
 
-def _unknown_key(model: type[BaseModel], loc: Path) -> str:
+def _unknown_key(model: type[BaseModel], loc: Path, hinted: bool) -> str:
+    if not hinted:
+        return "unknown key"
     key = str(loc[-1])
     section = _section(model, loc[:-1])
     known = [field.alias or name for name, field in section.model_fields.items()] if section else []

@@ -254,6 +254,23 @@ async def test_a_page_stays_small_enough_for_a_message(
     assert page.matched == 9
 
 
+async def test_p11_a_filter_that_takes_too_long_is_ended_and_told(
+    feeds: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds.publish(tuple(job(number) for number in range(900)))
+    now_s = 0.0
+
+    def slow_clock() -> float:
+        nonlocal now_s
+        now_s += 6.0
+        return now_s
+
+    monkeypatch.setattr(feeds_module, "lease_now_s", slow_clock)
+    with pytest.raises(UserError, match=r"'s/.x' takes the master too long .* more simply"):
+        await feeds.page(PageQuery("jobs", filter="s/.x"))
+    assert (await feeds.page(PageQuery("jobs", sort="name"))).matched == 900, "without a filter"
+
+
 async def test_the_pace_follows_the_time_that_rows_take(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = time.monotonic()
     monkeypatch.setattr(feeds_module, "lease_now_s", lambda: now_s)

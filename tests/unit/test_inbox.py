@@ -231,6 +231,26 @@ async def test_the_errors_of_a_submission_lie_beside_the_file(dropped: Dropped) 
     assert dropped.said == ["inbox: a.yaml was rejected, see rejected/a.yaml.error.txt"]
 
 
+async def test_p11_a_file_that_meets_a_bug_is_rejected_and_the_next_one_is_taken(
+    dropped: Dropped, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the master, and again at each start, since the file stayed where it was."""
+
+    def trip(submission: Submission) -> None:
+        if submission.name == "a.yaml":
+            raise ValueError("nobody thought of this")
+
+    dropped.refuse = trip
+    dropped.drop("a.yaml")
+    dropped.drop("b.yaml")
+    assert not await dropped.scan()
+    assert "taking a.yaml failed. This is a bug of meshtrain: ValueError(" in dropped.told("a.yaml")
+    assert dropped.listed(ACCEPTED) == ["b.yaml", "b.yaml.receipt.txt"]
+    assert dropped.listed() == []
+    (record,) = caplog.records
+    assert record.exc_info is not None and record.exc_info[0] is ValueError
+
+
 async def test_a_name_that_is_not_utf_8_is_rejected_and_can_be_told(dropped: Dropped) -> None:
     path = dropped.folder / os.fsdecode(b"caf\xe9.yaml")
     path.write_text("name: x\n")

@@ -11,6 +11,7 @@ import pytest
 from meshtrain.core import manifest as manifests
 from meshtrain.core.manifest import (
     EMPTY_DIGEST,
+    FILES_MAX,
     Chunk,
     ChunkNumbers,
     FileEntry,
@@ -131,7 +132,6 @@ SECOND = TWO.chunks[1]
         (changed(TWO, chunks=TWO.chunks[1:]), "starts at byte 8, not at 0"),
         (changed(TWO, chunks=(*TWO.chunks, Chunk(12, 0, EMPTY_DIGEST))), "has 0 bytes"),
         (changed(TWO, chunks=(TWO.chunks[0], Chunk(4, 8, SECOND.digest))), "starts at byte 4"),
-        (changed(TWO, chunks=(TWO.chunks[0], Chunk(8, 4, "0" * 31))), "digest of chunk 1"),
         (changed(TWO, chunks=(TWO.chunks[0], Chunk(8, 4, "A" * 32))), "digest of chunk 1"),
         (changed(TWO, chunks=(TWO.chunks[0], Chunk(8, 4, "a" * 31 + "\n"))), "digest of chunk 1"),
         (changed(TWO, digest="nothing"), "digest is not one"),
@@ -144,6 +144,29 @@ def test_content_that_does_not_add_up_is_refused(broken: Manifest, words: str) -
     with pytest.raises(ArtifactError, match=words) as caught:
         parse_manifest(canonical_bytes(broken))
     assert "'w'" in str(caught.value)
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 31, "0" * 33])
+def test_p11_a_chunk_without_its_digest_is_refused_where_it_is_read(digest: str) -> None:
+    """Four bytes for each made some hundred in memory."""
+    broken = changed(TWO, chunks=(TWO.chunks[0], Chunk(8, 4, digest)))
+    with pytest.raises(ArtifactError, match=r"length .= 32 - at `\$\[1\]\[0\]\[4\]\[1\]\[2\]`"):
+        parse_manifest(canonical_bytes(broken))
+
+
+def test_p11_too_many_files_are_refused_before_any_is_made() -> None:
+    """A manifest of the size that is allowed held 11 million empty ones, and took gigabytes."""
+    one = b"\x95\xa0\x00\xc2\xa0\x90"
+    head = b"\x92" + msgspec.msgpack.encode("meshtrain-manifest-1")
+    data = head + b"\xdd" + (FILES_MAX + 1).to_bytes(4, "big") + one * (FILES_MAX + 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError, match=r"of length <= 100000 - at `\$\[1\]`"):
+            parse_manifest(data)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 @pytest.mark.parametrize(

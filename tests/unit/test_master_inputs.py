@@ -44,6 +44,11 @@ def test_what_its_sender_found_counts_though_there_is_a_newer_one() -> None:
     assert find("voc", voc=InputData("voc@1", "a" * 32, size_bytes=5)) == {"voc": VOC_1.data}
 
 
+def test_p11_what_is_sent_as_a_data_set_and_is_no_reference_is_refused_and_no_bug() -> None:
+    with pytest.raises(UserError, match=r"what was sent as voc: .* Submit again"):
+        find("voc", voc=InputData("!!bad", "a" * 32))
+
+
 @pytest.mark.parametrize(
     ("reference", "told"),
     [

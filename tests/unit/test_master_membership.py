@@ -7,6 +7,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from meshtrain.spec.settings_loading import master_settings
 from meshtrain.wire import messages as msg
 from meshtrain.wire.codec import encode
 from meshtrain_daemon.master import member_news
-from meshtrain_daemon.master.member_changes import change_members
+from meshtrain_daemon.master.member_changes import MemberRequest, change_members
 from meshtrain_daemon.master.member_news import MemberNews
 from meshtrain_daemon.master.membership import Membership, membership_of
 
@@ -79,6 +80,33 @@ def test_the_master_and_its_admin_are_its_first_members(home: Path) -> None:
     standing = load_standing(home / "person", PERSON)
     assert standing is not None
     assert standing.master_address == "127.0.0.1:7470"
+
+
+async def test_p10_no_other_work_puts_off_a_revocation(home: Path) -> None:
+    """It waited for a thread behind job files that took minutes to be looked through."""
+    ours = membership(home)
+    ours._admit(issue(ours, PERSON, issuer="admin").secret, record("ann", PERSON))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    until = threading.Event()
+    slow = asyncio.create_task(asyncio.to_thread(until.wait))
+    await asyncio.sleep(0)
+    asked: list[MemberRequest] = [
+        msg.IssueReader("r1", "prometheus", 60.0),
+        msg.RevokeReader("r2", "prometheus"),
+        msg.IssueToken("r3", NODE, 60.0),
+        msg.Revoke("r4", PERSON, "ann"),
+    ]
+    try:
+        async with asyncio.timeout(20):
+            for message in asked:
+                done = await change_members(
+                    ours, message, asker="admin", control_port=7470, enrol_port=7473
+                )
+                assert (done.request_id, done.error) == (message.request_id, "")
+    finally:
+        until.set()
+        await slow
+    assert ours.http.roll.by_name(PERSON, "ann") is None
 
 
 def test_P12_a_disk_that_is_full_stops_no_master(

@@ -18,8 +18,8 @@ from test_codec import SAMPLES
 from meshtrain.core.member import MemberKind
 from meshtrain.net.admission import MAY_SEND
 from meshtrain.net.curve import ClientSecurity
-from meshtrain.net.feed_topics import FEED_GREETING
-from meshtrain.net.zmq_master import MasterSockets
+from meshtrain.net.feed_topics import FEED_GREETING, FEED_TOPIC
+from meshtrain.net.zmq_master import FOREIGN_TOPICS_MAX, TOPIC_BYTES_MAX, MasterSockets
 from meshtrain.security.keys import Identity
 from meshtrain.wire import messages as wire
 from meshtrain.wire.codec import Decoder, encode
@@ -255,6 +255,77 @@ async def test_p10_without_a_member_s_key_the_feed_is_silent(
     good = world.link(zmq.SUB, world.master.feed_port, world.right[kind])
     await hear(world, good)
     assert await bad.silent()
+
+
+async def subscriptions(world: World, count: int) -> None:
+    """Until the master knows of so many; nothing else tells of them."""
+    async with asyncio.timeout(20):
+        while world.master.subscribers != count:
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.usefixtures("closing")
+async def test_p10_nobody_ends_the_subscriptions_of_others(world: World) -> None:
+    """ZeroMQ tells the end of a subscription though its link never had it: the feed fell silent.
+
+    So none counts that a link tells itself; ZeroMQ's own sockets tell only of what they have.
+    """
+    world.master.rebind()
+    good = world.link(zmq.SUB, world.master.feed_port, world.right[PERSON])
+    assert FEED.decode(await good.receive()) == FEED_GREETING
+    await subscriptions(world, 1)
+    bad = world.link(zmq.SUB, world.master.feed_port, world.right[NODE])
+    await subscriptions(world, 2)
+    bad.socket.unsubscribe(b"")
+    bad.socket.subscribe(FEED_TOPIC)
+    await subscriptions(world, 3)
+    bad.close()
+    world.links.remove(bad)
+    # The end of a link is told in nobody's name, and counts.
+    await subscriptions(world, 2)
+    key = world.right[NODE].curve_public
+    world.master._take_subscriptions([[key, b"\x00" + FEED_TOPIC] for _ in range(3)])
+    assert world.master.subscribers == 2
+    feed = wire.Feed(1, next(_marks) + 1)
+    assert world.master.publish(feed)
+    assert FEED.decode(await good.receive()) == feed
+
+
+@pytest.mark.usefixtures("closing")
+async def test_p11_topics_of_no_feed_do_not_gather(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ZeroMQ keeps each topic for as long as its link stands."""
+    world.master.rebind()
+    good = world.link(zmq.SUB, world.master.feed_port, world.right[PERSON])
+    assert FEED.decode(await good.receive()) == FEED_GREETING
+    identity = world.keys.member("curious", NODE)
+    bad = world.link(zmq.XSUB, world.master.feed_port, identity)
+    assert await bad.handshake()
+    for number in range(FOREIGN_TOPICS_MAX + 1):
+        await bad.send(b"\x01" + str(number).encode())
+    # All links are cut, and what was asked for is forgotten: it doesn't come in again.
+    async with asyncio.timeout(20):
+        assert not await bad.handshake()
+    assert "more than 200 topics" in caplog.text
+    assert "by the node curious, which is shut out of it" in caplog.text
+    # The others come back by themselves, and what it has to say elsewhere is taken.
+    await subscriptions(world, 1)
+    await hear(world, good)
+    beat = sample(wire.Beat, "curious")
+    link = world.link(zmq.DEALER, world.master.control_port, identity)
+    await link.send(encode(beat))
+    await world.came.message(beat)
+
+
+@pytest.mark.usefixtures("closing")
+async def test_p11_a_topic_of_any_length_cuts_its_link(world: World) -> None:
+    bad = world.link(zmq.XSUB, world.master.feed_port, world.right[NODE])
+    assert await bad.handshake()
+    await bad.send(b"\x01" + bytes(TOPIC_BYTES_MAX))
+    # It comes back, and is let in again: it was cut.
+    async with asyncio.timeout(20):
+        assert await bad.handshake()
 
 
 # --- who says that they are who ----------------------------------------------------------

@@ -473,7 +473,8 @@ async def test_a_secret_signs_the_time_and_the_body(
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0"),
         *("100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0"),
         *("fd00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::", "nonsense"),
-        *("2001:db8::1", "192.0.2.1"),
+        *("2001:db8::1", "192.0.2.1", "64:ff9b:1::a00:1", "fec0::1", "192.0.0.192", "::7f00:1"),
+        *("::ffff:0:7f00:1", "5f00::1", "3fff::1", "192.88.99.1", "100::1"),
     ],
 )
 def test_private_addresses_are_known_in_every_dress(address: str) -> None:
@@ -500,6 +501,22 @@ async def test_p10_a_webhook_goes_to_no_private_address_and_by_https_alone(url: 
     assert "notify_hosts" in problem_of(url, ())
     webhooks = Webhooks((), 5.0)
     with pytest.raises(NeverSentError, match="notify_hosts"):
+        await webhooks.send(url, b"{}", {}, b"", 0.0)
+    await webhooks.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://xn--/", "https://a\\b", "https://[::1]x", "https://[::1"),
+        *("https://a:99999/", "https://a:b/"),
+    ],
+)
+async def test_p11_an_url_that_nothing_can_be_made_of_is_refused_and_no_bug(url: str) -> None:
+    """Such a line in a job file ended the master, and again at each start."""
+    assert "names no host that can be looked up" in problem_of(url, ())
+    webhooks = Webhooks((), 5.0)
+    with pytest.raises(NeverSentError, match="names no host"):
         await webhooks.send(url, b"{}", {}, b"", 0.0)
     await webhooks.close()
 

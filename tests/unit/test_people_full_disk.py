@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +34,7 @@ class Around:
         self.notes: list[str] = []
         self.sent: list[Any] = []
         self._waiting: dict[str, Callable[[fx.Reply], None]] = {}
+        self._beside: list[Coroutine[Any, Any, None]] = []
         around = cast(Any, self)
         self.people = People(
             settings=MasterSettings(home=Path("/nowhere")),
@@ -49,10 +50,16 @@ class Around:
             store=around,
             archiving=around,
             estimator=around,
-            spawn=around,
+            spawn=self._beside.append,
             membership=None,
             enrol_port=0,
         )
+
+    async def take(self, peer: bytes, message: msg.FromPerson) -> None:
+        """A message, until all is done that it has done beside."""
+        self.people.take(peer, message)
+        while self._beside:
+            await self._beside.pop()
 
     # the loop of decisions
 
@@ -131,11 +138,11 @@ async def test_P12_a_data_set_gets_no_name_while_the_disk_is_full(tmp_path: Path
     held = artifact_id(store.add_tree(tmp_path / "data"))
     around.people._artifacts = store
     around.full = FULL
-    await around.people._publish(b"person@ada/1", msg.PublishInput("r1", "voc", held))
+    await around.take(b"person@ada/1", msg.PublishInput("r1", "voc", held))
     (done,) = around.sent
     assert (done.request_id, done.done) == ("r1", ())
     assert "read-only" in done.error
     around.full = None
-    await around.people._publish(b"person@ada/1", msg.PublishInput("r2", "voc", held))
+    await around.take(b"person@ada/1", msg.PublishInput("r2", "voc", held))
     published = around.posted[-1]
     assert (published.name, published.size_bytes, published.published_by) == ("voc", 1, "ada")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from meshtrain.spec import validate
 from meshtrain.spec.forms import CommandSweep, TrainingSweep
 from meshtrain.spec.jobfile import JobFile, JobFileError, parse_job_file
+from meshtrain.spec.reader import Document
 
 SOUND: dict[str, Any] = {
     "base": {"participants": ["p01", "p02"], "model": "cnn"},
@@ -102,6 +104,45 @@ def test_many_problems_are_cut_short() -> None:
         parse(tree)
     assert "80 problems" in str(caught.value)
     assert "  … and 30 more" in str(caught.value)
+
+
+def test_p11_of_very_many_problems_the_first_are_kept_and_the_others_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hinted: list[str] = []
+
+    def hint(word: str, choices: object) -> str:
+        hinted.append(word)
+        return ""
+
+    monkeypatch.setattr(validate, "hint", hint)
+    with pytest.raises(JobFileError) as caught:
+        parse({"name": "x", "command": "e", **{f"k{number}": 1 for number in range(1000)}})
+    assert len(caught.value.problems) == 200
+    assert "x.json was not accepted: 1000 problems." in str(caught.value)
+    assert "  … and 950 more" in str(caught.value)
+    assert len(hinted) == 200, "to look for what was meant takes long"
+
+
+def test_p11_a_problem_is_held_against_few_others_however_many_there_are() -> None:
+    """Against each that was known, a file of 1 MB took a core for minutes."""
+    compared = 0
+
+    class Key(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    findings = validate.Findings("x.json", Document(""))
+    for number in range(300):
+        findings.at_key("unknown key", (Key("base"), Key(f"k{number}")))
+        findings.at_key("and what is in it", (Key("base"), Key(f"k{number}"), Key("inside")))
+    findings.at_value("what lies around them", (Key("base"),))
+    assert len(findings) == 300
+    assert compared < 20 * 300
 
 
 def test_forms_are_told_apart() -> None:

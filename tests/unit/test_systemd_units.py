@@ -138,6 +138,14 @@ def test_a_restart_leaves_jobs_running_and_a_stuck_loop_is_ended(units: Path) ->
         ), "a limit that can never be reached is none"
 
 
+def test_p11_the_master_can_t_take_all_of_the_host_s_memory(units: Path) -> None:
+    """ZeroMQ has no limit for a message of many parts. A worker's limit would count its jobs."""
+    master = values_of(units, Role.MASTER)
+    assert 0 < int(master["MemoryMax"].removesuffix("%")) < 100
+    assert master["MemorySwapMax"] == "0", "or it goes on in there"
+    assert "MemoryMax" not in values_of(units, Role.WORKER)
+
+
 def test_the_two_daemons_are_two_users(units: Path) -> None:
     """P10: a job runs as the worker's user, and that one can't read the master's keys."""
     users = {role: values_of(units, role)["User"] for role in Role}

@@ -17,6 +17,7 @@ from meshtrain.core.what_if import copy_of
 from meshtrain.core.why import Why, explain
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.wire.messages import Answer, Query
+from meshtrain_daemon.master.defects import defect
 from meshtrain_daemon.master.names import resolve_job
 
 ENDS_EVERY_S = 15.0
@@ -111,16 +112,7 @@ async def _beside(work: Callable[..., _Told], *arguments: Any) -> _Told:
     try:
         return await asyncio.to_thread(work, *arguments)
     except Exception as error:
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        at = (
-            "" if where is None else f" (line {where.tb_lineno} of {where.tb_frame.f_code.co_name})"
-        )
-        raise MeshtrainError(
-            f"the estimate failed by a defect of meshtrain: {error!r}{at}; "
-            "all else goes on. Please report it"
-        ) from error
+        raise MeshtrainError(defect("the estimate", error)) from error
 
 
 def _differs(shown: Span | None, span: Span, now_wall_s: float) -> bool:

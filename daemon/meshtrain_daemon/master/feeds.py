@@ -30,6 +30,7 @@ from meshtrain.core.pages import Page, PageQuery, Row
 from meshtrain.core.row_book import RowBook
 from meshtrain.core.state import MeshState
 from meshtrain.core.view import MeshView
+from meshtrain.errors import UserError
 from meshtrain.net.base import MasterTransport
 from meshtrain.wire import messages as msg
 
@@ -46,6 +47,8 @@ ROWS_FIRST = 200
 """Rows of the first piece; the next ones are made to fit the time."""
 ROWS_MIN = 1
 ROWS_MAX = 5000
+FILTER_S_MAX = 10.0
+"""The loop's time that one question may take for its filter, in pieces."""
 PAGE_BYTES_MAX = 4 << 20
 """Bytes of a page's rows; half of what a message may have."""
 
@@ -151,6 +154,11 @@ class Feeds:
             pace = _Pace()
             while not listing.advance(pace.rows):
                 await pace.rest()
+                if query.filter and pace.worked_s > FILTER_S_MAX:
+                    raise UserError(
+                        f"the filter {query.filter!r} takes the master too long on the rows "
+                        "that there are: write it more simply"
+                    )
 
     async def _catch_up(self) -> None:
         pace = _Pace()
@@ -207,11 +215,14 @@ class _Pace:
 
     def __init__(self) -> None:
         self.rows = ROWS_FIRST
+        self.worked_s = 0.0
         self._began_s = lease_now_s()
 
     async def rest(self) -> None:
         """Let others have their turn; the next piece is made to fit the time."""
-        took_s = max(lease_now_s() - self._began_s, TURN_S / 4)
+        took_s = lease_now_s() - self._began_s
+        self.worked_s += took_s
+        took_s = max(took_s, TURN_S / 4)
         self.rows = min(max(round(self.rows * TURN_S / took_s), ROWS_MIN), ROWS_MAX)
         await asyncio.sleep(0)
         self._began_s = lease_now_s()

@@ -34,6 +34,7 @@ from meshtrain.core.manifest import artifact_id
 from meshtrain.errors import ArtifactError, MeshtrainError, SettingsError, UserError
 from meshtrain.ids import digest
 from meshtrain.spec.jobs import CodeDigests
+from meshtrain_daemon.master.defects import told_defect
 from meshtrain_daemon.master.dropped import Look, is_open_for_writing, look_at
 from meshtrain_daemon.master.dropped_files import DroppedFolder, find_job_file, read_job_file
 from meshtrain_daemon.master.intake import Submission
@@ -213,10 +214,16 @@ class Inbox:
                 failpoints.reach("inbox.taken")
             except FileNotFoundError:
                 return ""
-            except UserError as error:
-                await asyncio.to_thread(
-                    self._verdict, path, look, REJECTED, ".error.txt", str(error)
-                )
+            except Exception as error:
+                if isinstance(error, UserError):
+                    told = str(error)
+                elif isinstance(error, MeshtrainError | OSError):
+                    raise
+                else:
+                    # Left where it is, it would be met again after each start.
+                    told = told_defect(f"taking {shown}", error)
+                    told += "\nSee with `meshtrain jobs` whether it was started"
+                await asyncio.to_thread(self._verdict, path, look, REJECTED, ".error.txt", told)
                 self._say(f"inbox: {shown} was rejected, see {REJECTED}/{shown}.error.txt")
                 return ""
             await asyncio.to_thread(

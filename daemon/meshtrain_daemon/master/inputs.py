@@ -57,7 +57,10 @@ def demand_held(state: MeshState, inputs: Mapping[str, InputData]) -> None:
 def _named(reference: str, known: Mapping[str, Versions], sent: InputData | None) -> NamedInput:
     name, version = split_reference(reference)
     if sent is not None:
-        sent_name, version = split_reference(sent.source)
+        try:
+            sent_name, version = split_reference(sent.source)
+        except ValueError as error:
+            raise UserError(f"what was sent as {reference}: {error}. Submit again") from None
         if sent_name != name:
             raise UserError(f"{shown(sent.source)} was sent as what {reference} is. Submit again")
     named = version_of(known, name, version)

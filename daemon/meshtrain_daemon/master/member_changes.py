@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from meshtrain.errors import MeshtrainError, UserError
 from meshtrain.wire import messages as msg
 from meshtrain_daemon.master.membership import Membership
@@ -35,15 +33,15 @@ async def change_members(
         done: tuple[str, ...]
         match message:
             case msg.IssueReader():
-                word = await asyncio.to_thread(
+                word = await membership.beside(
                     membership.issue_reader, message.name, message.ttl_s, issuer=asker
                 )
                 done = (word,)
             case msg.RevokeReader():
-                await asyncio.to_thread(membership.readers.revoke, message.name)
+                await membership.beside(membership.readers.revoke, message.name)
                 done = (message.name,)
             case msg.IssueToken():
-                word = await asyncio.to_thread(
+                word = await membership.beside(
                     membership.issue,
                     message.kind,
                     message.ttl_s,
@@ -54,7 +52,7 @@ async def change_members(
                 )
                 done = (word,)
             case msg.Revoke():
-                was_one = await asyncio.to_thread(membership.revoke, message.kind, message.name)
+                was_one = await membership.beside(membership.revoke, message.kind, message.name)
                 done = (message.name,) if was_one else ()
         return msg.Done(message.request_id, done=done)
     except MeshtrainError as error:

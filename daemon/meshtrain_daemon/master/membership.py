@@ -15,7 +15,10 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from meshtrain.artifacts.enrol import Enrolment
 from meshtrain.clock import wall_now_s
@@ -40,6 +43,11 @@ from meshtrain.security.tokens import JoinToken, TokensFile
 from meshtrain.spec.settings import MasterSettings
 
 MASTER_NAME = "master"
+THREADS_MAX = 4
+"""Changes of members and tokens at a time: a token may wait for a name to be looked up."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def membership_of(settings: MasterSettings) -> Membership | None:
@@ -69,6 +77,7 @@ class Membership:
         self._members = MembersFile(home / MEMBERS_FILE)
         self._tokens = TokensFile(home / "tokens.json")
         self.readers = Readers(home / "read_tokens.json")
+        self._threads = ThreadPoolExecutor(THREADS_MAX, "members")
         #: held while a token is made, and while a person's end with the membership
         self._issuing = threading.Lock()
         self._take_master()
@@ -80,6 +89,15 @@ class Membership:
     @property
     def members(self) -> Members:
         return self._members.members
+
+    async def beside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What some work on these lists comes to.
+
+        It has threads of its own: no number of slow job files, or of shares that hang,
+        puts off a revocation.
+        """
+        done = partial(work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
     def follow(self, on_change: Callable[[Members], None]) -> None:
         """Have `on_change` called in this event loop after each change of the list."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import meshtrain
 from meshtrain import failpoints
@@ -33,6 +34,7 @@ from meshtrain.wire import messages as msg
 from meshtrain_daemon.master import steering
 from meshtrain_daemon.master.apply import Hands
 from meshtrain_daemon.master.archiving import Archiving
+from meshtrain_daemon.master.defects import told_defect
 from meshtrain_daemon.master.estimator import Estimator
 from meshtrain_daemon.master.feeds import Feeds
 from meshtrain_daemon.master.inbox import Taken
@@ -54,6 +56,8 @@ from meshtrain_daemon.master.notifier import demand_sendable
 from meshtrain_daemon.master.queries import answer
 from meshtrain_daemon.master.result_folders import ResultFolders
 from meshtrain_daemon.master.translate import cache_event
+
+_Message = TypeVar("_Message", bound=msg.FromPerson)
 
 
 class _Open(NamedTuple):
@@ -118,16 +122,16 @@ class People:
 
     def take(self, peer: bytes, message: msg.FromPerson) -> None:
         """Take a message of a command or a dashboard; its answer follows."""
-        try:
+        with self._answering(peer, message):
             match message:
                 case msg.Query():
                     self._decisions.afterwards(lambda: self._answer(peer, message))
                 case msg.AskPage():
-                    self._decisions.afterwards(lambda: self._answer_page(peer, message))
+                    self._decisions.afterwards(lambda: self._serve(self._give_page, peer, message))
                 case msg.Submit():
-                    self._spawn(self._submit_sent(peer, message))
+                    self._serve(self._submit_sent, peer, message)
                 case msg.PublishInput():
-                    self._spawn(self._publish(peer, message))
+                    self._serve(self._publish, peer, message)
                 case msg.Cancel() | msg.Retry() | msg.Reprioritise() | msg.SetBudget():
                     event = steering.event_of(self._state, message)
                     self._request(peer, message.request_id, event)
@@ -146,7 +150,7 @@ class People:
                         lambda r: ev.ReleaseRequested(r, message.node_id),
                     )
                 case msg.IssueToken() | msg.Revoke() | msg.IssueReader() | msg.RevokeReader():
-                    self._spawn(self._change_members(peer, message))
+                    self._serve(self._change_members, peer, message)
                 case msg.Pin() | msg.Evict() | msg.Warm():
                     recipe_hash = resolve_base(self._state, message.recipe_hash).recipe_hash
                     self._request(
@@ -166,8 +170,34 @@ class People:
                         message.request_id,
                         lambda r: ev.RebuildRequested(r, base.recipe_hash),
                     )
+
+    @contextmanager
+    def _answering(self, peer: bytes, message: msg.FromPerson) -> Iterator[None]:
+        """Whatever goes wrong within is told to the asker, and ends nothing else."""
+        try:
+            yield
         except MeshtrainError as error:
-            self._sockets.send_control(peer, [msg.Done(message.request_id, error=str(error))])
+            told = str(error)
+        except Exception as error:
+            told = told_defect(f"the request {type(message).__name__}", error)
+        else:
+            return
+        error_to = {msg.Query: msg.Answer, msg.AskPage: msg.PageGiven}.get(type(message), msg.Done)
+        self._sockets.send_control(peer, [error_to(message.request_id, error=told)])
+
+    def _serve(
+        self,
+        work: Callable[[bytes, _Message], Coroutine[Any, Any, None]],
+        peer: bytes,
+        message: _Message,
+    ) -> None:
+        """Answer a message beside the loop."""
+
+        async def serve() -> None:
+            with self._answering(peer, message):
+                await work(peer, message)
+
+        self._spawn(serve())
 
     def _request(self, peer: bytes, request_id: str, event: Callable[[str], ev.Event]) -> None:
         """Have the scheduler act, and tell the asker what came of it."""
@@ -195,24 +225,21 @@ class People:
     async def _publish(self, peer: bytes, message: msg.PublishInput) -> None:
         """Give a name to what was uploaded."""
         artifact_id = message.artifact_id
-        try:
-            name = checked_name(message.name)
-            manifest = await asyncio.to_thread(published_manifest, self._artifacts, artifact_id)
-            self._decisions.post(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
-            self._request(
-                peer,
-                message.request_id,
-                lambda r: ev.InputPublished(
-                    r,
-                    name,
-                    artifact_id,
-                    manifest.size_bytes,
-                    len(manifest.files),
-                    person_of(peer),
-                ),
-            )
-        except MeshtrainError as error:
-            self._sockets.send_control(peer, [msg.Done(message.request_id, error=str(error))])
+        name = checked_name(message.name)
+        manifest = await asyncio.to_thread(published_manifest, self._artifacts, artifact_id)
+        self._decisions.post(ev.ArtifactHeld(MASTER_NODE_ID, (artifact_id,)))
+        self._request(
+            peer,
+            message.request_id,
+            lambda r: ev.InputPublished(
+                r,
+                name,
+                artifact_id,
+                manifest.size_bytes,
+                len(manifest.files),
+                person_of(peer),
+            ),
+        )
 
     def _expect(self, request: _Open) -> str:
         self._request_count += 1
@@ -351,26 +378,21 @@ class People:
     # --- questions --------------------------------------------------------------------------
 
     def _answer(self, peer: bytes, query: msg.Query) -> None:
-        if query.what == SNAPSHOT_QUERY:
-            brief = BRIEF_SNAPSHOT in query.names
-            self._sockets.send_control(peer, self._feeds.snapshot(query.request_id, brief=brief))
-            return
-        if query.what == "why":
-            self._spawn(self._explain(peer, query))
-            return
-        self._sockets.send_control(peer, [answer(self._state, query, self)])
+        with self._answering(peer, query):
+            if query.what == SNAPSHOT_QUERY:
+                brief = BRIEF_SNAPSHOT in query.names
+                told = self._feeds.snapshot(query.request_id, brief=brief)
+                self._sockets.send_control(peer, told)
+            elif query.what == "why":
+                self._serve(self._explain, peer, query)
+            else:
+                self._sockets.send_control(peer, [answer(self._state, query, self)])
 
     async def _explain(self, peer: bytes, query: msg.Query) -> None:
         self._sockets.send_control(peer, [await self._estimator.why(query)])
 
-    def _answer_page(self, peer: bytes, asked: msg.AskPage) -> None:
-        self._spawn(self._give_page(peer, asked))
-
     async def _give_page(self, peer: bytes, asked: msg.AskPage) -> None:
-        try:
-            given = msg.PageGiven(asked.request_id, page=await self._feeds.page(asked.query))
-        except MeshtrainError as error:
-            given = msg.PageGiven(asked.request_id, error=str(error))
+        given = msg.PageGiven(asked.request_id, page=await self._feeds.page(asked.query))
         self._sockets.send_control(peer, [given])
 
     @property

@@ -25,8 +25,20 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from meshtrain.spec.problems import shown
+
 ANSWER_BYTES_MAX: Final = 1024
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_NOT_PUBLIC: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "100::/64", "5f00::/16", "3fff::/20"),
+            *("fec0::/10", "192.0.0.0/24", "192.88.99.0/24"),
+        ),
+    )
+)
+"""What Python's own table, which differs between its versions, takes for global."""
 _AGAIN: Final = frozenset({408, 425, 429})
 """Statuses that say: later, perhaps."""
 
@@ -41,7 +53,10 @@ class NeverSentError(NotSentError):
 
 def problem_of(url: str, hosts: Collection[str]) -> str:
     """Why a webhook may not go to a URL, as far as that can be told without looking it up."""
-    host = (URL(url).host or "").casefold()
+    try:
+        host = (URL(url).host or "").casefold()
+    except ValueError as error:
+        return f"{shown(url)} names no host that can be looked up ({error})"
     if host in hosts:
         return ""
     mend = f"name {host} in notify_hosts of the master's settings, if that is meant"
@@ -61,6 +76,8 @@ def is_public(text: str) -> bool:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
+        return False
+    if any(address in network for network in _NOT_PUBLIC):
         return False
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
