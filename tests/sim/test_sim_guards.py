@@ -14,7 +14,7 @@ SEEDS_FIRST = {
     "evict_what_is_not_told": 30,
     "forget_what_is_cancelled": 50,
     "give_up_on_full_disks": 30,
-    "go_on_with_former_numbers": 5009010,
+    "go_on_with_former_numbers": 3003880,
     "leave_what_was_needed": 30,
     "remove_while_storing": 2940,
     "take_an_attempt_twice": 130,
