@@ -237,7 +237,7 @@ def tell_ends_early(patch: pytest.MonkeyPatch) -> None:
 def share_gpus(patch: pytest.MonkeyPatch) -> None:
     """P9: a GPU that is taken is not given out (the second guard, on the node, is gone too)."""
 
-    def occupy(node: Node, attempt_id: str, placement: Any) -> None:
+    def occupy(node: Node, attempt_id: str, placement: Any, *, short: bool = False) -> None:
         node.live.add(attempt_id)
         node.cpus_used += placement.cpus
 
@@ -297,12 +297,13 @@ def keep_collecting_state(patch: pytest.MonkeyPatch) -> None:
     """P2: a job whose result was on its way when the master crashed goes on after its restart."""
     init = Scheduler.__init__
 
-    def plain(scheduler: Scheduler, config: Any, loaded: Any, now_s: float = 0.0) -> None:
-        init(scheduler, config, loaded, now_s)
+    def plain(scheduler: Scheduler, config: Any, loaded: Any, *told: Any, **named: Any) -> None:
+        init(scheduler, config, loaded, *told, **named)
         for job in loaded.jobs:
             if job.state is JobState.RUNNING and job.checkpoint is not None:
                 known = scheduler.state.jobs[job.job_id]
                 stuck = msgspec.structs.replace(known, state=JobState.COLLECTING)
+                scheduler.state.counts.replace_job(known, stuck)
                 scheduler.state.jobs[job.job_id] = stuck
 
     patch.setattr(Scheduler, "__init__", plain)

@@ -31,6 +31,9 @@ def test_the_simulation_finds_a_missing_guard(name: str, monkeypatch: pytest.Mon
     for seed in range(first, first + SEEDS_MAX):
         try:
             run_seed(seed)
+        except TypeError:
+            # The patch doesn't fit the code any more: that finds nothing.
+            raise
         except Exception as error:
             print(f"{name}: found by seed {seed}: {error}")
             return
