@@ -334,11 +334,6 @@ def evict_the_last_copy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(eviction, "COPIES_LEFT_MIN", 0)
 
 
-def take_silence_for_an_answer(patch: pytest.MonkeyPatch) -> None:
-    """P12: a node that never heard of what it was granted is asked what it has."""
-    patch.setattr(eviction, "is_unanswered", lambda state, node: False)
-
-
 def remove_while_storing(patch: pytest.MonkeyPatch) -> None:
     """P7: what is being stored may be the very artifact that goes; the two take turns."""
     patch.setattr(Stock, "store", lambda stock, effect: stock._do(effect))
@@ -405,7 +400,6 @@ GUARDS: dict[str, Remove] = {
         give_up_on_full_disks,
         keep_collecting_state,
         evict_the_last_copy,
-        take_silence_for_an_answer,
         remove_while_storing,
         evict_what_is_needed,
         evict_what_is_not_told,

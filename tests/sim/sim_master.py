@@ -226,7 +226,13 @@ class SimMaster:
         # What is being fetched is given up for it.
         self._drops[artifact_id] = self._drops.get(artifact_id, 0) + 1
         self.holds.discard(artifact_id)
-        self.tell(ev.ArtifactDropped(artifact_id))
+        life = self.life
+
+        def tell() -> None:
+            if life == self.life:
+                self.tell(ev.ArtifactDropped(artifact_id))
+
+        self._mesh.after(0.0, tell)
 
     def _collect(self, effect: fx.CollectArtifact, life: int, drops: int) -> None:
         if life != self.life or self.scheduler is None:

@@ -16,9 +16,8 @@ SEEDS_FIRST = {
     "give_up_on_full_disks": 30,
     "go_on_with_former_numbers": 3003880,
     "leave_what_was_needed": 30,
-    "remove_while_storing": 2940,
+    "remove_while_storing": 5300,
     "take_an_attempt_twice": 130,
-    "take_silence_for_an_answer": 2290,
     "take_stalls_for_silence": 40,
 }
 """Where to begin with what shows in few seeds: it is found sooner, and looked for as long."""
