@@ -12,12 +12,12 @@ SEEDS_FIRST = {
     "believe_what_is_being_removed": 5049300,
     "evict_the_last_copy": 940,
     "evict_what_is_not_told": 30,
-    "forget_what_is_cancelled": 50,
+    "forget_what_is_cancelled": 450,
     "give_up_on_full_disks": 30,
     "go_on_with_former_numbers": 3003880,
     "leave_what_was_needed": 30,
     "remove_while_storing": 5300,
-    "take_an_attempt_twice": 130,
+    "take_an_attempt_twice": 190,
     "take_stalls_for_silence": 40,
 }
 """Where to begin with what shows in few seeds: it is found sooner, and looked for as long."""

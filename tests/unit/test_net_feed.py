@@ -12,6 +12,7 @@ import pytest
 
 from meshtrain.core.changes import Note
 from meshtrain.errors import SettingsError
+from meshtrain.net.feed_topics import FEED_TOPIC
 from meshtrain.net.zmq_feed import FeedBatch, FeedClient, FeedSettings, Order, order_of
 from meshtrain.net.zmq_master import MasterSockets
 from meshtrain.wire import messages as wire
@@ -316,7 +317,7 @@ async def test_garbage_on_the_feed_costs_one_snapshot(
     station = stations()
     dashboard = open_dashboard(station.address)
     await dashboard.until(lambda: bool(dashboard.batches))
-    station.sockets._feed.send(b"\xc1garbage")
+    station.sockets._feed.send(FEED_TOPIC + b"\xc1garbage")
     await dashboard.until(lambda: dashboard.client.snapshots == 2)
     station.say("fine")
     await dashboard.until(lambda: dashboard.texts == ["fine"])
