@@ -109,12 +109,12 @@ class Sums:
 
         self.mesh.wait_until(held, "the master holds its checkpoint")
 
-    def wait_whole(self, *, attempts: int) -> list[str]:
+    def wait_whole(self, *, attempts: int | None = None) -> list[str]:
         """Wait for its end, as if nobody had interrupted it; the nodes that it ran on."""
         (row,) = self.mesh.wait_jobs(self.sweep)
         assert row["metrics"]["total"] == whole()
         told = self.mesh.attempts(self.job)
-        assert len(told) == attempts
+        assert attempts in (None, len(told))
         return [str(one["placements"][0]["node_id"]) for one in told]
 
     def first_lines(self) -> list[bytes]:
@@ -166,15 +166,16 @@ def test_p2_p8_a_daemon_that_stood_still_for_longer_than_its_lease_doubles_nothi
     old = job.gate.pids[0]
     mesh.daemons[job.node].process.send_signal(signal.SIGSTOP)
     try:
-        nodes = job.wait_whole(attempts=2)
+        nodes = job.wait_whole()
     finally:
         mesh.daemons[job.node].process.send_signal(signal.SIGCONT)
-    assert nodes[0] == job.node != nodes[1]
+    # Its lease ends a moment before its node counts as away: it may be given to it once more.
+    assert set(nodes[:-1]) == {job.node} != {nodes[-1]}
     mesh.wait_until(lambda: not Path(f"/proc/{old}").exists(), "the old one has ended")
     job.gate.open()
     mesh.wait_connected(job.node)
     mesh.wait_jobs(mesh.submit("name: after\ncommand: 'true'\nmatrix: {number: [1, 2, 3, 4]}\n"))
-    assert len(mesh.attempts(job.job)) == 2
+    assert len(mesh.attempts(job.job)) == len(nodes)
     (row,) = mesh.jobs(job.sweep)
     assert (row["state"], row["metrics"]["total"]) == ("succeeded", whole())
 

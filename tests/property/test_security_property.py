@@ -37,6 +37,8 @@ class MembershipMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "members.json"
         self.now_s = 0.0
+        #: keys that were revoked, ever
+        self.revoked: set[int] = set()
         self.file = MembersFile(self.path, now_s=lambda: self.now_s)
         self.file.add(MASTER_MEMBER)
         self.replica = MembersFile(Path(self.folder.name) / "replica.json")
@@ -50,13 +52,14 @@ class MembershipMachine(RuleBasedStateMachine):
         try:
             changed = self.file.add(member(name, kind, key))
         except MembershipError:
-            revoked = [m for m in self.file.members.members if m.revoked]
             assert (
                 known not in (None, key)
                 or key in [k for who, k in self.valid.items() if who != (kind, name)]
-                or member("x", NODE, key).curve_key in [m.curve_key for m in revoked]
+                or key in self.revoked
             )
             return
+        # Keys that were revoked are out for good, whatever became of the name.
+        assert key not in self.revoked
         assert changed == (known != key)
         self.valid[kind, name] = key
         if changed:
@@ -70,7 +73,8 @@ class MembershipMachine(RuleBasedStateMachine):
             assert (kind, name) not in self.valid
             return
         assert changed == ((kind, name) in self.valid)
-        self.valid.pop((kind, name), None)
+        if changed:
+            self.revoked.add(self.valid.pop((kind, name)))
         if changed:
             self.sent.append(self.file.members)
 
