@@ -60,6 +60,8 @@ class Lost(msgspec.Struct, frozen=True):
     by_master: bool = False
     #: no bytes: the place of the line that tells that the job cut its log
     is_cut: bool = False
+    #: they were on their way when they were lost: the master may have the first of them yet
+    was_sent: bool = False
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -172,7 +174,7 @@ class LogSpool:
         """
         self.given_back = stored
         begin = max(stored, sent)
-        on_its_way = [Lost(stored, begin)] if stored < begin else []
+        on_its_way = [Lost(stored, begin, was_sent=True)] if stored < begin else []
         self.shift = begin + len(CUT_LINE)
         self.lost = [*on_its_way, Lost(begin, self.shift, is_cut=True)]
         self._write_note()
@@ -188,6 +190,7 @@ class LogSpool:
         if offset < self.given_back:
             self._master_lost(offset)
             return
+        self.lost = [self._after(lost, offset) for lost in self.lost]
         if offset - self.given_back < GIVE_BACK_STEP_BYTES:
             return
         end = min(offset, size_bytes - TAIL_KEPT_BYTES)
@@ -199,6 +202,13 @@ class LogSpool:
         begin, self.given_back = self.given_back, end
         self.lost = [lost for lost in self.lost if lost.end > end]
         self._punch_noted(begin, end)
+
+    def _after(self, lost: Lost, offset: int) -> Lost:
+        """What is lost still, where bytes that were on their way did arrive."""
+        arrived = lost.begin < offset < lost.end
+        if lost.was_sent and arrived and offset != lost.begin + len(self._marker(lost)):
+            return msgspec.structs.replace(lost, begin=offset)
+        return lost
 
     def _master_lost(self, offset: int) -> None:
         """It asks for what is not here any more."""
